@@ -1,0 +1,1 @@
+"""Reversible backpropagation for any JAX model."""

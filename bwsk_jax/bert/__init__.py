@@ -1,0 +1,1 @@
+"""BERT as Flax Linen modules, and its exchange with Hugging Face."""

@@ -1,0 +1,1 @@
+"""Pure JAX: trace, plan, and run a backward pass that inverts. Knows no model and imports no Flax."""

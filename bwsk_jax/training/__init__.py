@@ -1,0 +1,1 @@
+"""Training: data, loss, optimizer, evaluation, checkpoints and the loop."""
