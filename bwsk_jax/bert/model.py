@@ -34,10 +34,12 @@ class BertInputError(ValueError):
 
 
 class Dropout(nn.Module):
-    """Zero elements with probability ``rate`` and scale the others by 1 / (1 - rate).
+    """Zero elements with probability ``rate`` and scale the others to keep the expectation.
 
-    One comparison of 32 random bits with a threshold: fewer equations than ``jax.random.bernoulli`` and no
-    random floats in memory.
+    A 16-bit comparison decides an element, so the rate is rounded to a multiple of 2**-16 (0.1 becomes
+    0.100006); the scale is that of the rounded rate. Two elements share each 32-bit random word:
+    ``jax.random.bernoulli``, and 16-bit ``jax.random.bits`` too, draw a word per element, which on a CPU
+    takes 2 to 3 times as long and, with threefry keys, 2.7 times the memory.
     """
 
     rate: float
@@ -45,11 +47,21 @@ class Dropout(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Drop elements of ``x`` by the bits of the ``dropout`` stream."""
-        if self.rate == 0:
+        threshold = min(round(self.rate * 2**16), 2**16 - 1)
+        if threshold == 0:
             return x
-        bits = jax.random.bits(self.make_rng("dropout"), x.shape, jnp.uint32)
-        kept = bits >= jnp.uint32(int(self.rate * 2**32))
-        return jnp.where(kept, x * (1 / (1 - self.rate)), jnp.zeros((), x.dtype))
+        kept = _random_halfwords(self.make_rng("dropout"), x.shape) >= jnp.uint16(threshold)
+        # In float32: the scale rounded to bfloat16 would bias every dropout the same way.
+        scaled = (x.astype(jnp.float32) * (2**16 / (2**16 - threshold))).astype(x.dtype)
+        return jax.lax.select(kept, scaled, jnp.zeros_like(x))
+
+
+def _random_halfwords(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Draw uint16 random bits, two for each 32-bit word that the generator makes."""
+    *leading, last = shape
+    words = jax.random.bits(key, (*leading, -(-last // 2)), jnp.uint32)
+    halfwords = jax.lax.bitcast_convert_type(words, jnp.uint16)
+    return halfwords.reshape(*leading, -1)[..., :last]
 
 
 class LayerNorm(nn.Module):
