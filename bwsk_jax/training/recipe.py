@@ -27,7 +27,7 @@ class Recipe:
 
 RECIPES = {
     "demo": Recipe(
-        seq_len=64, batch_size=32, grad_accum=1, epochs=40, scratch_lr=3e-3, dropout=0.0, patience=8
+        seq_len=64, batch_size=32, grad_accum=1, epochs=20, scratch_lr=3e-3, dropout=0.0, patience=8
     ),
     "mini": Recipe(),
     "base": Recipe(),

@@ -119,8 +119,8 @@ def prepare(options: Options) -> Setup:
     epoch_steps = steps_per_epoch(len(train_windows), recipe)
     if epoch_steps == 0:
         raise DatasetError(
-            f"the train text has {len(train_windows)} windows of {recipe.seq_len} tokens, fewer than one step of "
-            f"--batch-size {recipe.batch_size} x --grad-accum {recipe.grad_accum}"
+            f"the train text has {len(train_windows)} windows of {recipe.seq_len} tokens, fewer than "
+            f"one step of --batch-size {recipe.batch_size} x --grad-accum {recipe.grad_accum}"
         )
     total_steps = epoch_steps * recipe.epochs
     dtype = DTYPES[options.precision]
@@ -198,7 +198,8 @@ def _model(options: Options, recipe: Recipe, variant: Variant, tokenizer) -> tup
         config, params = bert.load_pretrained(Path(options.init))
         if len(tokenizer) > config.vocab_size:
             raise SettingError(
-                f"the tokenizer has {len(tokenizer)} pieces, the model in {options.init} only {config.vocab_size}"
+                f"the tokenizer has {len(tokenizer)} pieces, but the model in {options.init} has "
+                f"{config.vocab_size}"
             )
         return config, params
     config = dataclasses.replace(

@@ -36,7 +36,10 @@ def cut_windows(tokens: np.ndarray, seq_len: int, stride: int, *, split: str) ->
 def epoch_batches(
     windows: np.ndarray, micro_batches: int, batch_size: int, *, seed: int, epoch: int
 ) -> Iterator[np.ndarray]:
-    """Yield int32 [A, B, T]: the windows in an order drawn from (`seed`, `epoch`); an incomplete end is dropped."""
+    """Yield int32 [A, B, T]: the windows in an order drawn from (`seed`, `epoch`).
+
+    What is left at the end and does not fill a step is dropped.
+    """
     order = np.random.default_rng([seed, epoch]).permutation(len(windows))
     per_step = micro_batches * batch_size
     for start in range(0, len(windows) - per_step + 1, per_step):
