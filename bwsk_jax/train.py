@@ -24,7 +24,14 @@ def main(args: Sequence[str] | None = None) -> None:
     from bwsk_jax.training.run import print_summary, run
     from bwsk_jax.training.setup import SettingError, prepare
 
-    mistakes = (UnknownVariantError, SettingError, DatasetError, bert.BertConfigError)
+    mistakes = (
+        UnknownVariantError,
+        SettingError,
+        DatasetError,
+        bert.BertConfigError,
+        bert.CheckpointError,
+        bert.TokenizerError,
+    )
     try:
         setup = prepare(options)
     except mistakes as mistake:
@@ -37,7 +44,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _quit(error: Exception, status: int) -> None:
-    print(f"error: {error}", file=sys.stderr)
+    first, *faults = (line.strip() for line in str(error).splitlines())
+    print(f"error: {' '.join((first, *faults[:1]))}{' ...' if faults[1:] else ''}", file=sys.stderr)
     sys.exit(status)
 
 

@@ -28,9 +28,9 @@ POSITIVE = (
     "epochs",
     "max_steps",
     "lr",
-    "max_overhead",
     "max_bytes",
 )
+NOT_NEGATIVE = ("max_overhead", "seed")
 
 
 class SettingError(ValueError):
@@ -146,8 +146,12 @@ def prepare(options: Options) -> Setup:
 def _check(options: Options, variant: Variant) -> None:
     for name in POSITIVE:
         value = getattr(options, name)
-        if value is not None and not value > 0 and (name, value) != ("max_overhead", 0):
+        if value is not None and not value > 0:
             raise SettingError(f"--{name.replace('_', '-')} {value} must be positive")
+    for name in NOT_NEGATIVE:
+        value = getattr(options, name)
+        if value is not None and not value >= 0:
+            raise SettingError(f"--{name.replace('_', '-')} {value} must not be negative")
     limits = [name for name in ("max_overhead", "max_bytes") if getattr(options, name) is not None]
     if len(limits) == 2:
         raise SettingError("--max-overhead and --max-bytes are both given: give at most one limit")
@@ -185,9 +189,9 @@ def _tokenizer(options: Options, train_text: str):
     if path is not None:
         tokenizer = bert.load_tokenizer(Path(path))
     else:
-        tokenizer = bert.train_tokenizer(
-            train_text.splitlines(), vocab_size=bert.PRESETS[options.preset].vocab_size
-        )
+        preset = bert.PRESETS[options.preset]
+        tokenizer = bert.train_tokenizer(train_text.splitlines(), vocab_size=preset.vocab_size)
+        tokenizer.model_max_length = preset.max_position_embeddings
     if tokenizer.mask_token_id is None:
         raise SettingError(f"the tokenizer in {path} has no mask token")
     return tokenizer

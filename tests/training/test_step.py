@@ -28,9 +28,7 @@ def test_accumulated_micro_batches_equal_one_big_batch():
     accumulated, loss = take_steps(WITHOUT_DROPOUT, [batch], optimizer=optimizer)
     at_once, big_loss = take_steps(WITHOUT_DROPOUT, [batch.reshape(1, 12, 16)], optimizer=optimizer)
     np.testing.assert_allclose(loss, big_loss, rtol=1e-6)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), accumulated.params, at_once.params
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), accumulated.params, at_once.params)
 
 
 def test_masks_and_dropout_change_with_the_step_and_are_reproducible():
