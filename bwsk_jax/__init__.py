@@ -1,1 +1,17 @@
-"""Reversible backpropagation for any JAX model."""
+"""Reversible backpropagation for any JAX model.
+
+>>> import bwsk_jax, jax, jax.numpy as jnp
+>>> block = bwsk_jax.reversible(lambda x, w: jnp.tanh(x @ w))
+>>> jax.grad(lambda w: block(jnp.ones((2, 3)), w).sum())(jnp.ones((3, 3))).shape
+(3, 3)
+"""
+
+from bwsk_jax.engine.planner import Plan as Plan
+from bwsk_jax.engine.planner import PlanError as PlanError
+from bwsk_jax.engine.planner import check_plan as check_plan
+from bwsk_jax.engine.reversible import ReconstructionWarning as ReconstructionWarning
+from bwsk_jax.engine.reversible import frontier as frontier
+from bwsk_jax.engine.reversible import plan as plan
+from bwsk_jax.engine.reversible import plan_scan as plan_scan
+from bwsk_jax.engine.reversible import reversible as reversible
+from bwsk_jax.engine.reversible import reversible_scan as reversible_scan

@@ -1,0 +1,318 @@
+"""Trace a function and its VJP into one flat program of numbered values.
+
+The only file that knows how the installed JAX spells its jaxprs. Everything behind it works on
+`Program`: equations over integers, call-like equations inlined, equal equations on equal inputs merged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend import source_info_util
+from jax.extend.core import Literal
+from jax.extend.core import primitives as lax_p
+
+__all__ = ["Equation", "Program", "VjpTrace", "is_differentiable", "nbytes", "subprograms", "trace", "trace_vjp"]
+
+INLINED = {lax_p.jit_p, lax_p.closed_call_p, lax_p.remat_p}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Equation:
+    """One primitive applied to values (by number) and literals; `outputs` are the numbers it defines."""
+
+    primitive: Any
+    params: dict[str, Any]
+    inputs: tuple[int | Literal, ...]
+    outputs: tuple[int, ...]
+    in_avals: tuple[Any, ...]
+    out_avals: tuple[Any, ...]
+    effects: frozenset
+    source: source_info_util.SourceInfo
+    context: Any
+
+    @contextlib.contextmanager
+    def scope(self):
+        """What is computed inside counts as this equation's: errors and profiles point at the user's line."""
+        stack = source_info_util.current_name_stack() + self.source.name_stack
+        with source_info_util.user_context(self.source.traceback, name_stack=stack), self.context.manager:
+            yield
+
+    def bind(self, operands: Sequence[Any]) -> list[Any]:
+        """Evaluate the equation."""
+        with self.scope():
+            out = self.primitive.bind(*operands, **self.primitive.get_bind_params(self.params))
+        return list(out) if self.primitive.multiple_results else [out]
+
+    @property
+    def line(self) -> str:
+        """Where the user wrote it: `file:line (function)`."""
+        return source_info_util.summarize(self.source)
+
+    @property
+    def module(self) -> str:
+        """The name stack it was traced under, as Linen and NNX write it."""
+        return str(self.source.name_stack)
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The numbered values among the inputs."""
+        return tuple(v for v in self.inputs if not isinstance(v, Literal))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """A flat, single-assignment program: `avals[v]` is the type of value `v`.
+
+    `constants` are arrays found in the jaxpr (not closed-over tracers, which are inputs by the time a
+    program is made). An output may be a literal.
+    """
+
+    avals: tuple[Any, ...]
+    inputs: tuple[int, ...]
+    constants: dict[int, Any]
+    equations: tuple[Equation, ...]
+    outputs: tuple[int | Literal, ...]
+
+    def needed(self, values: Sequence[int | Literal]) -> list[Equation]:
+        """The equations that `values` depend on, and those with effects, in order."""
+        wanted = {v for v in values if not isinstance(v, Literal)}
+        kept = []
+        for equation in reversed(self.equations):
+            if equation.effects or wanted.intersection(equation.outputs):
+                kept.append(equation)
+                wanted.update(equation.reads)
+        return kept[::-1]
+
+    def evaluate(self, inputs: Sequence[Any], outputs: Sequence[int | Literal]) -> list[Any]:
+        """Values of `outputs` for the given inputs."""
+        environment = dict(self.constants)
+        environment.update(zip(self.inputs, inputs, strict=True))
+        for equation in self.needed(outputs):
+            results = equation.bind([read(environment, v) for v in equation.inputs])
+            environment.update(zip(equation.outputs, results, strict=True))
+        return [read(environment, v) for v in outputs]
+
+    def fingerprint(self) -> str:
+        """Equal for two programs exactly when a plan for one is a plan for the other."""
+        digest = hashlib.sha256()
+
+        def add(*parts):
+            digest.update("|".join(map(str, parts)).encode())
+            digest.update(b"\n")
+
+        add(*self.avals)
+        add(self.inputs, sorted(self.constants), [_literal_key(v) for v in self.outputs])
+        for e in self.equations:
+            add(e.primitive, sorted(e.params.items()), [_literal_key(v) for v in e.inputs], e.outputs)
+        return digest.hexdigest()
+
+
+def read(environment: dict[int, Any], value: int | Literal) -> Any:
+    """The value of a program's atom."""
+    return value.val if isinstance(value, Literal) else environment[value]
+
+
+def nbytes(aval: Any) -> int:
+    """Bytes that a value of this type occupies; a key counts its words."""
+    return int(np.prod(aval.shape, dtype=np.int64)) * aval.dtype.itemsize
+
+
+def is_differentiable(aval: Any) -> bool:
+    """Whether a value of this type has a cotangent: real and complex floats do."""
+    return jax.numpy.issubdtype(aval.dtype, jax.numpy.inexact)
+
+
+def subprograms(equation: Equation) -> Iterator[Program]:
+    """The bodies of a higher-order equation (a loop, a conditional, a custom derivative)."""
+    for value in equation.params.values():
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if hasattr(getattr(item, "jaxpr", item), "eqns"):
+                yield flatten(item)
+
+
+# --- tracing -----------------------------------------------------------------------------------------------
+
+
+def trace(fun: Callable, *avals: Any) -> tuple[Program, list[Any], Any]:
+    """Trace `fun` over `avals`: its program, the tracers and arrays it closes over, and the output tree.
+
+    Everything that `fun` closes over, integers and keys too, becomes a leading input of the program.
+    """
+    closed, out_shape = jax.make_jaxpr(fun, return_shape=True)(*avals)
+    return flatten(closed, hoist=True), list(closed.consts), jax.tree.structure(out_shape)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class VjpTrace:
+    """A function and its VJP as one program, by JAX's own autodiff.
+
+    `program.outputs` are the primal outputs followed by the residuals: the leaves of the function that
+    `jax.vjp` returns. `pullback(residuals)` is that function; it takes the cotangents of the
+    differentiable outputs and returns those of the differentiable inputs.
+    """
+
+    program: Program
+    num_outputs: int
+    vjp_tree: Any
+    differentiable_inputs: tuple[bool, ...]
+    differentiable_outputs: tuple[bool, ...]
+
+    @property
+    def outputs(self) -> tuple[int | Literal, ...]:
+        """The primal outputs."""
+        return self.program.outputs[: self.num_outputs]
+
+    @property
+    def residuals(self) -> tuple[int | Literal, ...]:
+        """What the backward pass reads."""
+        return self.program.outputs[self.num_outputs :]
+
+    def pullback(self, residuals: Sequence[Any]) -> Callable:
+        """The VJP function made whole again."""
+        return jax.tree.unflatten(self.vjp_tree, residuals)
+
+
+def trace_vjp(program: Program) -> VjpTrace:
+    """Differentiate a program with respect to all its differentiable inputs and trace the result."""
+    avals = [program.avals[v] for v in program.inputs]
+    differentiable = tuple(map(is_differentiable, avals))
+    out_differentiable = tuple(is_differentiable(_aval(program, v)) for v in program.outputs)
+    vjp_tree = None
+
+    def forward(*args):
+        nonlocal vjp_tree
+
+        def fun(*varied):
+            outputs = program.evaluate(merge(differentiable, varied, fixed), program.outputs)
+            return split(out_differentiable, outputs)
+
+        varied, fixed = split(differentiable, args)
+        out, vjp, aux = jax.vjp(fun, *varied, has_aux=True)
+        residuals, vjp_tree = jax.tree.flatten(vjp)
+        return merge(out_differentiable, out, aux), residuals
+
+    structs = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals]
+    closed = jax.make_jaxpr(forward)(*structs)
+    return VjpTrace(flatten(closed), len(program.outputs), vjp_tree, differentiable, out_differentiable)
+
+
+def split(mask: Sequence[bool], items: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """The items where the mask holds, and the others."""
+    return [x for m, x in zip(mask, items, strict=True) if m], [x for m, x in zip(mask, items, strict=True) if not m]
+
+
+def merge(mask: Sequence[bool], chosen: Sequence[Any], others: Sequence[Any]) -> list[Any]:
+    """Undo `split`."""
+    chosen, others = iter(chosen), iter(others)
+    return [next(chosen) if m else next(others) for m in mask]
+
+
+# --- flattening --------------------------------------------------------------------------------------------
+
+
+def flatten(closed: Any, *, hoist: bool = False) -> Program:
+    """Inline calls and merge repeated equations of a closed jaxpr.
+
+    With `hoist`, its constants become the first inputs; otherwise they are kept as constants.
+    """
+    build = _Builder()
+    jaxpr = getattr(closed, "jaxpr", closed)
+    hoist = hoist or not hasattr(closed, "consts")  # an open jaxpr has none to keep
+    consts = [build.new(v.aval) for v in jaxpr.constvars]
+    inputs = [build.new(v.aval) for v in jaxpr.invars]
+    outputs = build.inline(jaxpr, consts, inputs, source_info_util.new_name_stack())
+    return Program(
+        avals=tuple(build.avals),
+        inputs=tuple(consts + inputs if hoist else inputs),
+        constants={} if hoist else dict(zip(consts, closed.consts, strict=True)) | build.constants,
+        equations=tuple(build.equations),
+        outputs=tuple(outputs),
+    )
+
+
+class _Builder:
+    """Numbers values and collects equations while jaxprs are inlined into one another."""
+
+    def __init__(self):
+        self.avals, self.equations, self.constants, self.seen = [], [], {}, {}
+
+    def new(self, aval) -> int:
+        self.avals.append(aval)
+        return len(self.avals) - 1
+
+    def inline(self, jaxpr, consts, args, name_stack):
+        environment = dict(zip(jaxpr.constvars, consts, strict=True))
+        environment.update(zip(jaxpr.invars, args, strict=True))
+        look = lambda v: v if isinstance(v, Literal) else environment[v]
+        for eqn in jaxpr.eqns:
+            inputs = tuple(map(look, eqn.invars))
+            stack = name_stack + eqn.source_info.name_stack
+            body = _body_to_inline(eqn)
+            if body is None:
+                outputs = self.add(eqn, inputs, eqn.source_info.replace(name_stack=stack))
+            else:
+                inner = getattr(body, "jaxpr", body)
+                held = [self.new(v.aval) for v in inner.constvars]
+                self.constants.update(zip(held, getattr(body, "consts", ()), strict=True))
+                outputs = self.inline(inner, held, inputs, stack)
+            environment.update(zip(eqn.outvars, outputs, strict=True))
+        return [look(v) for v in jaxpr.outvars]
+
+    def add(self, eqn, inputs, source):
+        key = None if eqn.effects else _equation_key(eqn, inputs)
+        if key is not None and key in self.seen:
+            return self.seen[key]
+        outputs = tuple(self.new(v.aval) for v in eqn.outvars)
+        self.equations.append(
+            Equation(
+                primitive=eqn.primitive,
+                params=eqn.params,
+                inputs=inputs,
+                outputs=outputs,
+                in_avals=tuple(v.aval for v in eqn.invars),
+                out_avals=tuple(v.aval for v in eqn.outvars),
+                effects=frozenset(eqn.effects),
+                source=source,
+                context=eqn.ctx,
+            )
+        )
+        if key is not None:
+            self.seen[key] = outputs
+        return outputs
+
+
+def _body_to_inline(eqn):
+    """The jaxpr of a call that means no more than its body, else None (a jit with shardings means more)."""
+    if eqn.primitive not in INLINED or eqn.effects:
+        return None
+    shardings = (*eqn.params.get("in_shardings", ()), *eqn.params.get("out_shardings", ()))
+    if any(type(s).__name__ != "UnspecifiedValue" for s in shardings):
+        return None
+    return eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+
+
+def _equation_key(eqn, inputs):
+    params = tuple(sorted(eqn.params.items(), key=lambda item: item[0]))
+    key = (eqn.primitive, params, tuple(map(_literal_key, inputs)))
+    try:
+        hash(key)
+    except TypeError:  # a parameter that cannot be compared: leave the equation alone
+        return None
+    return key
+
+
+def _literal_key(value):
+    if not isinstance(value, Literal):
+        return value
+    return (str(value.aval), np.asarray(value.val).tobytes() if np.ndim(value.val) == 0 else id(value.val))
+
+
+def _aval(program, value):
+    return value.aval if isinstance(value, Literal) else program.avals[value]

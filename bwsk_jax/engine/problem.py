@@ -1,0 +1,351 @@
+"""The derivation graph: which values a backward pass has, which it needs, and every way to get from one to
+the other.
+
+A node per value. Each equation gives a *replay* (inputs -> outputs) and, for each operand that `rules.py` can
+solve for, an *inversion* (outputs and other operands -> that operand).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import heapq
+import itertools
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Literal
+
+from bwsk_jax.engine import rules
+from bwsk_jax.engine.jaxprs import Program, VjpTrace, nbytes
+from bwsk_jax.engine.rules import Grade, Inverse, Interval
+
+__all__ = ["Problem", "Step", "call_problem", "derive", "scan_problem"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """Run equation number `equation` forward (`operand` None), or solve it for one operand.
+
+    `reads` must be known before, `writes` are known after; `cost` is in FLOPs.
+    """
+
+    equation: int
+    operand: int | None
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+    cost: float
+    grade: Grade | None = None
+    amplification: float = 1.0
+
+    @property
+    def inverts(self) -> bool:
+        """Whether it goes from output to operand."""
+        return self.operand is not None
+
+    @property
+    def guarded(self) -> bool:
+        """Whether its result may only be used after a look at the data."""
+        return self.grade is Grade.GUARDED
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """What a plan has to achieve.
+
+    Attributes:
+      program: the function and its VJP.
+      free: values that the backward pass has for nothing.
+      targets: values that it needs.
+      steps: every replay and inversion that could help, in the order of the equations.
+      trivial: a step of no cost, from free values alone, for each value that has one.
+      carry_in: targets that the next iteration of a reverse scan starts from.
+      ground: values that depend on no recovered one.
+      residuals: the values plain autodiff would keep.
+      forward_cost: FLOPs of one evaluation of the function.
+      length: iterations between two values that are known exactly.
+    """
+
+    program: Program
+    free: frozenset[int]
+    targets: tuple[int, ...]
+    steps: tuple[Step, ...]
+    trivial: dict[int, Step]
+    carry_in: tuple[int, ...]
+    ground: frozenset[int]
+    residuals: tuple[int, ...]
+    forward_cost: float
+    length: int
+
+    @functools.cached_property
+    def bytes(self) -> dict[int, int]:
+        """Bytes of each value."""
+        return {v: nbytes(aval) for v, aval in enumerate(self.program.avals)}
+
+    @property
+    def residual_bytes(self) -> int:
+        """What plain autodiff keeps."""
+        return sum(self.bytes[v] for v in self.residuals)
+
+    def overhead(self, steps: Iterable[Step]) -> float:
+        """Recomputation as a fraction of one forward and backward pass (three times the forward's FLOPs)."""
+        return sum(s.cost for s in steps) / max(3 * self.forward_cost, 1.0)
+
+    def without(self, unwanted: Callable[[Step], bool]) -> Problem:
+        """The same problem with fewer ways to solve it."""
+        return dataclasses.replace(self, steps=tuple(s for s in self.steps if not unwanted(s)))
+
+    def float_size(self, value: int) -> int:
+        """Bytes of one element if the value is a float, else 0."""
+        dtype = self.program.avals[value].dtype
+        return dtype.itemsize if jnp.issubdtype(dtype, jnp.inexact) else 0
+
+    def sensitive(self, step: Step) -> tuple[int, ...]:
+        """What the step must not read with an error, if it is a replay."""
+        return () if step.inverts else rules.sensitive_inputs(self.program.equations[step.equation])
+
+    def taints(self, step: Step) -> Collection[str]:
+        """The kinds of inexactness that the step brings in: see `spreads`."""
+        return {
+            Grade.ROUNDED: ("rounded",),
+            Grade.GUARDED: ("rounded",),
+            Grade.NARROWED: ("rounded", "narrowed"),
+        }.get(step.grade, ())
+
+    def spreads(self, step: Step, taint: str, value: int, result: int) -> bool:
+        """Whether inexactness of `value` reaches `result`.
+
+        `rounded` (not bit for bit what the forward pass computed) ends where elements are mixed; `narrowed`
+        (correct only to a narrower type) ends where the value returns to a narrower type. Neither reaches
+        what is not a float.
+        """
+        if not self.float_size(value) or not self.float_size(result):
+            return False
+        if taint == "narrowed":
+            return self.float_size(result) >= self.float_size(value)
+        return step.inverts or not rules.mixes(self.program.equations[step.equation])
+
+
+def call_problem(trace: VjpTrace, *, invert: bool = True) -> Problem:
+    """Of a call: its arguments are known in the backward pass, its residuals are wanted.
+
+    Where all else fails it can be replayed from its arguments, so an inverse that rounds is never worth an
+    unguarded risk: ROUNDED inverses count as GUARDED.
+    """
+    return _problem(trace, trace.program.inputs, (), (), 1, invert, careful=True)
+
+
+def scan_problem(trace: VjpTrace, num_consts: int, num_carry: int, length: int = 1, *, invert: bool = True) -> Problem:
+    """Of one iteration: constants, `xs` and the carry-out are known, residuals and the carry-in wanted."""
+    inputs = trace.program.inputs
+    carry_in = inputs[num_consts : num_consts + num_carry]
+    steady = (*inputs[:num_consts], *inputs[num_consts + num_carry :])
+    carry_out = [v for v in trace.outputs[:num_carry] if not isinstance(v, Literal)]
+    return _problem(trace, steady, carry_out, carry_in, length, invert, careful=False)
+
+
+def _problem(trace, steady, carry_out, carry_in, length, invert, careful) -> Problem:
+    program = trace.program
+    wanted = [v for v in trace.residuals if not isinstance(v, Literal)]
+    free = frozenset((*steady, *carry_out, *program.constants))
+    ground = _closure(program, (*steady, *program.constants))
+    constant = _closure(program, program.constants)
+    replays = [
+        Step(n, None, tuple(dict.fromkeys(e.reads)), e.outputs, 0.0 if constant.issuperset(e.outputs) else rules.cost(e))
+        for n, e in enumerate(program.equations)
+        if not e.effects
+    ]
+    inversions = list(_inversions(program, ground, length, careful)) if invert else []
+    steps = sorted((*replays, *inversions), key=lambda s: (s.equation, -1 if s.operand is None else s.operand))
+    steps = [s for s in steps if not free.issuperset(s.writes)]
+    trivial = _trivial(steps, free)
+    targets = tuple(dict.fromkeys(v for v in (*wanted, *carry_in) if v not in free))
+    return Problem(
+        program=program,
+        free=free,
+        targets=targets,
+        steps=tuple(_useful(steps, targets, free, trivial)),
+        trivial=trivial,
+        carry_in=tuple(dict.fromkeys(v for v in carry_in if v not in free)),
+        ground=ground,
+        residuals=tuple(dict.fromkeys(v for v in wanted if v not in free and v not in constant)),
+        forward_cost=rules.forward_cost(program, trace.outputs),
+        length=length,
+    )
+
+
+def _closure(program: Program, values: Iterable[int]) -> frozenset[int]:
+    """All that can be computed from `values` and literals."""
+    closed = set(values)
+    for equation in program.equations:
+        if closed.issuperset(equation.reads) and not equation.effects:
+            closed.update(equation.outputs)
+    return frozenset(closed)
+
+
+def _inversions(program, ground, length, careful):
+    intervals: dict[int, Interval] = {}
+
+    def interval_of(atom):
+        return rules.literal_interval(atom) if isinstance(atom, Literal) else intervals.get(atom, rules.ANY)
+
+    for number, equation in enumerate(program.equations):
+        bounds = rules.interval(equation, [interval_of(v) for v in equation.inputs])
+        intervals.update(dict.fromkeys(equation.outputs, bounds))
+        for inverse in rules.inverses(equation, interval_of):
+            target = equation.inputs[inverse.operand]
+            if target in ground or _amplifies(program, target, inverse, length):
+                continue
+            others = (v for k, v in enumerate(equation.inputs) if k != inverse.operand and not isinstance(v, Literal))
+            grade = Grade.GUARDED if careful and inverse.grade is Grade.ROUNDED else inverse.grade
+            reads = tuple(dict.fromkeys((*equation.outputs, *others)))
+            # What the inverse computes has the operand's size; it is priced like the equation itself.
+            yield Step(number, inverse.operand, reads, (target,), rules.cost(equation), grade, inverse.amplification)
+
+
+def harmless_amplification(dtype) -> float:
+    """How much rounding may grow before half of the digits are gone."""
+    return float(jnp.finfo(dtype).eps) ** -0.5
+
+
+def _amplifies(program: Program, target: int, inverse: Inverse, length: int) -> bool:
+    if inverse.amplification <= 1:
+        return False
+    limit = harmless_amplification(program.avals[target].dtype)
+    return length * np.log(inverse.amplification) > np.log(limit)
+
+
+def _trivial(steps: Sequence[Step], free: frozenset[int]) -> dict[int, Step]:
+    """What exact steps of no cost give from the free values."""
+    found: dict[int, Step] = {}
+    while True:
+        before = len(found)
+        for step in steps:
+            if step.cost == 0 and step.grade in (None, Grade.EXACT) and all(v in free or v in found for v in step.reads):
+                found.update((v, step) for v in step.writes if v not in free and v not in found)
+        if len(found) == before:
+            return found
+
+
+def _useful(steps, targets, free, trivial):
+    """The steps that lead to a target and give something that is not already there."""
+    at_hand = free.union(trivial)
+    writers: dict[int, list[Step]] = {}
+    for step in steps:
+        if not at_hand.issuperset(step.writes):
+            for v in step.writes:
+                writers.setdefault(v, []).append(step)
+    useful, open_values = set(), [v for v in targets if v not in at_hand]
+    seen = set(open_values)
+    while open_values:
+        for step in writers.get(open_values.pop(), ()):
+            useful.add(step)
+            fresh = [v for v in step.reads if v not in at_hand and v not in seen]
+            seen.update(fresh)
+            open_values.extend(fresh)
+    return [s for s in steps if s in useful]
+
+
+# --- derivation from a given set of saved values -----------------------------------------------------------
+
+
+def derive(problem: Problem, saved: Collection[int], allowed: Callable[[Step], bool] = lambda s: True) -> dict[int, Step]:
+    """A cheap step for each value that can be had from the saved ones.
+
+    Cheapest derivations by the generalisation of Dijkstra's algorithm to hypergraphs (D. E. Knuth,
+    *Information Processing Letters* 6(1), 1977); a value that several steps read is counted for each, so the
+    total is cheap, not least. Exact steps go first: what they reach is never derived with an error.
+    """
+    at_hand = problem.free.union(problem.trivial, saved)
+    price: dict[int, float] = {}
+    chosen: dict[int, Step] = {}
+    tainted: dict[str, set[int]] = {"rounded": set(), "narrowed": set()}
+    for exact in (True, False):
+        steps = [s for s in problem.steps if allowed(s) and (not exact or s.grade in (None, Grade.EXACT))]
+        readers: dict[int, list[int]] = {}
+        missing = []
+        for k, step in enumerate(steps):
+            unknown = {v for v in step.reads if v not in at_hand and v not in price}
+            missing.append(len(unknown))
+            for v in unknown:
+                readers.setdefault(v, []).append(k)
+        order = itertools.count()
+        queue = []
+
+        def offer(step, queue=queue, order=order):
+            total = step.cost + sum(price.get(v, 0.0) for v in step.reads)
+            heapq.heappush(queue, (total, next(order), step))
+
+        for k, step in enumerate(steps):
+            if missing[k] == 0:
+                offer(step)
+        while queue:
+            total, _, step = heapq.heappop(queue)
+            fresh = [v for v in step.writes if v not in at_hand and v not in price]
+            taints = _taint_of(problem, step, tainted)
+            if not fresh or taints is None:
+                continue
+            for v in fresh:
+                price[v], chosen[v] = total, step
+                for kind in taints.get(v, ()):
+                    tainted[kind].add(v)
+                for k in readers.get(v, ()):
+                    missing[k] -= 1
+                    if missing[k] == 0:
+                        offer(steps[k])
+    return chosen
+
+
+def _taint_of(problem: Problem, step: Step, tainted: dict[str, set[int]]) -> dict[int, list[str]] | None:
+    """The inexactness of what a step writes, or None where it may not be used."""
+    sensitive = problem.sensitive(step)
+    result: dict[int, list[str]] = {}
+    for kind, values in tainted.items():
+        if values.intersection(sensitive):
+            return None
+        for v in step.writes:
+            inherited = any(problem.spreads(step, kind, r, v) for r in step.reads if r in values)
+            if inherited or kind in problem.taints(step):
+                if kind == "narrowed" and v in problem.carry_in:
+                    return None
+                result.setdefault(v, []).append(kind)
+    return result
+
+
+def ordered(problem: Problem, saved: Collection[int], chosen: dict[int, Step]) -> tuple[Step, ...] | None:
+    """The chosen steps that the targets need, in an order in which they can run; None if there is none."""
+    at_hand = problem.free.union(saved)
+    done: dict[int, None] = {}
+    schedule: dict[Step, None] = {}
+    on_path: set[int] = set()
+    stack = [(v, False) for v in reversed(problem.targets) if v not in at_hand]
+    while stack:
+        value, expanded = stack.pop()
+        if value in done:
+            continue
+        step = problem.trivial.get(value) or chosen.get(value)
+        if step is None or (not expanded and value in on_path):
+            return None
+        if expanded:
+            on_path.discard(value)
+            schedule[step] = None
+            done.update(dict.fromkeys(step.writes))
+            continue
+        on_path.add(value)
+        stack.append((value, True))
+        stack.extend((v, False) for v in reversed(step.reads) if v not in at_hand and v not in done)
+    return tuple(schedule)
+
+
+def taint(problem: Problem, schedule: Iterable[Step]) -> dict[str, set[int]] | None:
+    """The inexact values of a schedule by kind, or None where a step reads what it must not."""
+    tainted: dict[str, set[int]] = {"rounded": set(), "narrowed": set()}
+    for step in schedule:
+        taints = _taint_of(problem, step, tainted)
+        if taints is None:
+            return None
+        for v, kinds in taints.items():
+            for kind in kinds:
+                tainted[kind].add(v)
+    return tainted

@@ -1,0 +1,195 @@
+"""Run a plan: give back, from what was saved, what the backward pass reads.
+
+Where the plan uses guarded inverses, an a-priori unknown decides whether they are any good: the data. The guard
+runs a first-order error analysis beside the inverses (N. J. Higham, *Accuracy and Stability of Numerical
+Algorithms*, 2nd ed., §3.3): for `x = solve(z, y)`,
+
+    e(x) = |dx/dz| e(z) + |dx/dy| e(y),
+
+in units of the rounding `eps`, where a value that was not inverted has `e(v) = |v|`. The inverses are used only
+if `e(x) <= eps**(-1/3) * max(|x|, rms(x))` for every element of every guarded result: two thirds of the digits
+are right. Otherwise the plan's second schedule runs, which has no such inverse.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_batching import custom_vmap
+from jax.extend.core import primitives as lax_p
+
+from bwsk_jax.engine import rules
+from bwsk_jax.engine.jaxprs import read
+from bwsk_jax.engine.planner import Plan
+from bwsk_jax.engine.problem import Step
+from bwsk_jax.engine.rules import Grade
+
+__all__ = ["largest", "recover"]
+
+_READS_KEY = {lax_p.random_bits_p, lax_p.random_split_p, lax_p.random_fold_in_p, lax_p.random_seed_p}
+
+
+def recover(plan: Plan, known: dict[int, Any]) -> dict[int, Any]:
+    """All targets of the plan, from the values of the free and the saved ones."""
+    problem = plan.problem
+    environment = dict(problem.program.constants) | known
+    if plan.fallback is None:
+        _run(plan, plan.steps, environment)
+        return {v: environment[v] for v in problem.targets}
+    shared, probe, guarded, fallback = _stages(plan)
+    _run(plan, shared, environment)
+    probed = dict(environment)
+    _run(plan, probe, probed)
+    trusted = _trusted(plan, probe, probed)
+
+    wanted = [v for v in problem.targets if v not in environment]
+    given = _reads(guarded, probed) + [v for v in wanted if v in probed]
+    plain = _reads(fallback, environment)
+
+    def by_inverses(given_values, _):
+        inner = dict(zip(given, given_values, strict=True))
+        _run(plan, guarded, inner)
+        return [inner[v] for v in wanted]
+
+    def without(_, plain_values):
+        inner = dict(zip(plain, plain_values, strict=True))
+        _run(plan, fallback, inner)
+        return [inner[v] for v in wanted]
+
+    operands = [probed[v] for v in given], [environment[v] for v in plain]
+    environment.update(zip(wanted, lax.cond(trusted, by_inverses, without, *operands), strict=True))
+    return {v: environment[v] for v in problem.targets}
+
+
+def _run(plan: Plan, steps: Sequence[Step], environment: dict[int, Any]) -> None:
+    for step in steps:
+        results = _evaluate(plan, step, environment)
+        environment.update(zip(step.writes, results, strict=True))
+
+
+def _evaluate(plan: Plan, step: Step, environment: dict[int, Any]) -> list[Any]:
+    equation = plan.problem.program.equations[step.equation]
+    if not step.inverts:
+        return equation.bind([read(environment, v) for v in equation.inputs])
+    return [_solve(plan, step, environment)]
+
+
+def _solve(plan: Plan, step: Step, environment: dict[int, Any]):
+    equation = plan.problem.program.equations[step.equation]
+    solve = _inverse(plan, step)
+    operands = [None if k == step.operand else read(environment, v) for k, v in enumerate(equation.inputs)]
+    with equation.scope():
+        return solve(operands, [environment[v] for v in equation.outputs])
+
+
+def _inverse(plan: Plan, step: Step):
+    equation = plan.problem.program.equations[step.equation]
+    return next(i.solve for i in rules.inverses(equation) if i.operand == step.operand)
+
+
+def _reads(steps: Sequence[Step], environment: dict[int, Any]) -> list[int]:
+    """What the steps read from outside."""
+    written: set[int] = set()
+    outside: dict[int, None] = {}
+    for step in steps:
+        outside.update((v, None) for v in step.reads if v not in written)
+        written.update(step.writes)
+    return [v for v in outside if v in environment]
+
+
+def _stages(plan: Plan) -> tuple[list[Step], list[Step], list[Step], list[Step]]:
+    """Split both schedules: (common to both, up to the guarded inverses, the rest with them, the rest without).
+
+    Every step that reads a key is in the common part. Inside the conditional, `vmap` would batch the key with
+    the branch, and the `rbg` generator then draws other bits than the forward pass did.
+    """
+    program = plan.problem.program
+    common = set(plan.steps).intersection(plan.fallback)
+    for schedule in (plan.steps, plan.fallback):
+        drawn: set[int] = set()
+        for step in reversed(schedule):
+            if program.equations[step.equation].primitive in _READS_KEY or drawn.intersection(step.writes):
+                common.add(step)
+                drawn.update(step.reads)
+    available = set(plan.problem.free) | set(plan.saved)
+    shared: dict[Step, None] = {}
+    for step in (*plan.steps, *plan.fallback):
+        if step in common and step not in shared and available.issuperset(step.reads) and not step.guarded:
+            shared[step] = None
+            available.update(step.writes)
+    needed = {v for s in plan.steps if s.guarded for v in s.reads}
+    probe = []
+    for step in reversed([s for s in plan.steps if s not in shared]):
+        if step.guarded or needed.intersection(step.writes):
+            probe.append(step)
+            needed.update(step.reads)
+    probe.reverse()
+    guarded = [s for s in plan.steps if s not in shared and s not in set(probe)]
+    return list(shared), probe, guarded, [s for s in plan.fallback if s not in shared]
+
+
+# --- the guard ---------------------------------------------------------------------------------------------
+
+
+def _trusted(plan: Plan, steps: Sequence[Step], environment: dict[int, Any]):
+    """Whether the estimated error of every guarded result is small."""
+    program = plan.problem.program
+    error: dict[int, Any] = {}
+    epsilon: dict[int, float] = {}
+    verdicts = []
+
+    def magnitude(v):
+        return error.get(v, jnp.abs(environment[v]))
+
+    for step in steps:
+        if not step.inverts:
+            continue  # a replay commits the same rounding as the forward pass did
+        equation = program.equations[step.equation]
+        (target,) = step.writes
+        dtype = program.avals[target].dtype
+        if not jnp.issubdtype(dtype, jnp.floating):
+            continue
+        floats = [v for v in step.reads if plan.problem.float_size(v)]
+        own = equation.out_avals[0].dtype if step.grade is Grade.NARROWED else dtype
+        epsilon[target] = max([float(jnp.finfo(own).eps), *(epsilon.get(v, 0.0) for v in floats)])
+
+        def solve(*values, step=step, floats=floats):
+            return _solve(plan, step, environment | dict(zip(floats, values, strict=True)))
+
+        primals = [environment[v] for v in floats]
+        zeros = [jnp.zeros_like(x) for x in primals]
+        parts = []
+        for k, v in enumerate(floats):
+            tangents = [magnitude(v).astype(x.dtype) if j == k else x for j, x in enumerate(zeros)]
+            parts.append(jnp.abs(jax.jvp(solve, primals, tangents)[1]))
+        error[target] = functools.reduce(jnp.add, parts)
+        if step.guarded:
+            verdicts.append(_small(error[target], environment[target], epsilon[target]))
+    refused = ~functools.reduce(jnp.logical_and, verdicts)
+    # One verdict for all of a mapped axis: a batched predicate would turn the conditional into a select that runs
+    # both branches.
+    return largest(lax.stop_gradient(refused.astype(jnp.int32))) == 0
+
+
+def _small(error, value, epsilon: float):
+    """`error <= epsilon**(-1/3) * max(|value|, rms(value))` everywhere; false for anything not finite."""
+    wide = jnp.promote_types(value.dtype, jnp.float32)
+    error, value = error.astype(wide), jnp.abs(value.astype(wide))
+    scale = jnp.maximum(value, jnp.sqrt(jnp.mean(value * value)))
+    return jnp.all((error <= epsilon ** (-1 / 3) * scale) & jnp.isfinite(error))
+
+
+@custom_vmap
+def largest(value):
+    """A scalar that all elements of a mapped axis share: the largest of theirs."""
+    return value
+
+
+@largest.def_vmap
+def _largest_over_axis(size, batched, value):
+    return largest(jnp.max(value, axis=0)), False
