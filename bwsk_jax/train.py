@@ -18,7 +18,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     options = tyro.cli(Options, prog="python -m bwsk_jax.train", args=args)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from bwsk_jax import bert
+    from bwsk_jax import PlanError, bert
     from bwsk_jax.training.corpus import DatasetError
     from bwsk_jax.training.loop import DivergedError
     from bwsk_jax.training.run import print_summary, run
@@ -31,6 +31,7 @@ def main(args: Sequence[str] | None = None) -> None:
         bert.BertConfigError,
         bert.CheckpointError,
         bert.TokenizerError,
+        PlanError,
     )
     try:
         setup = prepare(options)

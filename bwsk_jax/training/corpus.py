@@ -1,11 +1,14 @@
 """Text in three splits, from a folder or from what every CPython carries."""
 
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 SPLIT_FILES = {"train": "train.txt", "validation": "valid.txt", "test": "test.txt"}
 HELD_OUT_FRACTION = 0.1
+RULE = re.compile(r"(\W)\1{3,}")
+TABLE_CORNER = "+-"
 
 
 class DatasetError(ValueError):
@@ -24,9 +27,11 @@ class Corpus:
 def embedded_corpus() -> Corpus:
     """Return the Python language reference that ships with CPython as `pydoc_data.topics`, split by topic.
 
-    Topics quote each other at length, so that a plain split by topic would hold training text out. Each
-    paragraph is therefore kept once, in the longest topic that has it. About 10% of the characters go to
-    validation and to test each; the split depends on nothing but the topics.
+    Topics quote each other at length, so that a plain split by topic would hold out text that is trained on.
+    Each paragraph is therefore kept once, in the longest topic that has it. Tables and the rules under
+    headings are left out: long runs of one character, they are no English and far too easy to predict.
+    About 10% of the characters go to validation and to test each; the split depends on nothing but the
+    topics.
     """
     from pydoc_data.topics import topics
 
@@ -35,8 +40,8 @@ def embedded_corpus() -> Corpus:
     for name in sorted(topics, key=lambda name: (-len(topics[name]), name)):
         kept = []
         for paragraph in topics[name].split("\n\n"):
-            words = " ".join(paragraph.split())
-            if words and words not in seen:
+            words = " ".join(word for word in paragraph.split() if not RULE.fullmatch(word))
+            if words and not words.startswith(TABLE_CORNER) and words not in seen:
                 seen.add(words)
                 kept.append(words)
         unique[name] = "\n".join(kept)

@@ -5,6 +5,7 @@ import optax
 import pytest
 from tiny import CONFIG, MASK_ID, WITHOUT_DROPOUT, params, tokens
 
+import bwsk_jax
 from bwsk_jax.training.optimizer import make_optimizer
 from bwsk_jax.training.step import compiled_peak_bytes, initial_state, make_train_step
 
@@ -64,7 +65,6 @@ def test_state_is_updated_in_place_and_parameters_stay_float32():
 
 @pytest.mark.parametrize("micro_batches", [1, 2])
 def test_reversible_scan_takes_the_same_steps(micro_batches):
-    bwsk_jax = pytest.importorskip("bwsk_jax")
     batches = [tokens(micro_batches, 3, 16, seed=seed) for seed in range(5)]
     plain_state, plain = take_steps(CONFIG, batches)
     state, losses = take_steps(CONFIG, batches, scan=bwsk_jax.reversible_scan)
