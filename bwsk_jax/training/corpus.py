@@ -44,7 +44,8 @@ def embedded_corpus() -> Corpus:
             if words and not words.startswith(TABLE_CORNER) and words not in seen:
                 seen.add(words)
                 kept.append(words)
-        unique[name] = "\n".join(kept)
+        if kept:
+            unique[name] = "\n".join(kept)
 
     room = HELD_OUT_FRACTION * sum(map(len, unique.values()))
     splits = {"validation": [], "test": [], "train": []}

@@ -33,7 +33,7 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
 
     def clip(gradient, params):
         del params
-        scale = limit / jnp.maximum(optax.global_norm(gradient), limit)
+        scale = limit / jnp.maximum(optax.tree.norm(gradient), limit)
         return jax.tree.map(lambda leaf: leaf * scale, gradient)
 
     return optax.stateless(clip)

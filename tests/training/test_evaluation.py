@@ -17,18 +17,17 @@ from bwsk_jax.training.evaluation import (
 def test_pseudo_perplexity_is_that_of_a_numpy_computation_whatever_the_batch_size():
     weights = params()
     held_out = evaluation_set(tokens(7, 16))
+    inputs = held_out.tokens_wt.copy()
+    np.put_along_axis(inputs, held_out.positions_wm, MASK_ID, axis=1)
+    all_logits = np.asarray(bert.forward(CONFIG, weights, inputs), np.float64)
     losses = []
-    for window, positions in zip(held_out.tokens_wt, held_out.positions_wm, strict=True):
-        inputs = window.copy()
-        inputs[positions] = MASK_ID
-        hidden = bert.encode(CONFIG, weights, inputs[None])
-        logits = np.asarray(bert.predict(CONFIG, weights, hidden), np.float64)[0]
+    for window, positions, logits in zip(*held_out, all_logits, strict=True):
         log_probs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
         losses.append(-np.mean([log_probs[position, window[position]] for position in positions]))
     expected = math.exp(np.mean(losses))
 
     window_loss = make_window_loss(CONFIG, MASK_ID)
-    for batch_size in (1, 3, 7, 20):
+    for batch_size in (3, 20):
         actual = pseudo_perplexity(window_loss, weights, held_out, batch_size)
         np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
@@ -45,7 +44,7 @@ def test_unigram_perplexity_is_that_of_smoothed_counts():
     total = len(train) + CONFIG.vocab_size
     log_probs = [
         math.log((counts[int(window[position])] + 1) / total)
-        for window, positions in zip(held_out.tokens_wt, held_out.positions_wm, strict=True)
+        for window, positions in zip(*held_out, strict=True)
         for position in positions
     ]
     np.testing.assert_allclose(
