@@ -109,7 +109,7 @@ def _stages(plan: Plan) -> tuple[list[Step], list[Step], list[Step], list[Step]]
     the branch, and the `rbg` generator then draws other bits than the forward pass did.
     """
     program = plan.problem.program
-    common = set(plan.steps).intersection(plan.fallback)
+    common = {s for s in plan.fallback if s in set(plan.steps) and plan.problem.ground.issuperset(s.writes)}
     for schedule in (plan.steps, plan.fallback):
         drawn: set[int] = set()
         for step in reversed(schedule):
