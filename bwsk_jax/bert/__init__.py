@@ -1,1 +1,25 @@
-"""BERT as Flax Linen modules, and its exchange with Hugging Face."""
+"""BERT for masked language modelling, and its exchange with Hugging Face."""
+
+from bwsk_jax.bert.config import PRESETS, BertConfig, BertConfigError
+from bwsk_jax.bert.huggingface import CheckpointError, load_pretrained, save_pretrained
+from bwsk_jax.bert.model import BertInputError, encode, forward, init_params, layer_body, predict
+from bwsk_jax.bert.tokenizer import TokenizerError, load_tokenizer, save_tokenizer, train_tokenizer
+
+__all__ = [
+    "PRESETS",
+    "BertConfig",
+    "BertConfigError",
+    "BertInputError",
+    "CheckpointError",
+    "TokenizerError",
+    "encode",
+    "forward",
+    "init_params",
+    "layer_body",
+    "load_pretrained",
+    "load_tokenizer",
+    "predict",
+    "save_pretrained",
+    "save_tokenizer",
+    "train_tokenizer",
+]

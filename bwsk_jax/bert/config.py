@@ -1,0 +1,183 @@
+"""The shape of a BERT, in Hugging Face's field names."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+
+def _erf_gelu(x: jax.Array) -> jax.Array:
+    return 0.5 * x * jax.lax.erfc(x * -math.sqrt(0.5))
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": _erf_gelu,
+    "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "tanh": jax.numpy.tanh,
+}
+
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+)
+
+RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+
+# What makes a config.json another function than the one computed here: key -> the only value supported.
+REQUIRED_VALUES: dict[str, Any] = {
+    "model_type": "bert",
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
+
+STORAGE_DTYPES = ("float32", "float16", "bfloat16")
+
+
+class BertConfigError(ValueError):
+    """A configuration that no model here can have; the message lists every fault."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+    """Sizes, rates and constants of a BERT; the defaults are bert-base-uncased.
+
+    Fields have Hugging Face's names and meanings. ``hidden_act`` is one of ``ACTIVATIONS``;
+    ``pad_token_id`` (or None) is the row of the word embedding that starts at zero.
+
+    Raises:
+        BertConfigError: sizes that are not positive integers, a hidden size that the heads do not divide,
+            rates outside [0, 1), an unsupported activation; all faults in one message.
+
+    >>> BertConfig(hidden_size=128, num_attention_heads=2).head_size
+    64
+    """
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+    pad_token_id: int | None = 0
+
+    def __post_init__(self):
+        faults = list(_faults(self))
+        if faults:
+            raise BertConfigError("unusable BERT configuration: " + "; ".join(faults))
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head, D = H / N."""
+        return self.hidden_size // self.num_attention_heads
+
+    @classmethod
+    def from_hf(cls, values: Mapping[str, Any]) -> BertConfig:
+        """Read the contents of a Hugging Face ``config.json``; absent keys have Hugging Face's defaults.
+
+        Keys that do not change the masked-LM function are ignored.
+
+        Raises:
+            BertConfigError: another architecture, or a variant of BERT that is not computed here.
+
+        >>> BertConfig.from_hf({"model_type": "bert", "num_hidden_layers": 4}).num_hidden_layers
+        4
+        """
+        faults = [
+            f"{name} is {values[name]!r}, only {required!r} is supported"
+            for name, required in REQUIRED_VALUES.items()
+            if name in values and values[name] != required
+        ]
+        if faults:
+            raise BertConfigError("unsupported config.json: " + "; ".join(faults))
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in names})
+
+    def to_hf(self, dtype: str = "float32") -> dict[str, Any]:
+        """Write the contents of a ``config.json`` that ``AutoModelForMaskedLM`` accepts.
+
+        ``dtype`` is the storage type of the weights beside it: what transformers will load them as.
+
+        >>> BertConfig().to_hf()["architectures"]
+        ['BertForMaskedLM']
+        """
+        if dtype not in STORAGE_DTYPES:
+            raise BertConfigError(f"dtype is {dtype!r}, expected one of {', '.join(STORAGE_DTYPES)}")
+        return {
+            "architectures": ["BertForMaskedLM"],
+            **REQUIRED_VALUES,
+            **dataclasses.asdict(self),
+            "dtype": dtype,
+        }
+
+
+def _faults(config: BertConfig):
+    for name in SIZES:
+        value = getattr(config, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+            yield f"{name} is {value!r}, expected a positive integer"
+    for name in RATES:
+        value = getattr(config, name)
+        if not _is_number(value) or not 0 <= value < 1:
+            yield f"{name} is {value!r}, expected a rate in [0, 1)"
+    for name in ("layer_norm_eps", "initializer_range"):
+        value = getattr(config, name)
+        if not _is_number(value) or not value > 0:
+            yield f"{name} is {value!r}, expected a positive number"
+    if config.hidden_act not in ACTIVATIONS:
+        yield f"hidden_act is {config.hidden_act!r}, expected one of {', '.join(ACTIVATIONS)}"
+    sizes = (config.hidden_size, config.num_attention_heads, config.vocab_size)
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        return
+    if config.hidden_size % config.num_attention_heads:
+        yield (
+            f"hidden_size {config.hidden_size} is not a multiple of "
+            f"num_attention_heads {config.num_attention_heads}"
+        )
+    pad = config.pad_token_id
+    if pad is not None and not (isinstance(pad, int) and 0 <= pad < config.vocab_size):
+        yield f"pad_token_id is {pad!r}, expected None or a row below vocab_size {config.vocab_size}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+PRESETS: dict[str, BertConfig] = {
+    "demo": BertConfig(
+        vocab_size=2048,
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=512,
+        max_position_embeddings=128,
+    ),
+    "mini": BertConfig(
+        hidden_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=1024,
+    ),
+    "base": BertConfig(),
+}

@@ -1,0 +1,308 @@
+"""Weights to and from a Hugging Face folder: ``config.json`` beside ``model.safetensors``.
+
+One table says where each tensor of ``BertForMaskedLM`` lives in our parameter tree; import and export both
+read it, so that one is the inverse of the other. Faults are collected and raised once. Nothing is ever
+unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from bwsk_jax.bert.config import BertConfig, BertConfigError
+from bwsk_jax.bert.model import Params, init_params
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+PICKLE_FILE = "pytorch_model.bin"
+
+
+class CheckpointError(ValueError):
+    """A folder or a parameter tree that does not hold the weights it claims to; every fault is named."""
+
+
+# --- the key map --------------------------------------------------------------------------------------------
+
+# What a kind of module stores: Hugging Face's name -> (our name, whether the matrix is transposed).
+EMBEDDING = {"weight": ("embedding", False)}
+DENSE = {"weight": ("kernel", True), "bias": ("bias", False)}
+LAYER_NORM = {"weight": ("scale", False), "bias": ("bias", False)}
+BIAS = {"bias": ("bias", False)}
+
+# Hugging Face's module -> (our module, its kind). {layer} stands for an index into our leading axis L.
+KEY_MAP: dict[str, tuple[str, dict[str, tuple[str, bool]]]] = {
+    "bert.embeddings.word_embeddings": ("embeddings.word", EMBEDDING),
+    "bert.embeddings.position_embeddings": ("embeddings.position", EMBEDDING),
+    "bert.embeddings.token_type_embeddings": ("embeddings.token_type", EMBEDDING),
+    "bert.embeddings.LayerNorm": ("embeddings.layer_norm", LAYER_NORM),
+    "bert.encoder.layer.{layer}.attention.self.query": ("layers.attention.query", DENSE),
+    "bert.encoder.layer.{layer}.attention.self.key": ("layers.attention.key", DENSE),
+    "bert.encoder.layer.{layer}.attention.self.value": ("layers.attention.value", DENSE),
+    "bert.encoder.layer.{layer}.attention.output.dense": ("layers.attention.output", DENSE),
+    "bert.encoder.layer.{layer}.attention.output.LayerNorm": ("layers.attention.layer_norm", LAYER_NORM),
+    "bert.encoder.layer.{layer}.intermediate.dense": ("layers.feed_forward.up", DENSE),
+    "bert.encoder.layer.{layer}.output.dense": ("layers.feed_forward.down", DENSE),
+    "bert.encoder.layer.{layer}.output.LayerNorm": ("layers.feed_forward.layer_norm", LAYER_NORM),
+    "cls.predictions.transform.dense": ("head.transform", DENSE),
+    "cls.predictions.transform.LayerNorm": ("head.layer_norm", LAYER_NORM),
+    "cls.predictions": ("head.decoder", BIAS),
+}
+
+# Names that other writers of the same weights use: pattern -> replacement, applied in order.
+ALIASES: tuple[tuple[str, str], ...] = (
+    (r"\.gamma$", ".weight"),
+    (r"\.beta$", ".bias"),
+    (r"^(?=embeddings\.|encoder\.|pooler\.)", "bert."),
+)
+
+# Stored by some writers, and not part of the masked-LM function or a copy of something that is.
+IGNORED: tuple[str, ...] = (
+    r"^bert\.pooler\.",
+    r"^bert\.embeddings\.position_ids$",
+    r"^cls\.seq_relationship\.",
+    r"^cls\.predictions\.decoder\.(weight|bias)$",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """Where one stored tensor lives in the parameter tree, and its stored shape."""
+
+    path: tuple[str, ...]
+    layer: int | None
+    transposed: bool
+    shape: tuple[int, ...]
+
+
+def layout(config: BertConfig) -> dict[str, Slot]:
+    """Return every tensor name of ``BertForMaskedLM`` with the place of its values in our tree.
+
+    >>> layout(BertConfig())["cls.predictions.bias"]
+    Slot(path=('head', 'decoder', 'bias'), layer=None, transposed=False, shape=(30522,))
+    """
+    shapes = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    slots = {}
+    for pattern, (module, kind) in KEY_MAP.items():
+        stacked = "{layer}" in pattern
+        for their_leaf, (our_leaf, transposed) in kind.items():
+            path = (*module.split("."), our_leaf)
+            shape = _get(shapes, path).shape[stacked:]
+            stored_shape = shape[::-1] if transposed else shape
+            for layer in range(config.num_hidden_layers) if stacked else [None]:
+                name = f"{pattern.format(layer=layer)}.{their_leaf}"
+                slots[name] = Slot(path, layer, transposed, stored_shape)
+    return slots
+
+
+def _get(tree: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+    return functools.reduce(lambda node, name: node[name], path, tree)
+
+
+# --- between tensors and parameters -------------------------------------------------------------------------
+
+
+def import_tensors(config: BertConfig, tensors: Mapping[str, np.ndarray]) -> Params:
+    """Build the parameter tree from tensors under Hugging Face's names, in any float type.
+
+    Raises:
+        CheckpointError: names all tensors that are missing, unexpected, of another shape, or not floats.
+    """
+    slots = layout(config)
+    tensors, faults = _canonical(tensors)
+    faults += [f"missing: {name} {list(slot.shape)}" for name, slot in slots.items() if name not in tensors]
+    for name, tensor in tensors.items():
+        if name not in slots:
+            faults.append(f"unexpected: {name} {list(tensor.shape)}")
+        elif tensor.shape != slots[name].shape:
+            faults.append(f"shape: {name} is {list(tensor.shape)}, expected {list(slots[name].shape)}")
+        elif not jnp.issubdtype(tensor.dtype, jnp.floating):
+            faults.append(f"type: {name} is {tensor.dtype}, expected floats")
+    _raise_all(faults, "tensors and config.json disagree")
+
+    leaves: dict[tuple[str, ...], list[np.ndarray]] = {}
+    for name, slot in slots.items():
+        tensor = tensors[name].astype(np.float32)
+        leaves.setdefault(slot.path, []).append(tensor.T if slot.transposed else tensor)
+    params: Params = {}
+    for path, values in leaves.items():
+        parent = functools.reduce(lambda node, name: node.setdefault(name, {}), path[:-1], params)
+        parent[path[-1]] = jnp.array(np.stack(values) if path[0] == "layers" else values[0])
+    return params
+
+
+def export_tensors(config: BertConfig, params: Params) -> dict[str, np.ndarray]:
+    """Return the parameters as contiguous float32 tensors under Hugging Face's names.
+
+    Raises:
+        CheckpointError: names all parameters that are missing, unexpected or of another shape.
+
+    >>> config = BertConfig(vocab_size=64, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+    >>> tensors = export_tensors(config, init_params(config, jax.random.key(0)))
+    >>> tensors["bert.encoder.layer.0.intermediate.dense.weight"].shape
+    (3072, 8)
+    """
+    expected = _shapes(jax.eval_shape(lambda: init_params(config, jax.random.key(0))))
+    found = _shapes(params)
+    faults = [f"missing: {path} {list(shape)}" for path, shape in expected.items() if path not in found]
+    for path, shape in found.items():
+        if path not in expected:
+            faults.append(f"unexpected: {path} {list(shape)}")
+        elif shape != expected[path]:
+            faults.append(f"shape: {path} is {list(shape)}, expected {list(expected[path])}")
+    _raise_all(faults, "parameters and configuration disagree")
+
+    params = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
+    tensors = {}
+    for name, slot in layout(config).items():
+        value = _get(params, slot.path)
+        value = value if slot.layer is None else value[slot.layer]
+        # safetensors writes the buffer as it lies in memory, whatever the strides.
+        tensors[name] = np.ascontiguousarray(value.T if slot.transposed else value)
+    return tensors
+
+
+def _canonical(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
+    canonical, faults = {}, []
+    for stored_name, tensor in tensors.items():
+        name = stored_name
+        for pattern, replacement in ALIASES:
+            name = re.sub(pattern, replacement, name)
+        if any(re.search(pattern, name) for pattern in IGNORED):
+            continue
+        if name in canonical:
+            faults.append(f"twice: {name}, once as {stored_name}")
+        canonical[name] = tensor
+    return canonical, faults
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
+
+
+def _raise_all(faults: list[str], what: str) -> None:
+    if faults:
+        raise CheckpointError(f"{what} in {len(faults)} places:\n  " + "\n  ".join(faults))
+
+
+# --- folders ------------------------------------------------------------------------------------------------
+
+
+def load_pretrained(folder: str | os.PathLike[str]) -> tuple[BertConfig, Params]:
+    """Read a Hugging Face folder; return its configuration and float32 parameters.
+
+    Takes one ``model.safetensors`` or shards with their index, float16, bfloat16 or float32 storage, names
+    with or without the ``bert.`` prefix, ``gamma`` and ``beta`` for a layer norm's weight and bias. Pooler,
+    next-sentence head, position ids and copies of the tied decoder are ignored.
+
+    Raises:
+        CheckpointError: no readable configuration or weights, or tensors that do not fit the configuration.
+        BertConfigError: a configuration of another architecture or of a BERT that is not computed here.
+    """
+    folder = Path(folder)
+    config_file = folder / CONFIG_FILE
+    try:
+        config = BertConfig.from_hf(_read_json(config_file))
+    except BertConfigError as error:
+        raise BertConfigError(f"{config_file}: {error}") from None
+    tensors: dict[str, np.ndarray] = {}
+    for file in _weight_files(folder):
+        tensors.update(_read_tensors(file))
+    try:
+        return config, import_tensors(config, tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+
+
+def save_pretrained(folder: str | os.PathLike[str], config: BertConfig, params: Params) -> None:
+    """Write ``model.safetensors`` and ``config.json`` so that ``AutoModelForMaskedLM`` loads them.
+
+    Creates the folder. Each file is written beside its final name and then moved there: a crash or a full
+    disk leaves the previous file whole.
+
+    Raises:
+        CheckpointError: parameters that do not fit the configuration; nothing is written then.
+        OSError: the folder cannot be written.
+
+    >>> import tempfile
+    >>> config = BertConfig(vocab_size=64, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_pretrained(folder, config, init_params(config, jax.random.key(0)))
+    ...     load_pretrained(folder)[0] == config
+    True
+    """
+    folder = Path(folder)
+    tensors = export_tensors(config, params)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _replacing(folder / WEIGHTS_FILE) as temporary:
+        try:
+            save_file(tensors, temporary, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(f"{folder / WEIGHTS_FILE}: {error}") from error
+    with _replacing(folder / CONFIG_FILE) as temporary:
+        temporary.write_text(json.dumps(config.to_hf(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _replacing(file: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``file``; move it there at the end, or remove it on failure."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / WEIGHTS_FILE).is_file():
+        return [folder / WEIGHTS_FILE]
+    if (folder / INDEX_FILE).is_file():
+        shards = _read_json(folder / INDEX_FILE).get("weight_map")
+        if not isinstance(shards, dict):
+            raise CheckpointError(f"{folder / INDEX_FILE} has no weight_map")
+        return [folder / shard for shard in sorted(set(shards.values()))]
+    if (folder / PICKLE_FILE).is_file():
+        raise CheckpointError(
+            f"{folder} has only {PICKLE_FILE}, a pickle, which can run any code and is never opened here. If "
+            f"you trust it, convert it with transformers: BertForMaskedLM.from_pretrained({str(folder)!r})"
+            f".save_pretrained({str(folder)!r})"
+        )
+    raise CheckpointError(f"{folder} has neither {WEIGHTS_FILE} nor {INDEX_FILE}")
+
+
+def _read_tensors(file: Path) -> dict[str, np.ndarray]:
+    try:
+        with safe_open(file, framework="np") as tensors:
+            return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise CheckpointError(f"{file} is missing") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} cannot be read as safetensors: {error}; copy it again") from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{file} holds a {type(values).__name__}, expected a JSON object")
+    return values

@@ -1,0 +1,128 @@
+"""The model card that gathers the variants in an output folder."""
+
+from pathlib import Path
+from typing import Any
+
+from bwsk_jax.training.progress import duration
+from bwsk_jax.training.results import gather_runs
+
+TEMPLATE = """---
+{{ card_data }}
+---
+
+# {{ title }}
+
+BERT trained by bwsk_jax, a JAX package whose *reversible* mode inverts layers in the backward pass
+instead of keeping what the forward pass computed. All modes compute the same function of the same
+parameters.
+
+{{ tables }}
+
+Pseudo-perplexity is exp of the mean masked-language-model loss over overlapping windows with 15% of the
+tokens masked, on fixed masks. It is not the one-token-at-a-time pseudo-perplexity. *Unigram* is the
+perplexity of the training text's token frequencies on the same tokens: a model above it has learned
+nothing. Memory is the peak of one training step in MB of 10^6 bytes.
+
+## Use
+
+```python
+{{ snippet }}
+```
+
+## Training
+
+{{ settings }}
+"""
+
+MODE_TITLES = {
+    "conventional": "Conventional",
+    "bwsk_analyzed": "Analyzed",
+    "bwsk_reversible": "Reversible",
+}
+EXPERIMENT_TITLES = {"finetune": "Fine-tune", "scratch": "From scratch"}
+COLUMNS = ("Mode", "Final loss", "Validation", "Test", "Unigram", "Peak MB", "Step ms", "Time", "Epochs")
+
+
+def loading_snippet(root: str, variant: str) -> str:
+    """Return the two statements that load a variant with transformers."""
+    where = f"({root!r}, subfolder={variant!r})"
+    return (
+        "from transformers import AutoModelForMaskedLM, AutoTokenizer\n"
+        f"model, tokenizer = AutoModelForMaskedLM.from_pretrained{where}, "
+        f"AutoTokenizer.from_pretrained{where}"
+    )
+
+
+def write_model_card(root: Path) -> None:
+    """Write `root`/README.md from the results of whatever variants are there (at least one)."""
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    runs = gather_runs(root)
+    slug = next(iter(runs.values()))["model_slug"]
+    evaluations = [
+        EvalResult(
+            task_type="fill-mask",
+            dataset_type=Path(run["settings"]["dataset"]).name,
+            dataset_name=f"{Path(run['settings']['dataset']).name} (test), {name}",
+            metric_type="perplexity",
+            metric_name="pseudo-perplexity",
+            metric_value=round(run["test_metric"], 4),
+        )
+        for name, run in runs.items()
+    ]
+    data = ModelCardData(
+        language="en",
+        library_name="transformers",
+        pipeline_tag="fill-mask",
+        tags=["bert", "jax", "reversible-backpropagation"],
+        model_name=f"BWSK {slug}",
+        eval_results=evaluations,
+    )
+    card = ModelCard.from_template(
+        data,
+        template_str=TEMPLATE,
+        title=f"BWSK {slug}",
+        tables="\n\n".join(_experiment(runs, experiment) for experiment in _experiments(runs)),
+        snippet=loading_snippet("PATH", next(iter(runs))),
+        settings=_settings(runs),
+    )
+    card.save(root / "README.md")
+
+
+def _experiments(runs: dict[str, dict[str, Any]]) -> list[str]:
+    present = {run["experiment"] for run in runs.values()}
+    return [experiment for experiment in EXPERIMENT_TITLES if experiment in present]
+
+
+def _experiment(runs: dict[str, dict[str, Any]], experiment: str) -> str:
+    chosen = {run["mode"]: run for run in runs.values() if run["experiment"] == experiment}
+    rows = [
+        (
+            MODE_TITLES[mode],
+            f"{run['final_train_loss']:.4f}",
+            f"{run['best_val_metric']:.2f}",
+            f"{run['test_metric']:.2f}",
+            f"{run['unigram_perplexity']:.2f}",
+            f"{run['peak_memory_mb']:.1f}",
+            f"{run['step_time_ms']:.1f}",
+            duration(run["wall_time_s"]),
+            str(run["epochs_completed"]),
+        )
+        for mode, run in chosen.items()
+    ]
+    lines = [f"## {EXPERIMENT_TITLES[experiment]}", "", _markdown_table(COLUMNS, rows)]
+    if {"conventional", "bwsk_reversible"} <= chosen.keys():
+        saved = 1 - chosen["bwsk_reversible"]["peak_memory_mb"] / chosen["conventional"]["peak_memory_mb"]
+        lines += ["", f"Memory saved by *reversible* against *conventional*: {saved:.1%}"]
+    return "\n".join(lines)
+
+
+def _settings(runs: dict[str, dict[str, Any]]) -> str:
+    names = list(next(iter(runs.values()))["settings"])
+    rows = [(name, *(str(run["settings"][name]) for run in runs.values())) for name in names]
+    return _markdown_table(("Setting", *runs), rows)
+
+
+def _markdown_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [header, ("---",) * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -1,0 +1,75 @@
+"""Text in three splits, from a folder or from what every CPython carries."""
+
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+SPLIT_FILES = {"train": "train.txt", "validation": "valid.txt", "test": "test.txt"}
+HELD_OUT_FRACTION = 0.1
+RULE = re.compile(r"(\W)\1{3,}")
+TABLE_CORNER = "+-"
+
+
+class DatasetError(ValueError):
+    """A data set that is not there or cannot be trained on."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The text of each split."""
+
+    train: str
+    validation: str
+    test: str
+
+
+def embedded_corpus() -> Corpus:
+    """Return the Python language reference that ships with CPython as `pydoc_data.topics`, split by topic.
+
+    Topics quote each other at length, so that a plain split by topic would hold out text that is trained on.
+    Each paragraph is therefore kept once, in the longest topic that has it. Tables and the rules under
+    headings are left out: long runs of one character, they are no English and far too easy to predict.
+    About 10% of the characters go to validation and to test each; the split depends on nothing but the
+    topics.
+    """
+    from pydoc_data.topics import topics
+
+    seen = set()
+    unique = {}
+    for name in sorted(topics, key=lambda name: (-len(topics[name]), name)):
+        kept = []
+        for paragraph in topics[name].split("\n\n"):
+            words = " ".join(word for word in paragraph.split() if not RULE.fullmatch(word))
+            if words and not words.startswith(TABLE_CORNER) and words not in seen:
+                seen.add(words)
+                kept.append(words)
+        if kept:
+            unique[name] = "\n".join(kept)
+
+    room = HELD_OUT_FRACTION * sum(map(len, unique.values()))
+    splits = {"validation": [], "test": [], "train": []}
+    free = {"validation": room, "test": room, "train": float("inf")}
+    for name in sorted(unique, key=lambda name: zlib.crc32(name.encode())):
+        split = next(split for split in splits if len(unique[name]) <= free[split])
+        splits[split].append(unique[name])
+        free[split] -= len(unique[name])
+    return Corpus(**{split: "\n".join(parts) for split, parts in splits.items()})
+
+
+def folder_corpus(folder: Path) -> Corpus:
+    """Return the text of `train.txt`, `valid.txt` and `test.txt` in `folder`.
+
+    Raises `DatasetError` that names everything that is missing.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"--dataset {folder}: no such folder (give a folder or 'embedded')")
+    missing = [name for name in SPLIT_FILES.values() if not (folder / name).is_file()]
+    if missing:
+        raise DatasetError(f"--dataset {folder}: {', '.join(missing)} missing")
+    return Corpus(**{split: (folder / name).read_text("utf-8") for split, name in SPLIT_FILES.items()})
+
+
+def load_corpus(dataset: str) -> Corpus:
+    """Return the corpus that `--dataset` names: `embedded`, or a folder."""
+    return embedded_corpus() if dataset == "embedded" else folder_corpus(Path(dataset))

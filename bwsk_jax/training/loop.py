@@ -1,0 +1,124 @@
+"""Epochs of optimizer steps, validated on the way, until the end or until nothing improves.
+
+The host stays one step behind the device: a loss is fetched when the next step has been dispatched.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import jax
+import numpy as np
+
+from bwsk_jax.training.progress import Progress
+from bwsk_jax.training.recipe import Recipe
+from bwsk_jax.training.step import TrainState
+from bwsk_jax.training.windows import epoch_batches
+
+
+class DivergedError(ArithmeticError):
+    """Validation has become NaN or infinite: the parameters are lost."""
+
+
+@dataclass
+class History:
+    """What happened. Curves are (optimizer step, value) pairs."""
+
+    loss_curve: list[tuple[int, float]] = field(default_factory=list)
+    val_curve: list[tuple[int, float]] = field(default_factory=list)
+    step_seconds: list[float] = field(default_factory=list)
+    epochs_completed: int = 0
+    early_stopped: bool = False
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps taken."""
+        return len(self.loss_curve)
+
+    @property
+    def nan_count(self) -> int:
+        """Steps whose loss was not finite."""
+        return sum(not math.isfinite(loss) for _, loss in self.loss_curve)
+
+    @property
+    def best(self) -> float:
+        """The lowest validation so far; infinite before the first."""
+        return min((value for _, value in self.val_curve), default=math.inf)
+
+
+def steps_per_epoch(windows: int, recipe: Recipe) -> int:
+    """Return the optimizer steps in one pass over `windows`; what does not fill a step is left out."""
+    return windows // (recipe.batch_size * recipe.grad_accum)
+
+
+def fit(
+    train_step: Callable,
+    state: TrainState,
+    windows_wt: np.ndarray,
+    recipe: Recipe,
+    *,
+    total_steps: int,
+    seed: int,
+    validate: Callable[[TrainState], float],
+    keep: Callable[[TrainState], None],
+    progress: Progress,
+) -> History:
+    """Take up to `total_steps` steps from `state`, which is donated, and return what happened.
+
+    `validate` runs every `recipe.validate_every` steps, at each epoch's end and after the last step; `keep`
+    follows it when the value is the best so far. After `recipe.patience` validations in a row without a new
+    best, training stops early. Raises `DivergedError` when a validation is not finite.
+    """
+    history = History()
+    key = jax.random.key(seed, impl="rbg")
+    epoch_steps = steps_per_epoch(len(windows_wt), recipe)
+    since_best = 0
+    waiting = None
+    clock = time.perf_counter()
+
+    def fetch() -> None:
+        nonlocal waiting, clock
+        if waiting is not None:
+            loss, waiting = float(waiting), None
+            history.loss_curve.append((history.total_steps + 1, loss))
+            now = time.perf_counter()
+            history.step_seconds.append(now - clock)
+            clock = now
+            progress.step(history.total_steps, loss)
+
+    for step, tokens_abt in enumerate(_batches(windows_wt, recipe, seed, total_steps), start=1):
+        state, loss = train_step(state, tokens_abt, key)
+        fetch()
+        waiting = loss
+        history.epochs_completed = step // epoch_steps
+        if step % recipe.validate_every and step % epoch_steps and step != total_steps:
+            continue
+
+        fetch()
+        value = validate(state)
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"validation is {value} at step {step} ({history.nan_count} losses were not finite): "
+                "try a smaller --lr"
+            )
+        improved = value < history.best
+        history.val_curve.append((step, value))
+        progress.validation(step, history.loss_curve[-1][1], value)
+        if improved:
+            keep(state)
+        since_best = 0 if improved else since_best + 1
+        if since_best == recipe.patience:
+            history.early_stopped = True
+            break
+        clock = time.perf_counter()
+    progress.close()
+    return history
+
+
+def _batches(windows_wt: np.ndarray, recipe: Recipe, seed: int, total_steps: int) -> Iterator[np.ndarray]:
+    for step in range(total_steps):
+        epoch, step_in_epoch = divmod(step, steps_per_epoch(len(windows_wt), recipe))
+        if step_in_epoch == 0:
+            batches = epoch_batches(windows_wt, recipe.grad_accum, recipe.batch_size, seed=seed, epoch=epoch)
+        yield next(batches)

@@ -1,0 +1,45 @@
+"""The command line's flags."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train one of the six BERT variants and export it for Hugging Face transformers.
+
+    Flags left out are filled in from the preset's recipe.
+    """
+
+    variant: str = "scratch-reversible"
+    """{finetune,scratch}-{conventional,analyzed,reversible}."""
+    preset: Literal["demo", "mini", "base"] = "demo"
+    """Size of a scratch model, and the recipe: demo takes minutes on two CPU cores."""
+    dataset: str = "embedded"
+    """'embedded' (text that ships with Python) or a folder with train.txt, valid.txt and test.txt."""
+    tokenizer: str | None = None
+    """A tokenizer's folder or a vocab.txt. Default: --init's, or one trained on the training text."""
+    init: str | None = None
+    """A Hugging Face BERT folder to fine-tune (finetune variants only, and required there)."""
+    out: str = "runs"
+    """Folder that receives VARIANT/, results.json and the model card README.md."""
+    seq_len: int | None = None
+    """Tokens per window."""
+    batch_size: int | None = None
+    """Windows per micro-batch."""
+    grad_accum: int | None = None
+    """Micro-batches per optimizer step."""
+    epochs: int | None = None
+    """Passes over the training text."""
+    max_steps: int | None = None
+    """Stop, and end the learning-rate schedule, after this many optimizer steps."""
+    lr: float | None = None
+    """Peak learning rate."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """What the model computes in. Parameters, loss and optimizer are float32."""
+    max_overhead: float | None = None
+    """Recomputation the backward pass may do, as a fraction of the step's FLOPs; inf is least memory."""
+    max_bytes: int | None = None
+    """Bytes that a layer may save for the backward pass. At most one of this and --max-overhead."""
+    seed: int = 0
+    """Of initialisation, order of windows, masks and dropout."""

@@ -1,0 +1,34 @@
+"""The training recipe of each preset, as data.
+
+`base` and `mini` follow the reference. `demo` is sized to learn something real on two CPU cores in minutes:
+shorter windows, larger batches, a higher rate. What is not a field here is the same for all.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything about a run's schedule that a preset may choose."""
+
+    seq_len: int = 512
+    batch_size: int = 4
+    grad_accum: int = 4
+    epochs: int = 5
+    finetune_lr: float = 5e-5
+    scratch_lr: float = 3e-4
+    dropout: float = 0.1
+    """For parameters from scratch; a fine-tuned model brings its own."""
+    validate_every: int = 500
+    """Optimizer steps between validations; each epoch's end is validated as well."""
+    patience: int = 3
+    """Validations in a row without a new best after which training stops."""
+
+
+RECIPES = {
+    "demo": Recipe(
+        seq_len=64, batch_size=32, grad_accum=1, epochs=20, scratch_lr=3e-3, dropout=0.0, patience=8
+    ),
+    "mini": Recipe(),
+    "base": Recipe(),
+}

@@ -1,0 +1,127 @@
+"""What a run leaves in writing: training_results.json per variant, results.json for all of them."""
+
+import importlib.metadata
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from bwsk_jax.training.loop import History
+from bwsk_jax.variants import VARIANTS, Variant
+
+RESULTS_FILE = "training_results.json"
+METRIC_NAME = "pseudo_perplexity"
+PACKAGES = ("bwsk_jax", "jax", "jaxlib", "flax", "optax", "transformers", "tokenizers", "safetensors")
+
+
+def training_results(
+    *,
+    model_slug: str,
+    variant: Variant,
+    history: History,
+    test_metric: float,
+    unigram_perplexity: float,
+    wall_time_s: float,
+    compiled_peak_bytes: int,
+    tokens_per_step: int,
+    plan: dict[str, Any] | None,
+    parameters: int,
+    settings: dict[str, Any],
+    command: str,
+) -> dict[str, Any]:
+    """Return the contents of training_results.json: the reference's keys first, then this project's.
+
+    Memory is in MB of 10^6 bytes. `peak_memory_mb` is what the device reports where it does (a GPU), else
+    the compiled peak. `best_val_metric`, `test_metric` and `val_curve` are pseudo-perplexities.
+    """
+    step_seconds = float(np.median(history.step_seconds))
+    compiled_peak_mb = compiled_peak_bytes / 1e6
+    return {
+        "model_slug": model_slug,
+        "experiment": variant.experiment,
+        "mode": variant.mode,
+        "final_train_loss": history.loss_curve[-1][1],
+        "best_val_metric": history.best,
+        "test_metric": test_metric,
+        "metric_name": METRIC_NAME,
+        "epochs_completed": history.epochs_completed,
+        "total_steps": history.total_steps,
+        "early_stopped": history.early_stopped,
+        "wall_time_s": wall_time_s,
+        "peak_memory_mb": _device_peak_mb() or compiled_peak_mb,
+        "loss_curve": history.loss_curve,
+        "val_curve": history.val_curve,
+        "nan_count": history.nan_count,
+        "erasure_budget": None,
+        "parallelism_ratio": None,
+        "unigram_perplexity": unigram_perplexity,
+        "compiled_peak_mb": compiled_peak_mb,
+        "step_time_ms": step_seconds * 1e3,
+        "tokens_per_s": tokens_per_step / step_seconds,
+        "plan": plan,
+        "parameters": parameters,
+        "settings": settings,
+        "versions": _versions(),
+        "command": command,
+    }
+
+
+def plan_results(plan, *, max_overhead: float | None, max_bytes: int | None) -> dict[str, Any]:
+    """Return an encoder layer's plan in numbers and as its table; the limits are as they were asked for."""
+    return {
+        "saved_bytes": plan.saved_bytes,
+        "residual_bytes": plan.residual_bytes,
+        "overhead": plan.overhead,
+        "fallback_overhead": plan.fallback_overhead,
+        "inverted": plan.inverted,
+        "max_overhead": None if max_overhead is None else str(max_overhead),  # JSON has no infinity
+        "max_bytes": max_bytes,
+        "table": str(plan),
+    }
+
+
+def write_json(values: dict[str, Any], path: Path) -> None:
+    """Write `values` to `path`; an infinity or NaN is a mistake of ours and raises `ValueError`."""
+    path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", "utf-8")
+
+
+def gather_runs(root: Path) -> dict[str, dict[str, Any]]:
+    """Return variant name -> results of every variant finished under `root`, in the table's order."""
+    files = {name: root / name / RESULTS_FILE for name in VARIANTS}
+    return {name: json.loads(file.read_text("utf-8")) for name, file in files.items() if file.is_file()}
+
+
+def gather_results(root: Path, latest: dict[str, Any]) -> dict[str, Any]:
+    """Return the contents of the root results.json; the model's facts are those of the `latest` run."""
+    slug = latest["model_slug"]
+    return {
+        "model_name": f"BWSK {slug}",
+        "slug": slug,
+        "hf_id": None,
+        "arch_family": "transformer",
+        "arch_type": "masked_lm",
+        "params_m": latest["parameters"] / 1e6,
+        "s_ratio": latest["parallelism_ratio"],
+        "k_ratio": latest["erasure_budget"],
+        "runs": list(gather_runs(root).values()),
+        "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _device_peak_mb() -> float | None:
+    memory = jax.local_devices()[0].memory_stats()
+    return memory["peak_bytes_in_use"] / 1e6 if memory else None
+
+
+def _versions() -> dict[str, str | None]:
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # run from a checkout
+            versions[package] = None
+    return versions | {"device": jax.local_devices()[0].device_kind}

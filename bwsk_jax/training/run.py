@@ -1,0 +1,118 @@
+"""One run: compile, train, test, export, report. The table of contents of training."""
+
+import shlex
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from bwsk_jax import bert
+from bwsk_jax.training.card import loading_snippet, write_model_card
+from bwsk_jax.training.evaluation import make_window_loss, pseudo_perplexity
+from bwsk_jax.training.loop import History, fit
+from bwsk_jax.training.optimizer import make_optimizer
+from bwsk_jax.training.plot import plot_loss
+from bwsk_jax.training.progress import Progress, duration
+from bwsk_jax.training.results import (
+    RESULTS_FILE,
+    gather_results,
+    plan_results,
+    training_results,
+    write_json,
+)
+from bwsk_jax.training.setup import Setup
+from bwsk_jax.training.step import compiled_peak_bytes, initial_state, make_train_step
+
+
+def run(setup: Setup) -> dict[str, Any]:
+    """Train `setup`'s variant, export its best parameters and return its training results.
+
+    The variant's folder holds the best parameters so far, loadable, from the first validation on; its
+    training_results.json appears when all is done.
+    """
+    started = time.perf_counter()
+    setup.folder.mkdir(parents=True, exist_ok=True)
+    (setup.folder / RESULTS_FILE).unlink(missing_ok=True)
+    bert.save_tokenizer(setup.tokenizer, setup.folder)
+
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(setup.params))
+    history, peak_bytes = _train(setup)
+    _, best_params = bert.load_pretrained(setup.folder)
+    test_metric = _evaluator(setup)(best_params, setup.test)
+
+    tokens_per_step = setup.recipe.grad_accum * setup.recipe.batch_size * setup.recipe.seq_len
+    limits = {"max_overhead": setup.options.max_overhead, "max_bytes": setup.options.max_bytes}
+    results = training_results(
+        model_slug=setup.model_slug,
+        variant=setup.variant,
+        history=history,
+        test_metric=test_metric,
+        unigram_perplexity=setup.unigram_perplexity,
+        wall_time_s=time.perf_counter() - started,
+        compiled_peak_bytes=peak_bytes,
+        tokens_per_step=tokens_per_step,
+        plan=None if setup.plan is None else plan_results(setup.plan, **limits),
+        parameters=parameters,
+        settings=setup.settings,
+        command=shlex.join(["python", "-m", "bwsk_jax.train", *sys.argv[1:]]),
+    )
+    plot_loss(history, setup.unigram_perplexity, setup.variant.name, setup.folder / "loss.png")
+    write_json(results, setup.folder / RESULTS_FILE)
+    write_json(gather_results(setup.root, results), setup.root / "results.json")
+    write_model_card(setup.root)
+    return results
+
+
+def _train(setup: Setup) -> tuple[History, int]:
+    recipe = setup.recipe
+    optimizer = make_optimizer(setup.peak_lr, setup.total_steps)
+    state = initial_state(setup.params, optimizer)
+    tokens_abt = jax.ShapeDtypeStruct((recipe.grad_accum, recipe.batch_size, recipe.seq_len), np.int32)
+    key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))
+    train_step = make_train_step(
+        setup.config, optimizer, setup.tokenizer.mask_token_id, dtype=setup.dtype, scan=setup.scan
+    )
+    compiled = train_step.lower(state, tokens_abt, key).compile()
+    evaluate = _evaluator(setup)
+    history = fit(
+        compiled,
+        state,
+        setup.train_windows,
+        recipe,
+        total_steps=setup.total_steps,
+        seed=setup.options.seed,
+        validate=lambda state: evaluate(state.params, setup.validation),
+        keep=lambda state: bert.save_pretrained(setup.folder, setup.config, state.params),
+        progress=Progress(setup.total_steps, tokens_abt.size),
+    )
+    return history, compiled_peak_bytes(compiled)
+
+
+def _evaluator(setup: Setup):
+    window_loss = make_window_loss(setup.config, setup.tokenizer.mask_token_id, dtype=setup.dtype)
+    return lambda params, held_out: pseudo_perplexity(window_loss, params, held_out, setup.recipe.batch_size)
+
+
+def print_summary(setup: Setup, results: dict[str, Any]) -> None:
+    """Print the closing table and how to load what was exported."""
+    rows = {
+        "validation pseudo-perplexity": f"{results['best_val_metric']:.2f}",
+        "test pseudo-perplexity": f"{results['test_metric']:.2f}",
+        "unigram perplexity": f"{results['unigram_perplexity']:.2f}",
+        "steps": f"{results['total_steps']}{' (stopped early)' if results['early_stopped'] else ''}",
+        "step time": f"{results['step_time_ms']:.1f} ms",
+        "throughput": f"{results['tokens_per_s']:,.0f} tokens/s",
+        "compiled peak": f"{results['compiled_peak_mb']:.1f} MB",
+        "wall time": duration(results["wall_time_s"]),
+    }
+    if results["plan"]:
+        plan = results["plan"]
+        rows["saved per layer"] = f"{plan['saved_bytes']:,} of {plan['residual_bytes']:,} bytes"
+        rows["recomputation"] = f"{plan['overhead']:.2%} of a step, {plan['inverted']} inverses"
+    width = max(map(len, rows))
+    print(f"\n{setup.variant.name}, {setup.model_slug}, exported to {setup.folder}")
+    for name, value in rows.items():
+        print(f"  {name:<{width}}  {value}")
+    print(f"\n{loading_snippet(str(setup.root), setup.variant.name)}")

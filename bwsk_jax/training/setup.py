@@ -1,0 +1,244 @@
+"""From flags to everything a run needs, checked, before anything is written."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bwsk_jax import bert
+from bwsk_jax.training.corpus import DatasetError, load_corpus
+from bwsk_jax.training.evaluation import EvaluationSet, evaluation_set, unigram_perplexity
+from bwsk_jax.training.loop import steps_per_epoch
+from bwsk_jax.training.options import Options
+from bwsk_jax.training.recipe import RECIPES, Recipe
+from bwsk_jax.training.windows import cut_windows, tokenize
+from bwsk_jax.variants import Variant, find_variant
+
+DTYPES = {"float32": jnp.float32, "bf16": jnp.bfloat16}
+POSITIVE = (
+    "seq_len",
+    "batch_size",
+    "grad_accum",
+    "epochs",
+    "max_steps",
+    "lr",
+    "max_bytes",
+)
+NOT_NEGATIVE = ("max_overhead", "seed")
+
+
+class SettingError(ValueError):
+    """Flags that contradict each other, the model or the file system."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run that can start: `params` are its first parameters, `plan` that of one encoder layer."""
+
+    options: Options
+    variant: Variant
+    recipe: Recipe
+    peak_lr: float
+    total_steps: int
+    config: bert.BertConfig
+    params: Any
+    tokenizer: Any
+    train_windows: np.ndarray
+    validation: EvaluationSet
+    test: EvaluationSet
+    unigram_perplexity: float
+    dtype: Any
+    scan: Callable
+    plan: Any | None
+
+    @property
+    def root(self) -> Path:
+        """The folder that gathers the variants."""
+        return Path(self.options.out)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this variant."""
+        return self.root / self.variant.name
+
+    @property
+    def model_slug(self) -> str:
+        """The model's short name, as in the results."""
+        return f"bert-{self.options.preset}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Flags and recipe as resolved, for the results."""
+        return {
+            "preset": self.options.preset,
+            "dataset": self.options.dataset,
+            "tokenizer": self.options.tokenizer,
+            "init": self.options.init,
+            "seq_len": self.recipe.seq_len,
+            "batch_size": self.recipe.batch_size,
+            "grad_accum": self.recipe.grad_accum,
+            "epochs": self.recipe.epochs,
+            "planned_steps": self.total_steps,
+            "lr": self.peak_lr,
+            "dropout": self.config.hidden_dropout_prob,
+            "precision": self.options.precision,
+            "seed": self.options.seed,
+        }
+
+
+def prepare(options: Options) -> Setup:
+    """Resolve `options` into a `Setup`. Writes nothing.
+
+    Raises `UnknownVariantError`, `SettingError`, `DatasetError` or an error of `bwsk_jax.bert` or the
+    planner, each with a message for the user.
+    """
+    variant = find_variant(options.variant)
+    _check(options, variant)
+    recipe = _resolve(RECIPES[options.preset], options)
+    corpus = load_corpus(options.dataset)
+    tokenizer = _tokenizer(options, corpus.train)
+    config, params = _model(options, recipe, variant, tokenizer)
+    if recipe.seq_len > config.max_position_embeddings:
+        raise SettingError(
+            f"--seq-len {recipe.seq_len} is beyond the model's {config.max_position_embeddings} positions"
+        )
+
+    tokens = {split: tokenize(tokenizer, text) for split, text in dataclasses.asdict(corpus).items()}
+    train_windows = cut_windows(tokens["train"], recipe.seq_len, recipe.seq_len, split="train")
+    stride = max(1, recipe.seq_len // 2)
+    validation, test = (
+        evaluation_set(cut_windows(tokens[split], recipe.seq_len, stride, split=split))
+        for split in ("validation", "test")
+    )
+    epoch_steps = steps_per_epoch(len(train_windows), recipe)
+    if epoch_steps == 0:
+        raise DatasetError(
+            f"the train text has {len(train_windows)} windows of {recipe.seq_len} tokens, fewer than "
+            f"one step of --batch-size {recipe.batch_size} x --grad-accum {recipe.grad_accum}"
+        )
+    total_steps = epoch_steps * recipe.epochs
+    dtype = DTYPES[options.precision]
+    return Setup(
+        options=options,
+        variant=variant,
+        recipe=recipe,
+        peak_lr=options.lr or (recipe.finetune_lr if variant.experiment == "finetune" else recipe.scratch_lr),
+        total_steps=min(total_steps, options.max_steps or total_steps),
+        config=config,
+        params=params,
+        tokenizer=tokenizer,
+        train_windows=train_windows,
+        validation=validation,
+        test=test,
+        unigram_perplexity=unigram_perplexity(tokens["train"], validation, config.vocab_size),
+        dtype=dtype,
+        scan=_scan(options, variant),
+        plan=_plan(options, variant, recipe, config, params, dtype),
+    )
+
+
+def _check(options: Options, variant: Variant) -> None:
+    for name in POSITIVE:
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            raise SettingError(f"--{name.replace('_', '-')} {value} must be positive")
+    for name in NOT_NEGATIVE:
+        value = getattr(options, name)
+        if value is not None and not value >= 0:
+            raise SettingError(f"--{name.replace('_', '-')} {value} must not be negative")
+    limits = [name for name in ("max_overhead", "max_bytes") if getattr(options, name) is not None]
+    if len(limits) == 2:
+        raise SettingError("--max-overhead and --max-bytes are both given: give at most one limit")
+    if limits and not variant.plans:
+        raise SettingError(f"--{limits[0].replace('_', '-')} limits a plan, and {variant.name} has none")
+    if variant.experiment == "finetune" and options.init is None:
+        raise SettingError(f"{variant.name} needs --init, a Hugging Face BERT folder to start from")
+    if variant.experiment == "scratch" and options.init is not None:
+        raise SettingError(
+            f"{variant.name} starts from random parameters: drop --init, or use a finetune variant"
+        )
+    if options.init is not None and not Path(options.init).is_dir():
+        raise SettingError(f"--init {options.init}: no such folder")
+    if options.tokenizer is not None and not Path(options.tokenizer).exists():
+        raise SettingError(f"--tokenizer {options.tokenizer}: no such folder or vocab.txt")
+    root = Path(options.out)
+    if root.exists() and not root.is_dir():
+        raise SettingError(f"--out {root} is a file, and has to be a folder")
+    card = root / "README.md"
+    if card.is_file() and not card.read_text("utf-8").startswith("---\n"):
+        raise SettingError(f"--out {root}: its README.md is no model card and would be overwritten")
+
+
+def _resolve(recipe: Recipe, options: Options) -> Recipe:
+    given = {
+        name: value
+        for name in ("seq_len", "batch_size", "grad_accum", "epochs")
+        if (value := getattr(options, name)) is not None
+    }
+    return dataclasses.replace(recipe, **given)
+
+
+def _tokenizer(options: Options, train_text: str):
+    path = options.tokenizer or options.init
+    if path is not None:
+        tokenizer = bert.load_tokenizer(Path(path))
+    else:
+        preset = bert.PRESETS[options.preset]
+        tokenizer = bert.train_tokenizer(train_text.splitlines(), vocab_size=preset.vocab_size)
+        tokenizer.model_max_length = preset.max_position_embeddings
+    if tokenizer.mask_token_id is None:
+        raise SettingError(f"the tokenizer in {path} has no mask token")
+    return tokenizer
+
+
+def _model(options: Options, recipe: Recipe, variant: Variant, tokenizer) -> tuple[bert.BertConfig, Any]:
+    if variant.experiment == "finetune":
+        config, params = bert.load_pretrained(Path(options.init))
+        if len(tokenizer) > config.vocab_size:
+            raise SettingError(
+                f"the tokenizer has {len(tokenizer)} pieces, but the model in {options.init} has "
+                f"{config.vocab_size}"
+            )
+        return config, params
+    config = dataclasses.replace(
+        bert.PRESETS[options.preset],
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        hidden_dropout_prob=recipe.dropout,
+        attention_probs_dropout_prob=recipe.dropout,
+    )
+    init_params = jax.jit(bert.init_params, static_argnums=0)
+    return config, init_params(config, jax.random.key(options.seed))
+
+
+def _scan(options: Options, variant: Variant) -> Callable:
+    if not variant.inverts:
+        return jax.lax.scan
+    import bwsk_jax
+
+    return functools.partial(
+        bwsk_jax.reversible_scan, max_overhead=options.max_overhead, max_bytes=options.max_bytes
+    )
+
+
+def _plan(options: Options, variant: Variant, recipe: Recipe, config: bert.BertConfig, params, dtype):
+    if not variant.plans:
+        return None
+    import bwsk_jax
+
+    hidden_bth = jax.ShapeDtypeStruct((recipe.batch_size, recipe.seq_len, config.hidden_size), dtype)
+    layer = jax.tree.map(lambda stack: jax.ShapeDtypeStruct(stack.shape[1:], stack.dtype), params["layers"])
+    key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))
+    return bwsk_jax.plan_scan(
+        bert.layer_body(config, dtype=dtype, train=True),
+        hidden_bth,
+        (layer, key),
+        max_overhead=options.max_overhead,
+        max_bytes=options.max_bytes,
+    )

@@ -1,0 +1,92 @@
+"""One optimizer step as one jitted call that updates its state in place.
+
+Axes: A accumulated micro-batches, B windows per micro-batch, T positions, M masked positions per window.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bwsk_jax import bert
+from bwsk_jax.training.masking import draw_positions
+from bwsk_jax.training.objective import masked_lm_loss
+
+
+class TrainState(NamedTuple):
+    """What a step reads and replaces. `step` counts optimizer steps that were taken."""
+
+    params: Any
+    optimizer_state: Any
+    step: jax.Array
+
+
+def initial_state(params, optimizer: optax.GradientTransformation) -> TrainState:
+    """Return the state before the first step. It takes `params` over: the first step donates them."""
+    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+
+def make_train_step(
+    config: bert.BertConfig,
+    optimizer: optax.GradientTransformation,
+    mask_id: int,
+    *,
+    dtype=jnp.float32,
+    scan: Callable = jax.lax.scan,
+) -> Callable:
+    """Return jitted `train_step(state, tokens_abt, key) -> (state, loss)`; `state` is donated.
+
+    Masks and dropout are drawn inside from `fold_in(key, state.step)`, so the same `key` serves every step.
+    The masks do not depend on how the A x B windows are divided into micro-batches: with dropout off, A
+    micro-batches of B give the update of one micro-batch of A x B. `loss` is the mean over the windows.
+    """
+
+    def micro_loss(params, tokens_bt, positions_bm, dropout_key):
+        losses_b = masked_lm_loss(
+            config, params, tokens_bt, positions_bm, mask_id, dropout_key=dropout_key, dtype=dtype, scan=scan
+        )
+        return losses_b.mean()
+
+    loss_and_gradient = jax.value_and_grad(micro_loss)
+
+    def mean_loss_and_gradient(params, tokens_abt, positions_abm, dropout_key):
+        micro_batches = tokens_abt.shape[0]
+        if micro_batches == 1:  # a scan would hold a second gradient beside the accumulated one
+            return loss_and_gradient(params, tokens_abt[0], positions_abm[0], dropout_key)
+
+        def accumulate(total, micro_batch):
+            return jax.tree.map(jnp.add, total, loss_and_gradient(params, *micro_batch)), None
+
+        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+        keys_a = jax.random.split(dropout_key, micro_batches)
+        total, _ = jax.lax.scan(accumulate, zero, (tokens_abt, positions_abm, keys_a))
+        return jax.tree.map(lambda value: value / micro_batches, total)
+
+    def train_step(state, tokens_abt, key):
+        mask_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+        micro_batches, windows, seq_len = tokens_abt.shape
+        positions = draw_positions(mask_key, micro_batches * windows, seq_len)
+        loss, gradient = mean_loss_and_gradient(
+            state.params, tokens_abt, positions.reshape(micro_batches, windows, -1), dropout_key
+        )
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(params, optimizer_state, state.step + 1), loss
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def compiled_peak_bytes(compiled: jax.stages.Compiled) -> int:
+    """Return arguments + outputs + temporaries - aliased bytes of a compiled call.
+
+    Deterministic and defined on every platform, unlike a run-time peak.
+    """
+    memory = compiled.memory_analysis()
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )

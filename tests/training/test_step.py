@@ -1,0 +1,72 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import CONFIG, MASK_ID, WITHOUT_DROPOUT, params, tokens
+
+import bwsk_jax
+from bwsk_jax.training.optimizer import make_optimizer
+from bwsk_jax.training.step import compiled_peak_bytes, initial_state, make_train_step
+
+KEY = jax.random.key(7, impl="rbg")
+
+
+def take_steps(config, batches, *, optimizer=None, **options):
+    optimizer = optimizer or make_optimizer(1e-3, 10)
+    step = make_train_step(config, optimizer, MASK_ID, **options)
+    state = initial_state(params(), optimizer)
+    losses = []
+    for batch in batches:
+        state, loss = step(state, batch, KEY)
+        losses.append(float(loss))
+    return state, losses
+
+
+def test_accumulated_micro_batches_equal_one_big_batch():
+    batch = tokens(4, 3, 16)
+    optimizer = optax.sgd(1.0)
+    accumulated, loss = take_steps(WITHOUT_DROPOUT, [batch], optimizer=optimizer)
+    at_once, big_loss = take_steps(WITHOUT_DROPOUT, [batch.reshape(1, 12, 16)], optimizer=optimizer)
+    np.testing.assert_allclose(loss, big_loss, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), accumulated.params, at_once.params)
+
+
+def test_masks_and_dropout_change_with_the_step_and_are_reproducible():
+    batches = [tokens(1, 3, 16)] * 3
+    frozen = optax.set_to_zero()
+    _, losses = take_steps(CONFIG, batches, optimizer=frozen)
+    assert len(set(losses)) == 3
+    assert take_steps(CONFIG, batches, optimizer=frozen)[1] == losses
+
+
+def test_training_lowers_the_loss():
+    batches = [tokens(1, 8, 16) % 3 + 5] * 60
+    _, losses = take_steps(CONFIG, batches, optimizer=make_optimizer(3e-2, 60))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_state_is_updated_in_place_and_parameters_stay_float32():
+    optimizer = make_optimizer(1e-3, 10)
+    step = make_train_step(CONFIG, optimizer, MASK_ID, dtype=jnp.bfloat16)
+    state = initial_state(params(), optimizer)
+    compiled = step.lower(state, tokens(1, 3, 16), KEY).compile()
+    memory = compiled.memory_analysis()
+    state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    assert memory.alias_size_in_bytes >= state_bytes
+    assert compiled_peak_bytes(compiled) < memory.temp_size_in_bytes + state_bytes + 10_000
+
+    new_state, loss = compiled(state, tokens(1, 3, 16), KEY)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+    assert loss.dtype == jnp.float32
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(new_state.params))
+    assert int(new_state.step) == 1
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_reversible_scan_takes_the_same_steps(micro_batches):
+    batches = [tokens(micro_batches, 3, 16, seed=seed) for seed in range(5)]
+    plain_state, plain = take_steps(CONFIG, batches)
+    state, losses = take_steps(CONFIG, batches, scan=bwsk_jax.reversible_scan)
+    np.testing.assert_allclose(losses, plain, rtol=1e-5)
+    assert jax.tree.structure(state) == jax.tree.structure(plain_state)

@@ -1,0 +1,219 @@
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import bwsk_jax
+from bwsk_jax import bert
+from bwsk_jax.train import main
+from bwsk_jax.training.options import Options
+from bwsk_jax.training.setup import prepare
+from bwsk_jax.variants import VARIANTS
+
+REFERENCE_KEYS = [
+    *("model_slug", "experiment", "mode", "final_train_loss", "best_val_metric", "test_metric"),
+    *("metric_name", "epochs_completed", "total_steps", "early_stopped", "wall_time_s", "peak_memory_mb"),
+    *("loss_curve", "val_curve", "nan_count", "erasure_budget", "parallelism_ratio"),
+]
+OWN_KEYS = {
+    *("unigram_perplexity", "compiled_peak_mb", "step_time_ms", "tokens_per_s", "plan", "versions", "command")
+}
+ROOT_KEYS = [
+    *("model_name", "slug", "hf_id", "arch_family", "arch_type"),
+    *("params_m", "s_ratio", "k_ratio", "runs", "timestamp"),
+]
+WORDS = ("the", "layer", "inverts", "what", "it", "can", "and", "saves", "memory", "stays", "small")
+
+
+@pytest.fixture(scope="module")
+def text_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    generator = np.random.default_rng(0)
+    for split, lines in (("train", 200), ("valid", 20), ("test", 20)):
+        text = "\n".join(" ".join(generator.choice(WORDS, 12)) for _ in range(lines))
+        (folder / f"{split}.txt").write_text(text, "utf-8")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def finished(text_folder, tmp_path_factory):
+    """Three scratch runs of 4 steps in one output folder, and a fine-tuning run from one of them."""
+    out = tmp_path_factory.mktemp("runs")
+    flags = ["--dataset", text_folder, "--out", str(out), "--seq-len", "16", "--batch-size", "4"]
+    flags += ["--max-steps", "4", "--lr", "1e-2"]
+    for mode in ("conventional", "analyzed", "reversible"):
+        main(["--variant", f"scratch-{mode}", *flags])
+    init = str(out / "scratch-conventional")
+    main(["--variant", "finetune-bwsk-reversible", "--init", init, "--precision", "bf16", *flags])
+    return out
+
+
+def results(finished, variant):
+    return json.loads((finished / variant / "training_results.json").read_text())
+
+
+def test_results_have_the_reference_keys_and_ours(finished):
+    for variant in ("scratch-conventional", "scratch-analyzed", "scratch-reversible", "finetune-reversible"):
+        found = results(finished, variant)
+        assert list(found)[: len(REFERENCE_KEYS)] == REFERENCE_KEYS
+        assert set(found) >= OWN_KEYS
+        assert found["mode"] == VARIANTS[variant].mode
+        assert found["total_steps"] == len(found["loss_curve"]) == 4
+        assert found["best_val_metric"] == min(value for _, value in found["val_curve"])
+        assert found["compiled_peak_mb"] > 0 and found["tokens_per_s"] > 0
+        assert (found["plan"] is None) == (variant == "scratch-conventional")
+    plan = results(finished, "scratch-reversible")["plan"]
+    assert 0 < plan["saved_bytes"] < plan["residual_bytes"] and plan["table"]
+
+
+def test_analyzed_is_conventional_bit_for_bit(finished):
+    conventional, analyzed = (results(finished, f"scratch-{mode}") for mode in ("conventional", "analyzed"))
+    for curve in ("loss_curve", "val_curve"):
+        assert conventional[curve] == analyzed[curve]
+    weights = [
+        (finished / f"scratch-{mode}" / "model.safetensors").read_bytes()
+        for mode in ("conventional", "analyzed")
+    ]
+    assert weights[0] == weights[1]
+
+
+def test_reversible_follows_conventional(finished):
+    conventional, reversible = (
+        results(finished, f"scratch-{mode}") for mode in ("conventional", "reversible")
+    )
+    for curve in ("loss_curve", "val_curve"):
+        np.testing.assert_allclose(reversible[curve], conventional[curve], rtol=1e-3)
+
+
+def test_all_modes_have_one_parameter_tree(text_folder):
+    trees = set()
+    for mode in ("conventional", "analyzed", "reversible"):
+        setup = prepare(Options(variant=f"scratch-{mode}", dataset=text_folder, seq_len=16))
+        trees.add(str(jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), setup.params)))
+    assert len(trees) == 1
+
+
+def test_transformers_loads_the_export(finished):
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    for variant in ("scratch-reversible", "finetune-reversible"):
+        model, info = AutoModelForMaskedLM.from_pretrained(
+            finished, subfolder=variant, output_loading_info=True
+        )
+        assert not any(info.values())
+        tokenizer = AutoTokenizer.from_pretrained(finished, subfolder=variant)
+        assert len(tokenizer) == model.config.vocab_size
+
+        ids = tokenizer("memory stays [MASK]", return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            expected = model.eval()(ids).logits.numpy()
+        config, params = bert.load_pretrained(finished / variant)
+        np.testing.assert_allclose(bert.forward(config, params, ids.numpy()), expected, atol=2e-5)
+
+
+def test_root_gathers_the_variants(finished):
+    root = json.loads((finished / "results.json").read_text())
+    assert list(root) == ROOT_KEYS
+    assert [(run["experiment"], run["mode"]) for run in root["runs"]] == [
+        ("finetune", "bwsk_reversible"),
+        ("scratch", "conventional"),
+        ("scratch", "bwsk_analyzed"),
+        ("scratch", "bwsk_reversible"),
+    ]
+    card = (finished / "README.md").read_text()
+    assert card.startswith("---\n") and "## Fine-tune" in card and "## From scratch" in card
+    assert "Memory saved by *reversible* against *conventional*" in card
+    assert (finished / "scratch-reversible" / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_closing_table_is_followed_by_the_loading_code(text_folder, tmp_path, capsys):
+    flags = ["--dataset", text_folder, "--seq-len", "16", "--batch-size", "4", "--max-steps", "1"]
+    main(["--variant", "scratch-conventional", "--out", str(tmp_path), *flags])
+    output = capsys.readouterr().out
+    assert "step 1/1  loss " in output
+    assert "validation pseudo-perplexity" in output
+    *_, imports, load = output.splitlines()
+    assert imports == "from transformers import AutoModelForMaskedLM, AutoTokenizer"
+    assert f"from_pretrained('{tmp_path}', subfolder='scratch-conventional')" in load
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--variant scratch-reversable", "did you mean 'scratch-reversible'"),
+        ("--dataset {tmp}/absent", "no such folder"),
+        ("--dataset {tmp}", "train.txt, valid.txt, test.txt missing"),
+        ("--variant finetune-conventional", "needs --init"),
+        ("--variant finetune-conventional --init {tmp}/absent", "--init {tmp}/absent: no such folder"),
+        ("--variant finetune-conventional --init {tmp}", "{tmp}"),
+        ("--init {tmp}", "scratch-conventional starts from random parameters"),
+        ("--tokenizer {tmp}/vocab.txt", "--tokenizer {tmp}/vocab.txt: no such"),
+        ("--tokenizer {tmp}", "{tmp}"),
+        ("--max-overhead 0.1 --max-bytes 10", "both given"),
+        ("--max-bytes 10", "scratch-conventional has none"),
+        ("--variant scratch-reversible --max-bytes 1", "bytes"),
+        ("--seq-len 4000", "128 positions"),
+        ("--seq-len 128 --dataset {short}", "fewer than one window of 128"),
+        ("--batch-size 9999", "fewer than one step of --batch-size 9999"),
+        ("--batch-size 0", "--batch-size 0 must be positive"),
+        ("--lr -1", "--lr -1.0 must be positive"),
+        ("--out {file}", "is a file"),
+        ("--out {project}", "is no model card"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_write_nothing(flags, message, text_folder, tmp_path, capsys):
+    short = tmp_path / "short"
+    short.mkdir()
+    for split in ("train", "valid", "test"):
+        (short / f"{split}.txt").write_text("too short")
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "README.md").write_text("# A project")
+    (tmp_path / "file").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    places = {"tmp": tmp_path, "short": short, "project": project, "file": tmp_path / "file"}
+
+    defaults = ["--variant", "scratch-conventional", "--dataset", text_folder, "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as ended:
+        main([*defaults, *flags.format(**places).split()])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and message.format(**places) in line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_vocabulary_larger_than_the_model_is_refused(finished, text_folder, tmp_path, capsys):
+    init = finished / "scratch-conventional"
+    config, _ = bert.load_pretrained(init)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(config.vocab_size))]
+    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
+    flags = f"--variant finetune-conventional --init {init} --tokenizer {tmp_path}/vocab.txt"
+    with pytest.raises(SystemExit) as ended:
+        main([*flags.split(), "--dataset", text_folder, "--out", str(tmp_path / "out")])
+    assert ended.value.code == 2
+    assert "the tokenizer has" in capsys.readouterr().err
+
+
+def test_help_imports_nothing_slow():
+    code = (
+        "import sys; from bwsk_jax.train import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "slow = {'transformers', 'tokenizers', 'datasets', 'orbax', 'matplotlib', 'huggingface_hub'}\n"
+        "assert not slow & set(sys.modules), slow & set(sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert "--max-overhead" in ran.stdout
+
+
+def test_reversible_scan_gets_the_limits(text_folder):
+    setup = prepare(
+        Options(variant="scratch-reversible", dataset=text_folder, seq_len=16, max_overhead=float("inf"))
+    )
+    assert setup.scan.func is bwsk_jax.reversible_scan
+    assert setup.scan.keywords == {"max_overhead": float("inf"), "max_bytes": None}
