@@ -14,6 +14,7 @@ V vocabulary, L layers.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -235,6 +236,7 @@ class MaskedLMHead(nn.Module):
 # --- the function -------------------------------------------------------------------------------------------
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def init_params(config: BertConfig, key: jax.Array) -> Params:
     """Draw fresh float32 parameters: kernels and tables from N(0, initializer_range), as BERT does.
 
@@ -266,7 +268,7 @@ def layer_body(
     nothing. The mask is closed over, so a scan hoists it. ``key`` is ignored, and may be None, unless
     ``train``.
 
-    >>> config = BertConfig(vocab_size=64, hidden_size=8, num_attention_heads=2, intermediate_size=16)
+    >>> config = BertConfig(64, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
     >>> body = layer_body(config, dtype=jnp.float32, train=False)
     >>> first = jax.tree.map(lambda x: x[0], init_params(config, jax.random.key(0))["layers"])
     >>> body(jnp.ones((1, 5, 8)), (first, None))[0].shape
@@ -310,7 +312,7 @@ def encode(
         BertInputError: ids of another rank or type, more positions than the model has, other shapes of
             mask or token types.
 
-    >>> config = BertConfig(vocab_size=64, hidden_size=8, num_attention_heads=2, intermediate_size=16)
+    >>> config = BertConfig(64, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
     >>> params = init_params(config, jax.random.key(0))
     >>> encode(config, params, jnp.ones((2, 5), jnp.int32), dropout_key=jax.random.key(1)).shape
     (2, 5, 8)
@@ -337,7 +339,7 @@ def predict(config: BertConfig, params: Params, hidden: jax.Array) -> jax.Array:
 
     Computes in the type of ``hidden``; the product with the word embedding accumulates in float32.
 
-    >>> config = BertConfig(vocab_size=64, hidden_size=8, num_attention_heads=2)
+    >>> config = BertConfig(64, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
     >>> predict(config, init_params(config, jax.random.key(0)), jnp.ones((7, 8))).shape
     (7, 64)
     """
@@ -358,7 +360,7 @@ def forward(
 
     Arguments and errors are those of ``encode``.
 
-    >>> config = BertConfig(vocab_size=64, hidden_size=8, num_attention_heads=2, intermediate_size=16)
+    >>> config = BertConfig(64, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
     >>> forward(config, init_params(config, jax.random.key(0)), jnp.ones((2, 5), jnp.int32)).shape
     (2, 5, 64)
     """
