@@ -44,17 +44,18 @@ class Dropout(nn.Module):
     """
 
     rate: float
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Drop elements of ``x`` by the bits of the ``dropout`` stream."""
+        """Drop elements of ``x`` by the bits of the ``dropout`` stream; return ``dtype``."""
         threshold = min(round(self.rate * 2**16), 2**16 - 1)
         if threshold == 0:
-            return x
+            return x.astype(self.dtype)
         kept = _random_halfwords(self.make_rng("dropout"), x.shape) >= jnp.uint16(threshold)
-        # In float32: the scale rounded to bfloat16 would bias every dropout the same way.
-        scaled = (x.astype(jnp.float32) * (2**16 / (2**16 - threshold))).astype(x.dtype)
-        return jax.lax.select(kept, scaled, jnp.zeros_like(x))
+        # Scale in float32: rounded to bfloat16, the factor would bias every dropout the same way.
+        scaled = (x.astype(jnp.float32) * (2**16 / (2**16 - threshold))).astype(self.dtype)
+        return jax.lax.select(kept, scaled, jnp.zeros_like(scaled))
 
 
 def _random_halfwords(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -148,7 +149,8 @@ class Embeddings(nn.Module):
             + embed(config.max_position_embeddings, "position")(positions_1t)
         )
         hidden_bth = _layer_norm(config, self.dtype)(hidden_bth)
-        return Dropout(config.hidden_dropout_prob if self.train else 0.0, name="dropout")(hidden_bth)
+        rate = config.hidden_dropout_prob if self.train else 0.0
+        return Dropout(rate, self.dtype, name="dropout")(hidden_bth)
 
 
 class Attention(nn.Module):
@@ -175,12 +177,13 @@ class Attention(nn.Module):
         scores_bnts = scores_bnts * config.head_size**-0.5
         if mask_b11s is not None:
             scores_bnts = scores_bnts + mask_b11s
-        probs_bnts = jax.nn.softmax(scores_bnts, axis=-1).astype(self.dtype)
-        probs_bnts = Dropout(rates[0], name="dropout")(probs_bnts)
+        # The dropout narrows: casting before it would put a float32 copy of the scores' size in memory.
+        probs_bnts = jax.nn.softmax(scores_bnts, axis=-1)
+        probs_bnts = Dropout(rates[0], self.dtype, name="dropout")(probs_bnts)
         context_bth = jnp.einsum("bnts,bsnd->btnd", probs_bnts, v_bsnd).reshape(hidden_bth.shape)
 
         output_bth = _dense(config, config.hidden_size, self.dtype, "output")(context_bth)
-        output_bth = Dropout(rates[1], name="output_dropout")(output_bth)
+        output_bth = Dropout(rates[1], self.dtype, name="output_dropout")(output_bth)
         return _layer_norm(config, self.dtype)(hidden_bth + output_bth)
 
 
@@ -199,7 +202,7 @@ class FeedForward(nn.Module):
         x_btf = Activation(config.hidden_act, name="activation")(x_btf)
         output_bth = _dense(config, config.hidden_size, self.dtype, "down")(x_btf)
         rate = config.hidden_dropout_prob if self.train else 0.0
-        output_bth = Dropout(rate, name="dropout")(output_bth)
+        output_bth = Dropout(rate, self.dtype, name="dropout")(output_bth)
         return _layer_norm(config, self.dtype)(hidden_bth + output_bth)
 
 

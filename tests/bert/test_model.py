@@ -152,7 +152,7 @@ def test_no_dropout_rate_is_no_dropout(tiny):
 def test_dropout_statistics(rate, dtype, width):
     rows = 400_000 // width
     x = jnp.ones((rows, width), dtype)
-    y = np.asarray(Dropout(rate).apply({}, x, rngs={"dropout": jax.random.key(0)}), np.float32)
+    y = np.asarray(Dropout(rate, dtype).apply({}, x, rngs={"dropout": jax.random.key(0)}), np.float32)
     deviation = (rate * (1 - rate) / x.size) ** 0.5
     assert abs((y == 0).mean() - rate) < 5 * deviation + 2**-16
     np.testing.assert_allclose(y[y != 0], 1 / (1 - rate), rtol=2**-8 if dtype == jnp.bfloat16 else 2e-4)
