@@ -10,8 +10,29 @@ import pytest
 from bert_models import TINY, tokens, torch_model
 from safetensors.numpy import load_file, save_file
 
-from bwsk_jax.bert import BertConfigError, CheckpointError, forward, load_pretrained, save_pretrained
+from bwsk_jax.bert import (
+    BertConfigError,
+    CheckpointError,
+    forward,
+    init_params,
+    load_pretrained,
+    save_pretrained,
+)
 from bwsk_jax.bert.huggingface import export_tensors, import_tensors
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return TINY, init_params(TINY, jax.random.key(3))
+
+
+@pytest.fixture(scope="module")
+def exported_by_transformers(tmp_path_factory):
+    """The tiny model of transformers and the folder that it saved itself to."""
+    folder = tmp_path_factory.mktemp("transformers")
+    model = torch_model(TINY)
+    model.save_pretrained(folder)
+    return model, folder
 
 
 @pytest.fixture

@@ -49,6 +49,11 @@ def assert_same_logits(config, model, shape, masked, typed, seed=0):
 
 
 @pytest.fixture(scope="module")
+def tiny():
+    return TINY, init_params(TINY, jax.random.key(3))
+
+
+@pytest.fixture(scope="module")
 def tiny_model():
     return torch_model(TINY)
 
