@@ -448,6 +448,6 @@ def _least(problem: Problem, limit: Limit) -> Plan:
     least = solve(problem, Limit(max_overhead=math.inf))
     if limit.max_bytes is None or least.saved_bytes > limit.max_bytes:
         raise PlanError(
-            f"{limit} is below the least possible: {least.saved_bytes:,} bytes, with {least.overhead:.1%} recomputation"
+            f"max_bytes={limit.max_bytes:,} is below the least possible: {least.saved_bytes:,} bytes, with {least.overhead:.1%} recomputation"
         )
     return dataclasses.replace(least, gap=1.0)
