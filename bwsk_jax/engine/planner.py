@@ -26,6 +26,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from bwsk_jax.engine.problem import Problem, Step, derive, harmless_amplification, ordered, taint
+from bwsk_jax.engine.rules import Grade
 
 __all__ = ["DEFAULT_OVERHEAD", "Limit", "Plan", "PlanError", "check_plan", "solve"]
 
@@ -69,7 +70,9 @@ class Plan:
       fallback_overhead: the same where the data refuse a guarded inverse.
       inverted: number of inverse steps.
       steps: what the backward pass runs, in order.
-      fallback: what it runs instead where the data refuse; None if nothing needs a guard.
+      fallback: what it runs instead where the data refuse; None if nothing needs a guard. Its inverses are the
+        unavoidable ones: without them the carry could not be had from what is saved.
+      risky: the inverses in `steps` that round and that the fallback does without; the guard watches them.
       saved: the numbers of the saved values.
       gap: how far `saved_bytes` (or the overhead) may be from the best, as a fraction; 0 when proven best.
     """
@@ -104,6 +107,11 @@ class Plan:
     def inverted(self) -> int:
         """Number of inverse steps."""
         return sum(s.inverts for s in self.steps)
+
+    @property
+    def risky(self) -> tuple[Step, ...]:
+        """The inexact steps that the data can refuse."""
+        return () if self.fallback is None else tuple(s for s in self.steps if not s.exact and s not in self.fallback)
 
     @functools.cached_property
     def inexact(self) -> frozenset[int]:
@@ -148,16 +156,15 @@ def check_plan(plan: Plan) -> None:
             if missing:
                 equation = plan.problem.program.equations[step.equation]
                 raise PlanError(f"{name}: {equation.primitive} at {equation.line} reads {missing}, not known by then")
-            if name == "fallback" and step.guarded:
-                raise PlanError(f"{name}: equation {step.equation} uses an inverse that needs a guard")
             known.update(step.writes)
         missing = [v for v in plan.problem.targets if v not in known]
         if missing:
             raise PlanError(f"{name}: the backward pass needs {missing}, which no step gives")
         if taint(plan.problem, schedule) is None:
             raise PlanError(f"{name}: a recovered value is used where its rounding would show")
-    if plan.fallback is None and any(s.guarded for s in plan.steps):
-        raise PlanError("an inverse needs a guard, and there is no fallback")
+    unguarded = plan.steps if plan.fallback is None else plan.fallback
+    if any(s.grade is Grade.GUARDED for s in unguarded):
+        raise PlanError("an inverse that needs a guard is used without one")
 
 
 # --- solving -----------------------------------------------------------------------------------------------
@@ -214,7 +221,7 @@ def _solve_guarded(problem: Problem, limit: Limit, deadline: float) -> Plan | No
         if found is not None:
             return found
         at_hand = problem.free.union(problem.trivial, solution[0])
-        at_hand |= derive(problem, solution[0], lambda s: not s.guarded).keys()
+        at_hand |= _without_guards(problem, solution[0]).keys()
         cuts.append([v for v in _values(problem) if v not in at_hand])
     return incumbent and dataclasses.replace(incumbent, gap=_gap(_objective(incumbent, limit), bound))
 
@@ -226,13 +233,16 @@ def _plan(problem: Problem, limit: Limit, solution, bound: float) -> Plan | None
     saved, chosen = solution
     schedule = ordered(problem, saved, chosen)
     saved = _read_by(problem, saved, schedule)
-    fallback = None
-    if any(s.guarded for s in schedule):
-        fallback = ordered(problem, saved, derive(problem, saved, lambda s: not s.guarded))
-        if fallback is None:
-            return None
-    found = Plan(problem, saved, schedule, fallback)
+    fallback = ordered(problem, saved, _without_guards(problem, saved))
+    if fallback is None:
+        return None
+    avoidable = any(not s.exact and s not in fallback for s in schedule)
+    found = Plan(problem, saved, schedule, fallback if avoidable else None)
     return dataclasses.replace(found, gap=_gap(_objective(found, limit), bound))
+
+
+def _without_guards(problem: Problem, saved: Collection[int]) -> dict[int, Step]:
+    return derive(problem, saved, lambda s: s.grade is not Grade.GUARDED)
 
 
 def _read_by(problem: Problem, saved: Collection[int], schedule: Sequence[Step]) -> tuple[int, ...]:
