@@ -18,7 +18,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from bwsk_jax.engine import rules
-from bwsk_jax.engine.jaxprs import Program, VjpTrace, nbytes
+from bwsk_jax.engine.jaxprs import Program, VjpTrace, nbytes, split
 from bwsk_jax.engine.rules import Grade, Inverse, Interval
 
 __all__ = ["Problem", "Step", "call_problem", "derive", "scan_problem"]
@@ -61,7 +61,7 @@ class Problem:
       steps: every replay and inversion that could help, in the order of the equations.
       trivial: a step of no cost, from free values alone, for each value that has one.
       carry_in: targets that the next iteration of a reverse scan starts from.
-      ground: values that depend on no recovered one.
+      ground: values that no inverse is wanted for, as they depend on no activation: dropout masks, cast weights.
       residuals: the values plain autodiff would keep.
       forward_cost: FLOPs of one evaluation of the function.
       length: iterations between two values that are known exactly.
@@ -129,7 +129,9 @@ class Problem:
 
 def call_problem(trace: VjpTrace, *, invert: bool = True) -> Problem:
     """Of a call: its arguments are known in the backward pass, its residuals are wanted."""
-    return _problem(trace, trace.program.inputs, (), (), 1, invert)
+    inputs = trace.program.inputs
+    _, fixed = split(trace.differentiable_inputs, inputs)
+    return _problem(trace, inputs, (), fixed, 1, invert)
 
 
 def scan_problem(trace: VjpTrace, num_consts: int, num_carry: int, length: int = 1, *, invert: bool = True) -> Problem:
@@ -138,14 +140,14 @@ def scan_problem(trace: VjpTrace, num_consts: int, num_carry: int, length: int =
     carry_in = inputs[num_consts : num_consts + num_carry]
     steady = (*inputs[:num_consts], *inputs[num_consts + num_carry :])
     carry_out = [v for v in trace.outputs[:num_carry] if not isinstance(v, Literal)]
-    return _problem(trace, steady, carry_out, carry_in, length, invert)
+    return _problem(trace, (*steady, *carry_out), carry_in, steady, length, invert)
 
 
-def _problem(trace, steady, carry_out, carry_in, length, invert) -> Problem:
+def _problem(trace, known, carry_in, fixed, length, invert) -> Problem:
     program = trace.program
     wanted = [v for v in trace.residuals if not isinstance(v, Literal)]
-    free = frozenset((*steady, *carry_out, *program.constants))
-    ground = _closure(program, (*steady, *program.constants))
+    free = frozenset((*known, *program.constants))
+    ground = _closure(program, (*fixed, *program.constants))
     constant = _closure(program, program.constants)
     replays = [
         Step(n, None, tuple(dict.fromkeys(e.reads)), e.outputs, 0.0 if constant.issuperset(e.outputs) else rules.cost(e))
