@@ -4,8 +4,11 @@ Binary *save* per value, binary *use* per step of the derivation graph, and an o
 derivation is circular. Under `max_overhead` the program minimises `saved_bytes + WEIGHT * residual_bytes *
 overhead`; the second term only breaks near-ties (without it the last half percent of memory costs a third of
 the recomputation), and because it is fixed, a looser limit never saves more bytes. Under `max_bytes` it
-minimises the overhead. HiGHS solves it (Q. Huangfu and J. A. J. Hall, *Math. Prog. Comp.* 10, 2018); where it
-runs out of time the better of its incumbent and a greedy plan is used and its gap reported.
+minimises the overhead. HiGHS solves it (Q. Huangfu and J. A. J. Hall, *Math. Prog. Comp.* 10, 2018).
+
+Inverses are what makes the program hard: without them nothing can be circular and a thousand equations take a
+tenth of a second. So the best plan without inverses comes first; with them, only what beats it is looked for, and
+where time runs out the better of the two is used and its gap reported.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -22,15 +26,15 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from bwsk_jax.engine.problem import Problem, Step, derive, harmless_amplification, ordered, taint
+from bwsk_jax.engine.rules import Grade
 
 __all__ = ["DEFAULT_OVERHEAD", "Limit", "Plan", "PlanError", "check_plan", "solve"]
 
 DEFAULT_OVERHEAD = 0.03
 WEIGHT = 0.005
-TIME_LIMIT = 8.0
+TIME_LIMIT = 10.0
+"""Seconds that one call of `solve` may look for better plans."""
 GAP = 1e-5
-LARGE = 1500
-"""Steps above which a greedy plan is made as well."""
 
 
 class PlanError(ValueError):
@@ -66,7 +70,9 @@ class Plan:
       fallback_overhead: the same where the data refuse a guarded inverse.
       inverted: number of inverse steps.
       steps: what the backward pass runs, in order.
-      fallback: what it runs instead where the data refuse; None if nothing needs a guard.
+      fallback: what it runs instead where the data refuse; None if nothing needs a guard. Its inverses are the
+        unavoidable ones: without them the carry could not be had from what is saved.
+      risky: the inverses in `steps` that round and that the fallback does without; the guard watches them.
       saved: the numbers of the saved values.
       gap: how far `saved_bytes` (or the overhead) may be from the best, as a fraction; 0 when proven best.
     """
@@ -101,6 +107,11 @@ class Plan:
     def inverted(self) -> int:
         """Number of inverse steps."""
         return sum(s.inverts for s in self.steps)
+
+    @property
+    def risky(self) -> tuple[Step, ...]:
+        """The inexact steps that the data can refuse."""
+        return () if self.fallback is None else tuple(s for s in self.steps if not s.exact and s not in self.fallback)
 
     @functools.cached_property
     def inexact(self) -> frozenset[int]:
@@ -145,16 +156,15 @@ def check_plan(plan: Plan) -> None:
             if missing:
                 equation = plan.problem.program.equations[step.equation]
                 raise PlanError(f"{name}: {equation.primitive} at {equation.line} reads {missing}, not known by then")
-            if name == "fallback" and step.guarded:
-                raise PlanError(f"{name}: equation {step.equation} uses an inverse that needs a guard")
             known.update(step.writes)
         missing = [v for v in plan.problem.targets if v not in known]
         if missing:
             raise PlanError(f"{name}: the backward pass needs {missing}, which no step gives")
         if taint(plan.problem, schedule) is None:
             raise PlanError(f"{name}: a recovered value is used where its rounding would show")
-    if plan.fallback is None and any(s.guarded for s in plan.steps):
-        raise PlanError("an inverse needs a guard, and there is no fallback")
+    unguarded = plan.steps if plan.fallback is None else plan.fallback
+    if any(s.grade is Grade.GUARDED for s in unguarded):
+        raise PlanError("an inverse that needs a guard is used without one")
 
 
 # --- solving -----------------------------------------------------------------------------------------------
@@ -166,11 +176,14 @@ def solve(problem: Problem, limit: Limit) -> Plan:
     Raises:
       PlanError: `max_bytes` is below the least possible, which the message names.
     """
-    plan = _solve_guarded(problem, limit)
-    if _chain_amplification(plan) ** problem.length > _limit_of(problem):
-        plan = _solve_guarded(problem.without(lambda s: s.amplification > 1), limit)
-    check_plan(plan)
-    return plan
+    deadline = time.monotonic() + TIME_LIMIT
+    found = _solve_guarded(problem, limit, deadline)
+    if found is not None and _chain_amplification(found) ** problem.length > _limit_of(problem):
+        found = _solve_guarded(problem.without(lambda s: s.amplification > 1), limit, deadline)
+    if found is None:
+        found = _least(problem, limit)
+    check_plan(found)
+    return found
 
 
 def _limit_of(problem: Problem) -> float:
@@ -187,28 +200,49 @@ def _chain_amplification(plan: Plan) -> float:
     return max((worst.get(v, 1.0) for v in plan.problem.carry_in), default=1.0)
 
 
-def _solve_guarded(problem: Problem, limit: Limit) -> Plan:
+def _solve_guarded(problem: Problem, limit: Limit, deadline: float) -> Plan | None:
     """Solve until the saved values also allow a schedule without guarded inverses.
 
     When they do not, the values out of that schedule's reach show what is missing: whatever is saved outside
     of them reaches none of them, so one of them has to be saved. That cut goes into the next round.
     """
+    replaying = problem.without(lambda s: s.inverts)
+    incumbent = _plan(problem, limit, *_integer_program(replaying, limit, [], deadline, math.inf))
+    if len(replaying.steps) == len(problem.steps):
+        return incumbent
     cuts: list[list[int]] = []
-    for _ in range(12):
-        saved, chosen, gap = _best(problem, limit, cuts)
-        schedule = ordered(problem, saved, chosen)
-        if schedule is None:
-            raise AssertionError("the integer program returned a circular derivation")
-        saved = _read_by(problem, saved, schedule)
-        if not any(s.guarded for s in schedule):
-            return Plan(problem, saved, schedule, None, gap)
-        reach = derive(problem, saved, lambda s: not s.guarded)
-        fallback = ordered(problem, saved, reach)
-        if fallback is not None:
-            return Plan(problem, saved, schedule, fallback, gap)
-        at_hand = problem.free.union(problem.trivial, saved, reach)
+    bound = 0.0
+    while time.monotonic() < deadline:
+        cutoff = math.inf if incumbent is None else _objective(incumbent, limit)
+        solution, bound = _integer_program(problem, limit, cuts, deadline, cutoff)
+        if solution is None:
+            break
+        found = _plan(problem, limit, solution, bound)
+        if found is not None:
+            return found
+        at_hand = problem.free.union(problem.trivial, solution[0])
+        at_hand |= _without_guards(problem, solution[0]).keys()
         cuts.append([v for v in _values(problem) if v not in at_hand])
-    return _solve_guarded(problem.without(lambda s: s.guarded), limit)
+    return incumbent and dataclasses.replace(incumbent, gap=_gap(_objective(incumbent, limit), bound))
+
+
+def _plan(problem: Problem, limit: Limit, solution, bound: float) -> Plan | None:
+    """The plan that a solution means, or None if there is no solution or no fallback where it needs one."""
+    if solution is None:
+        return None
+    saved, chosen = solution
+    schedule = ordered(problem, saved, chosen)
+    saved = _read_by(problem, saved, schedule)
+    fallback = ordered(problem, saved, _without_guards(problem, saved))
+    if fallback is None:
+        return None
+    avoidable = any(not s.exact and s not in fallback for s in schedule)
+    found = Plan(problem, saved, schedule, fallback if avoidable else None)
+    return dataclasses.replace(found, gap=_gap(_objective(found, limit), bound))
+
+
+def _without_guards(problem: Problem, saved: Collection[int]) -> dict[int, Step]:
+    return derive(problem, saved, lambda s: s.grade is not Grade.GUARDED)
 
 
 def _read_by(problem: Problem, saved: Collection[int], schedule: Sequence[Step]) -> tuple[int, ...]:
@@ -224,34 +258,14 @@ def _values(problem: Problem) -> list[int]:
     return sorted(found - at_hand)
 
 
-def _best(problem: Problem, limit: Limit, cuts: list[list[int]]):
-    """(saved values, step by value, gap) from the integer program, or from the greedy search if that is better."""
-    greedy = _greedy(problem, limit) if len(problem.steps) > LARGE and not cuts else None
-    found = _integer_program(problem, limit, cuts)
-    if greedy is None:
-        if found is None:
-            greedy = _greedy(problem, limit)
-        else:
-            saved, chosen, bound = found
-            return saved, chosen, _gap(_objective(problem, limit, saved, chosen), bound)
-    if greedy is None and found is None:
-        raise PlanError("no plan was found in the time given")
-    bound = found[2] if found is not None else 0.0
-    candidates = [c for c in (found and found[:2], greedy) if c]
-    saved, chosen = min(candidates, key=lambda c: _objective(problem, limit, *c))
-    return saved, chosen, _gap(_objective(problem, limit, saved, chosen), bound)
-
-
 def _gap(value: float, bound: float) -> float:
     gap = (value - bound) / max(abs(value), 1e-12)
     return gap if gap > 10 * GAP else 0.0
 
 
-def _objective(problem: Problem, limit: Limit, saved: Collection[int], chosen: dict[int, Step]) -> float:
-    steps = ordered(problem, saved, chosen)
+def _objective(plan: Plan, limit: Limit) -> float:
     weight_bytes, weight_overhead = _weights(limit)
-    size = sum(problem.bytes[v] for v in saved) / max(problem.residual_bytes, 1)
-    return weight_bytes * size + weight_overhead * problem.overhead(steps)
+    return weight_bytes * plan.saved_bytes / max(plan.residual_bytes, 1) + weight_overhead * plan.overhead
 
 
 def _weights(limit: Limit) -> tuple[float, float]:
@@ -273,11 +287,11 @@ class _Rows:
         return LinearConstraint(coo_array((values, (rows, cols)), (len(self.low), columns)).tocsr(), self.low, np.inf)
 
 
-def _integer_program(problem: Problem, limit: Limit, cuts: list[list[int]]):
-    """(saved, step by value, lower bound), or None if the time was too short for any solution."""
+def _integer_program(problem: Problem, limit: Limit, cuts: list[list[int]], deadline: float, cutoff: float):
+    """((saved, step by value), lower bound): the first is None if nothing beats `cutoff` or time ran out."""
     values, steps = _values(problem), list(problem.steps)
     if not problem.targets:
-        return (), {}, 0.0
+        return ((), {}), 0.0
     at_hand = problem.free.union(problem.trivial)
     reads = [[v for v in s.reads if v not in at_hand] for s in steps]
     writes = [[v for v in s.writes if v not in at_hand] for s in steps]
@@ -333,6 +347,9 @@ def _integer_program(problem: Problem, limit: Limit, cuts: list[list[int]]):
         rows.add({c: -overhead_of[c] for c in use}, -limit.max_overhead)
 
     weight_bytes, weight_overhead = _weights(limit)
+    objective = weight_bytes * bytes_of + weight_overhead * overhead_of
+    if math.isfinite(cutoff):
+        rows.add({c: -value for c, value in enumerate(objective) if value}, -cutoff * (1 - GAP))
     upper = np.ones(columns)
     integrality = np.ones(columns)
     for v in values:
@@ -342,16 +359,16 @@ def _integer_program(problem: Problem, limit: Limit, cuts: list[list[int]]):
     for v in _dominated(problem, steps, reads, save):
         upper[save[v]] = 0
     result = milp(
-        weight_bytes * bytes_of + weight_overhead * overhead_of,
+        objective,
         constraints=rows.build(columns),
         bounds=Bounds(np.zeros(columns), upper),
         integrality=integrality,
-        options={"mip_rel_gap": GAP, "time_limit": TIME_LIMIT},
+        options={"mip_rel_gap": GAP, "time_limit": max(deadline - time.monotonic(), 0.1)},
     )
-    if result.status == 2:
-        raise _infeasible(problem, limit)
+    if result.status == 2:  # infeasible: nothing better than the cutoff, or nothing within the limit
+        return None, cutoff
     if result.x is None:
-        return None
+        return None, 0.0 if result.mip_dual_bound is None else result.mip_dual_bound
     saved = tuple(v for v in values if result.x[save[v]] > 0.5)
     chosen: dict[int, Step] = {}
     for k in sorted(range(len(steps)), key=lambda k: [result.x[order[v]] for v in writes[k][:1]]):
@@ -359,7 +376,7 @@ def _integer_program(problem: Problem, limit: Limit, cuts: list[list[int]]):
             for v in writes[k]:
                 if v not in saved:
                     chosen.setdefault(v, steps[k])
-    return saved, chosen, result.mip_dual_bound
+    return (saved, chosen), result.mip_dual_bound
 
 
 def _components(values, reads, writes):
@@ -436,40 +453,11 @@ def _add_taints(problem: Problem, rows: _Rows, columns: int, steps, save, use) -
     return columns
 
 
-def _infeasible(problem: Problem, limit: Limit) -> PlanError:
-    if limit.max_bytes is None:
-        return PlanError(f"no plan keeps the overhead within {limit.max_overhead}")
+def _least(problem: Problem, limit: Limit) -> Plan:
+    """The plan of least memory, where nothing else was found under `max_bytes` and this one keeps to it."""
     least = solve(problem, Limit(max_overhead=math.inf))
-    return PlanError(
-        f"max_bytes={limit.max_bytes:,} is below the least possible: {least.saved_bytes:,} bytes, "
-        f"with {least.overhead:.1%} recomputation"
-    )
-
-
-# --- large functions ---------------------------------------------------------------------------------------
-
-
-def _greedy(problem: Problem, limit: Limit):
-    """(saved, step by value): start from saving what plain autodiff keeps; drop values, largest first, while the
-    rest can be derived within the limit. None if that does not reach `max_bytes`."""
-    at_hand = problem.free.union(problem.trivial)
-    saved = {v for v in problem.targets if v not in at_hand}
-    chosen: dict[int, Step] = derive(problem, saved)
-    total = sum(problem.bytes[v] for v in saved)
-    for v in sorted(saved, key=lambda v: -problem.bytes[v]):
-        if limit.max_bytes is not None and total <= limit.max_bytes:
-            break
-        fewer = saved - {v}
-        trial = derive(problem, fewer)
-        schedule = ordered(problem, fewer, trial)
-        if schedule is None or taint(problem, schedule) is None:
-            continue
-        if limit.max_bytes is None and problem.overhead(schedule) > limit.max_overhead:
-            continue
-        if any(s.guarded for s in schedule):
-            if ordered(problem, fewer, derive(problem, fewer, lambda s: not s.guarded)) is None:
-                continue
-        saved, chosen, total = fewer, trial, total - problem.bytes[v]
-    if limit.max_bytes is not None and total > limit.max_bytes:
-        return None
-    return tuple(sorted(saved)), chosen
+    if limit.max_bytes is None or least.saved_bytes > limit.max_bytes:
+        raise PlanError(
+            f"max_bytes={limit.max_bytes:,} is below the least possible: {least.saved_bytes:,} bytes, with {least.overhead:.1%} recomputation"
+        )
+    return dataclasses.replace(least, gap=1.0)
