@@ -34,7 +34,10 @@ DEFAULT_OVERHEAD = 0.03
 WEIGHT = 0.005
 TIME_LIMIT = 10.0
 """Seconds that one call of `solve` may look for better plans."""
-GAP = 1e-5
+GAP = 1e-8
+"""Relative; a coarser one would let a looser limit save a few bytes more."""
+SCALE = 100.0
+"""Of the objective, so that HiGHS's absolute gap of 1e-6 does not end the search before the relative one."""
 
 
 class PlanError(ValueError):
@@ -260,7 +263,7 @@ def _values(problem: Problem) -> list[int]:
 
 def _gap(value: float, bound: float) -> float:
     gap = (value - bound) / max(abs(value), 1e-12)
-    return gap if gap > 10 * GAP else 0.0
+    return gap if gap > 1e-5 else 0.0
 
 
 def _objective(plan: Plan, limit: Limit) -> float:
@@ -347,9 +350,9 @@ def _integer_program(problem: Problem, limit: Limit, cuts: list[list[int]], dead
         rows.add({c: -overhead_of[c] for c in use}, -limit.max_overhead)
 
     weight_bytes, weight_overhead = _weights(limit)
-    objective = weight_bytes * bytes_of + weight_overhead * overhead_of
+    objective = SCALE * (weight_bytes * bytes_of + weight_overhead * overhead_of)
     if math.isfinite(cutoff):
-        rows.add({c: -value for c, value in enumerate(objective) if value}, -cutoff * (1 - GAP))
+        rows.add({c: -value for c, value in enumerate(objective) if value}, -cutoff * SCALE * (1 - GAP))
     upper = np.ones(columns)
     integrality = np.ones(columns)
     for v in values:
@@ -368,7 +371,7 @@ def _integer_program(problem: Problem, limit: Limit, cuts: list[list[int]], dead
     if result.status == 2:  # infeasible: nothing better than the cutoff, or nothing within the limit
         return None, cutoff
     if result.x is None:
-        return None, 0.0 if result.mip_dual_bound is None else result.mip_dual_bound
+        return None, (result.mip_dual_bound or 0.0) / SCALE
     saved = tuple(v for v in values if result.x[save[v]] > 0.5)
     chosen: dict[int, Step] = {}
     for k in sorted(range(len(steps)), key=lambda k: [result.x[order[v]] for v in writes[k][:1]]):
@@ -376,7 +379,7 @@ def _integer_program(problem: Problem, limit: Limit, cuts: list[list[int]], dead
             for v in writes[k]:
                 if v not in saved:
                     chosen.setdefault(v, steps[k])
-    return (saved, chosen), result.mip_dual_bound
+    return (saved, chosen), result.mip_dual_bound / SCALE
 
 
 def _components(values, reads, writes):
