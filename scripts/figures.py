@@ -1,11 +1,13 @@
 """Measure what reversible training saves and costs, and print it as a table.
 
-    python scripts/figures.py peak      compiled peak of a BERT-base step, by mode (about 2 minutes on 2 cores)
-    python scripts/figures.py time      step time of a mini BERT, modes interleaved (about 4 minutes)
-    python scripts/figures.py curves    50 steps of a mini BERT, conventional against reversible (about 5 minutes)
+    python scripts/figures.py peak      compiled peak of a BERT-base step, by mode (about 2 minutes on 2
+    cores) python scripts/figures.py time      step time of a mini BERT, modes interleaved (about 4 minutes)
+    python scripts/figures.py curves    50 steps of a mini BERT, conventional against reversible (about 5
+    minutes)
 
-Memory is what the compiler says of the whole jitted step: arguments + outputs + temporaries - aliased. Time is
-the median over interleaved rounds of a ratio taken within each round; a CPU's figure stands for that CPU only.
+Memory is what the compiler says of the whole jitted step: arguments + outputs + temporaries - aliased. Time
+is the median over interleaved rounds of a ratio taken within each round; a CPU's figure stands for that CPU
+only.
 """
 
 import functools
@@ -84,7 +86,8 @@ def timing(preset: str = "mini", batch_size: int = 4, seq_len: int = 512, rounds
 
 
 def curves(preset: str = "mini", batch_size: int = 2, seq_len: int = 256, steps: int = 50) -> None:
-    """Print the largest difference between the loss curves of conventional and reversible training, dropout on."""
+    """Print the largest difference between the loss curves of conventional and reversible training, dropout
+    on."""
     text = np.random.default_rng(0).zipf(1.3, (steps, 1, batch_size, seq_len)) % 29000 + 1000
     losses = {}
     for name in ("conventional", "reversible, 3%", "reversible, least memory"):
@@ -95,10 +98,15 @@ def curves(preset: str = "mini", batch_size: int = 2, seq_len: int = 256, steps:
             state, loss = step(state, tokens, key)
             losses[name].append(float(loss))
     dropout = bert.PRESETS[preset].hidden_dropout_prob
-    print(f"{preset}, B={batch_size}, T={seq_len}, float32, dropout {dropout}, {steps} steps, {jax.default_backend()}")
+    print(
+        f"{preset}, B={batch_size}, T={seq_len}, float32, dropout {dropout}, {steps} steps, "
+        f"{jax.default_backend()}"
+    )
     for name, curve in losses.items():
         distance = max(abs(a - b) for a, b in zip(curve, losses["conventional"], strict=True))
-        print(f"{name:<26}{curve[0]:>8.4f} -> {curve[-1]:.4f}   largest difference {distance:.1e}", flush=True)
+        print(
+            f"{name:<26}{curve[0]:>8.4f} -> {curve[-1]:.4f}   largest difference {distance:.1e}", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from jax.extend.core import Literal
 
 from bwsk_jax.engine import rules
 from bwsk_jax.engine.jaxprs import Program, VjpTrace, nbytes, split
-from bwsk_jax.engine.rules import Grade, Inverse, Interval
+from bwsk_jax.engine.rules import Grade, Interval, Inverse
 
 __all__ = ["Problem", "Step", "call_problem", "derive", "scan_problem"]
 
@@ -61,7 +61,8 @@ class Problem:
       steps: every replay and inversion that could help, in the order of the equations.
       trivial: a step of no cost, from free values alone, for each value that has one.
       carry_in: targets that the next iteration of a reverse scan starts from.
-      ground: values that no inverse is wanted for, as they depend on no activation: dropout masks, cast weights.
+      ground: values that no inverse is wanted for, as they depend on no activation: dropout masks, cast
+        weights.
       residuals: the values plain autodiff would keep.
       forward_cost: FLOPs of one evaluation of the function.
       length: iterations between two values that are known exactly.
@@ -134,7 +135,9 @@ def call_problem(trace: VjpTrace, *, invert: bool = True) -> Problem:
     return _problem(trace, inputs, (), fixed, 1, invert)
 
 
-def scan_problem(trace: VjpTrace, num_consts: int, num_carry: int, length: int = 1, *, invert: bool = True) -> Problem:
+def scan_problem(
+    trace: VjpTrace, num_consts: int, num_carry: int, length: int = 1, *, invert: bool = True
+) -> Problem:
     """Of one iteration: constants, `xs` and the carry-out are known, residuals and the carry-in wanted."""
     inputs = trace.program.inputs
     carry_in = inputs[num_consts : num_consts + num_carry]
@@ -149,13 +152,16 @@ def _problem(trace, known, carry_in, fixed, length, invert) -> Problem:
     free = frozenset((*known, *program.constants))
     ground = _closure(program, (*fixed, *program.constants))
     constant = _closure(program, program.constants)
+    price = lambda e: 0.0 if constant.issuperset(e.outputs) else rules.cost(e)
     replays = [
-        Step(n, None, tuple(dict.fromkeys(e.reads)), e.outputs, 0.0 if constant.issuperset(e.outputs) else rules.cost(e))
+        Step(n, None, tuple(dict.fromkeys(e.reads)), e.outputs, price(e))
         for n, e in enumerate(program.equations)
         if not e.effects
     ]
     inversions = list(_inversions(program, ground, length)) if invert else []
-    steps = sorted((*replays, *inversions), key=lambda s: (s.equation, -1 if s.operand is None else s.operand))
+    steps = sorted(
+        (*replays, *inversions), key=lambda s: (s.equation, -1 if s.operand is None else s.operand)
+    )
     steps = [s for s in steps if not free.issuperset(s.writes)]
     trivial = _trivial(steps, free)
     targets = tuple(dict.fromkeys(v for v in (*wanted, *carry_in) if v not in free))
@@ -195,10 +201,11 @@ def _inversions(program, ground, length):
             target = equation.inputs[inverse.operand]
             if target in ground or _amplifies(program, target, inverse, length):
                 continue
-            others = (v for k, v in enumerate(equation.inputs) if k != inverse.operand and not isinstance(v, Literal))
+            others = (v for v in equation.reads if v != target)
             reads = tuple(dict.fromkeys((*equation.outputs, *others)))
             # What the inverse computes has the operand's size; it is priced like the equation itself.
-            yield Step(number, inverse.operand, reads, (target,), rules.cost(equation), inverse.grade, inverse.amplification)
+            price, grade = rules.cost(equation), inverse.grade
+            yield Step(number, inverse.operand, reads, (target,), price, grade, inverse.amplification)
 
 
 def harmless_amplification(dtype) -> float:
@@ -251,13 +258,15 @@ _DEAR = 1e24
 """FLOPs that no function has."""
 
 
-def derive(problem: Problem, saved: Collection[int], allowed: Callable[[Step], bool] = lambda s: True) -> dict[int, Step]:
+def derive(
+    problem: Problem, saved: Collection[int], allowed: Callable[[Step], bool] = lambda s: True
+) -> dict[int, Step]:
     """A cheap step for each value that can be had from the saved ones.
 
     Cheapest derivations by the generalisation of Dijkstra's algorithm to hypergraphs (D. E. Knuth,
     *Information Processing Letters* 6(1), 1977); a value that several steps read is counted for each, so the
-    total is cheap, not least. An inexact inverse is taken only where nothing else leads on: what exact steps reach
-    is derived by them alone, and beyond that an inexact one is dearer than any number of replays.
+    total is cheap, not least. An inexact inverse is taken only where nothing else leads on: what exact steps
+    reach is derived by them alone, and beyond that an inexact one is dearer than any number of replays.
     """
     at_hand = problem.free.union(problem.trivial, saved)
     price: dict[int, float] = {}

@@ -1,15 +1,15 @@
 """Run a plan: give back, from what was saved, what the backward pass reads.
 
-Where the plan uses inverses that round and that it could do without, the data decide whether they are any good.
-A guard runs a first-order error analysis beside the inverses (N. J. Higham, *Accuracy and Stability of Numerical
-Algorithms*, 2nd ed., §3.3): for `x = solve(z, y)`,
+Where the plan uses inverses that round and that it could do without, the data decide whether they are any
+good. A guard runs a first-order error analysis beside the inverses (N. J. Higham, *Accuracy and Stability of
+Numerical Algorithms*, 2nd ed., §3.3): for `x = solve(z, y)`,
 
     e(x) = |dx/dz| e(z) + |dx/dy| e(y),
 
-in units of the rounding `eps`, where a value that was not inverted has `e(v) = |v|`. The inverses are used only
-if `e(x) <= eps**(-1/3) * max(|x|, rms(x))` for every element of every result that leaves the inverses: two thirds
-of the digits are right. The root mean square is that of the last axis or of the whole array, whichever is larger.
-Otherwise the plan's second schedule runs, which has no such inverse.
+in units of the rounding `eps`, where a value that was not inverted has `e(v) = |v|`. The inverses are used
+only if `e(x) <= eps**(-1/3) * max(|x|, rms(x))` for every element of every result that leaves the inverses:
+two thirds of the digits are right. The root mean square is that of the last axis or of the whole array,
+whichever is larger. Otherwise the plan's second schedule runs, which has no such inverse.
 """
 
 from __future__ import annotations
@@ -174,8 +174,8 @@ def _trusted(plan: Plan, steps: Sequence[Step], environment: dict[int, Any]):
         if target in handed_on:
             verdicts.append(_small(error[target], environment[target], epsilon[target]))
     refused = ~functools.reduce(jnp.logical_and, verdicts)
-    # One verdict for all of a mapped axis: a batched predicate would turn the conditional into a select that runs
-    # both branches.
+    # One verdict for all of a mapped axis: a batched predicate would turn the conditional into a select that
+    # runs both branches.
     return largest(lax.stop_gradient(refused.astype(jnp.int32))) == 0
 
 

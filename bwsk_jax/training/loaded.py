@@ -3,42 +3,39 @@
 import importlib.util
 from pathlib import Path
 
-PIECES_SHOWN = 3
 PROMPT_PIECES = 24
+ANSWERS = 3
 
 
-def show_loading(root: Path, variant: str, text: str) -> str:
-    """Return what transformers says of `root`/`variant`, and how the model fills a gap in the middle of `text`.
+def show_loading(folder: Path, text: str) -> str:
+    """Return what transformers says of the model in `folder`, and how it fills a gap in the middle of `text`.
 
-    PyTorch is no dependency of this package; without it the answer says what to install instead.
+    PyTorch is no dependency of this package; without it the answer says what to install.
     """
-    where = f"({str(root)!r}, subfolder={variant!r})"
     if importlib.util.find_spec("torch") is None:
-        return (
-            "PyTorch is not installed, so transformers cannot load the model here. Install torch, then:\n"
-            f"  transformers.AutoModelForMaskedLM.from_pretrained{where}"
-        )
+        return "PyTorch is not installed, and transformers needs it to load the model: pip install torch"
     import torch
     from transformers import AutoModelForMaskedLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    model, report = AutoModelForMaskedLM.from_pretrained(root, subfolder=variant, output_loading_info=True)
-    tokenizer = AutoTokenizer.from_pretrained(root, subfolder=variant)
+    where = {"pretrained_model_name_or_path": folder.parent, "subfolder": folder.name}
+    model, report = AutoModelForMaskedLM.from_pretrained(**where, output_loading_info=True)
+    tokenizer = AutoTokenizer.from_pretrained(**where)
     faults = {name: sorted(map(str, keys)) for name, keys in report.items() if keys}
-    verdict = f"faults: {faults}" if faults else "nothing missing, unexpected or mismatched"
 
     ids = tokenizer(text, add_special_tokens=False)["input_ids"][:PROMPT_PIECES]
     gap = len(ids) // 2
     asked = [*ids[:gap], tokenizer.mask_token_id, *ids[gap + 1 :]]
     with torch.no_grad():
         scores = model(torch.tensor([asked])).logits[0, gap]
-    best = torch.softmax(scores, -1).topk(PIECES_SHOWN)
-    guesses = ", ".join(
-        f"{tokenizer.decode([piece])} {p:.0%}" for piece, p in zip(best.indices, best.values, strict=True)
-    )
-    return (
-        f"transformers loads AutoModelForMaskedLM.from_pretrained{where}: {verdict}\n"
-        f"  asked:   {tokenizer.decode(asked)}\n"
-        f"  answers: {guesses} (it was {tokenizer.decode([ids[gap]])})"
+    best = torch.softmax(scores, -1).topk(ANSWERS)
+    answers = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return "\n".join(
+        (
+            f"loaded by transformers: {faults or 'nothing missing, unexpected or mismatched'}",
+            f"  asked:   {tokenizer.decode(asked)}",
+            f"  answers: {', '.join(f'{tokenizer.decode([piece])} {p:.0%}' for piece, p in answers)}"
+            f" (it was {tokenizer.decode([ids[gap]])})",
+        )
     )
