@@ -116,5 +116,5 @@ def print_summary(setup: Setup, results: dict[str, Any]) -> None:
     print(f"\n{setup.variant.name}, {setup.model_slug}, exported to {setup.folder}")
     for name, value in rows.items():
         print(f"  {name:<{width}}  {value}")
-    print(f"\n{loading_snippet(str(setup.root), setup.variant.name)}")
     print(f"\n{show_loading(setup.folder, setup.tokenizer.decode(setup.validation.tokens_wt[0]))}")
+    print(f"\n{loading_snippet(str(setup.root), setup.variant.name)}")
