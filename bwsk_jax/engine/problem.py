@@ -156,7 +156,10 @@ def _problem(trace, steady, carry_out, carry_in, length, invert, careful) -> Pro
         for n, e in enumerate(program.equations)
         if not e.effects
     ]
-    inversions = list(_inversions(program, ground, length, careful)) if invert else []
+    # What a scan computes from its constants and `xs` alone is replayed without rounding, each iteration afresh; in
+    # a call everything depends on the arguments alone, and only what literals give is left out.
+    fixed = constant if careful else ground
+    inversions = list(_inversions(program, fixed, length, careful)) if invert else []
     steps = sorted((*replays, *inversions), key=lambda s: (s.equation, -1 if s.operand is None else s.operand))
     steps = [s for s in steps if not free.issuperset(s.writes)]
     trivial = _trivial(steps, free)
@@ -184,7 +187,7 @@ def _closure(program: Program, values: Iterable[int]) -> frozenset[int]:
     return frozenset(closed)
 
 
-def _inversions(program, ground, length, careful):
+def _inversions(program, fixed, length, careful):
     intervals: dict[int, Interval] = {}
 
     def interval_of(atom):
@@ -195,7 +198,7 @@ def _inversions(program, ground, length, careful):
         intervals.update(dict.fromkeys(equation.outputs, bounds))
         for inverse in rules.inverses(equation, interval_of):
             target = equation.inputs[inverse.operand]
-            if target in ground or _amplifies(program, target, inverse, length):
+            if target in fixed or _amplifies(program, target, inverse, length):
                 continue
             others = (v for k, v in enumerate(equation.inputs) if k != inverse.operand and not isinstance(v, Literal))
             grade = Grade.GUARDED if careful and inverse.grade is Grade.ROUNDED else inverse.grade
