@@ -202,6 +202,8 @@ def _inversions(program, fixed, length, careful):
                 continue
             others = (v for k, v in enumerate(equation.inputs) if k != inverse.operand and not isinstance(v, Literal))
             grade = Grade.GUARDED if careful and inverse.grade is Grade.ROUNDED else inverse.grade
+            if grade is Grade.GUARDED and not jnp.issubdtype(program.avals[target].dtype, jnp.floating):
+                continue  # the guard's error analysis is of real numbers, and knows no branch cuts
             reads = tuple(dict.fromkeys((*equation.outputs, *others)))
             # What the inverse computes has the operand's size; it is priced like the equation itself.
             yield Step(number, inverse.operand, reads, (target,), rules.cost(equation), grade, inverse.amplification)
