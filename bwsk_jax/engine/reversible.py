@@ -458,7 +458,7 @@ class _Segments:
 
     def join(self, full: Any, rest: Any) -> Any:
         """Undo `cut`."""
-        return jax.tree.map(lambda a, b: jnp.concatenate([a.reshape(-1, *a.shape[2:]), b]), full, rest)
+        return jax.tree.map(lambda a, b: lax.concatenate([lax.collapse(a, 0, 2), b], 0), full, rest)
 
     def run(self, step: Callable, init: Any, xs: Any) -> tuple[Any, Any, Any]:
         """(the carry at the end of each full segment, the last carry, stacked outputs)."""

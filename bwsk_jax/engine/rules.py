@@ -89,6 +89,10 @@ def _is_float(aval) -> bool:
     return jnp.issubdtype(aval.dtype, jnp.inexact)
 
 
+def _is_real(aval) -> bool:
+    return jnp.issubdtype(aval.dtype, jnp.floating)
+
+
 def _literal(atom) -> float | None:
     """A literal's value where it is a real scalar."""
     if isinstance(atom, Literal) and np.ndim(atom.val) == 0 and np.isrealobj(atom.val):
@@ -153,7 +157,8 @@ def _div(equation, interval_of):
 
 def _unary(solve: Callable, grade: Grade):
     def entry(equation, interval_of):
-        if _is_float(equation.in_avals[0]) or grade is Grade.EXACT:
+        # On complex numbers most elementary functions repeat themselves: only the exact ones have one inverse.
+        if _is_real(equation.in_avals[0]) or grade is Grade.EXACT:
             yield Inverse(0, lambda ins, outs: solve(outs[0]), grade)
 
     return entry
@@ -161,7 +166,7 @@ def _unary(solve: Callable, grade: Grade):
 
 def _integer_pow(equation, interval_of):
     power = equation.params["y"]
-    if not _is_float(equation.out_avals[0]) or power % 2 == 0:
+    if not _is_real(equation.out_avals[0]) or power % 2 == 0:
         return
     root = lambda z: lax.sign(z) * lax.pow(lax.abs(z), jnp.asarray(1 / power, z.dtype))
     yield Inverse(0, lambda ins, outs: root(outs[0]), Grade.GUARDED)
