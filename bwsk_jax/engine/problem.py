@@ -160,6 +160,8 @@ def _problem(trace, steady, carry_out, carry_in, length, invert, careful) -> Pro
     # a call everything depends on the arguments alone, and only what literals give is left out.
     fixed = constant if careful else ground
     inversions = list(_inversions(program, fixed, length, careful)) if invert else []
+    exposed = _exposed(program, [v for v in trace.outputs if not isinstance(v, Literal)])
+    inversions = [s for s in inversions if s.grade is not Grade.NARROWED or exposed(s.writes[0]) <= _width(program, s.reads[0])]
     steps = sorted((*replays, *inversions), key=lambda s: (s.equation, -1 if s.operand is None else s.operand))
     steps = [s for s in steps if not free.issuperset(s.writes)]
     trivial = _trivial(steps, free)
@@ -176,6 +178,25 @@ def _problem(trace, steady, carry_out, carry_in, length, invert, careful) -> Pro
         forward_cost=rules.forward_cost(program, trace.outputs),
         length=length,
     )
+
+
+def _width(program: Program, value: int) -> int:
+    """Digits of a float's type, 0 of anything else."""
+    dtype = program.avals[value].dtype
+    return int(jnp.finfo(dtype).nmant) if jnp.issubdtype(dtype, jnp.inexact) else 0
+
+
+def _exposed(program: Program, outputs: Sequence[int]) -> Callable[[int], int]:
+    """With how many digits a value reaches the outputs: the most, over all ways there, of the fewest on the way.
+
+    A value that some output shows with all its digits must not come back from a cast that narrowed it.
+    """
+    digits: dict[int, int] = {v: _width(program, v) for v in outputs}
+    for equation in reversed(program.equations):
+        most = max((digits.get(v, 0) for v in equation.outputs), default=0)
+        for v in equation.reads:
+            digits[v] = max(digits.get(v, 0), min(most, _width(program, v)))
+    return lambda value: digits.get(value, 0)
 
 
 def _closure(program: Program, values: Iterable[int]) -> frozenset[int]:
