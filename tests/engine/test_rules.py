@@ -50,10 +50,22 @@ def elementary(primitive, call, grade, low=-2.0, high=2.0):
 
 
 CASES = [
-    Case(p.add_p, lax.add, both(Grade.ROUNDED), shapes=TWO, types=("float32", "float64", "bfloat16", "complex64")),
+    Case(
+        p.add_p,
+        lax.add,
+        both(Grade.ROUNDED),
+        shapes=TWO,
+        types=("float32", "float64", "bfloat16", "complex64"),
+    ),
     Case(p.add_p, lax.add, both(Grade.EXACT), shapes=TWO, types=("int8", "uint32", "int32")),
     Case(p.add_jaxvals_p, bind(p.add_jaxvals_p), both(Grade.ROUNDED), shapes=TWO),
-    Case(p.sub_p, lax.sub, both(Grade.ROUNDED), shapes=TWO, types=("float32", "float64", "bfloat16", "complex64")),
+    Case(
+        p.sub_p,
+        lax.sub,
+        both(Grade.ROUNDED),
+        shapes=TWO,
+        types=("float32", "float64", "bfloat16", "complex64"),
+    ),
     Case(p.sub_p, lax.sub, both(Grade.EXACT), shapes=TWO, types=("int8", "uint32", "int32")),
     Case(p.mul_p, lax.mul, both(Grade.GUARDED), low=0.5, shapes=TWO),
     Case(p.mul_p, lambda x: x * 0.3, {0: Grade.ROUNDED}),
@@ -84,12 +96,32 @@ CASES = [
     elementary(p.sqrt_p, lax.sqrt, Grade.ROUNDED, 0.0, 5.0),
     elementary(p.rsqrt_p, lax.rsqrt, Grade.GUARDED, 0.1, 5.0),
     elementary(p.cbrt_p, lax.cbrt, Grade.ROUNDED),
-    Case(p.convert_element_type_p, lambda x: x.astype(jnp.float32), {0: Grade.EXACT}, types=("bfloat16", "int8", "bool")),
-    Case(p.convert_element_type_p, lambda x: x.astype(jnp.bfloat16), {0: Grade.NARROWED}, types=("float32", "float16")),
-    Case(p.convert_element_type_p, lambda x: x.astype(jnp.float16), {0: Grade.NARROWED}, types=("float32", "bfloat16")),
+    Case(
+        p.convert_element_type_p,
+        lambda x: x.astype(jnp.float32),
+        {0: Grade.EXACT},
+        types=("bfloat16", "int8", "bool"),
+    ),
+    Case(
+        p.convert_element_type_p,
+        lambda x: x.astype(jnp.bfloat16),
+        {0: Grade.NARROWED},
+        types=("float32", "float16"),
+    ),
+    Case(
+        p.convert_element_type_p,
+        lambda x: x.astype(jnp.float16),
+        {0: Grade.NARROWED},
+        types=("float32", "bfloat16"),
+    ),
     Case(p.convert_element_type_p, lambda x: x.astype(jnp.float32), {}, types=("int32", "uint32")),
     Case(p.convert_element_type_p, lambda x: x.astype(jnp.int32), {}, types=("float32",)),
-    Case(p.convert_element_type_p, lambda x: x.astype(jnp.int32), {0: Grade.EXACT}, types=("int8", "uint16", "bool")),
+    Case(
+        p.convert_element_type_p,
+        lambda x: x.astype(jnp.int32),
+        {0: Grade.EXACT},
+        types=("int8", "uint16", "bool"),
+    ),
     Case(
         p.bitcast_convert_type_p,
         lambda x: lax.bitcast_convert_type(x, jnp.int32),
@@ -121,7 +153,7 @@ CASES = [
     Case(
         p.concatenate_p,
         lambda *xs: lax.concatenate(xs, 1),
-        {k: Grade.EXACT for k in range(3)},
+        dict.fromkeys(range(3), Grade.EXACT),
         shapes=((3, 4), (3, 0), (3, 2)),
         types=ALL,
     ),
@@ -138,13 +170,19 @@ CASES = [
     Case(p.copy_p, jnp.copy, {0: Grade.EXACT}, types=ALL),
     Case(p.stop_gradient_p, bind(p.stop_gradient_p), {0: Grade.EXACT}),
     Case(p.name_p, lambda x: checkpoint_name(x, "x"), {0: Grade.EXACT}, types=ALL),
-    Case(lax.optimization_barrier_p, lambda *xs: lax.optimization_barrier(xs), both(Grade.EXACT), shapes=TWO, types=ALL),
+    Case(
+        lax.optimization_barrier_p,
+        lambda *xs: lax.optimization_barrier(xs),
+        both(Grade.EXACT),
+        shapes=TWO,
+        types=ALL,
+    ),
 ]
 
 
 def draw(rng, case, shape, dtype):
     dtype = jnp.dtype(dtype)
-    if dtype == bool:
+    if dtype == jnp.bool_:
         return jnp.asarray(rng.integers(0, 2, shape), bool)
     if jnp.issubdtype(dtype, jnp.integer):
         info = jnp.iinfo(dtype)
@@ -165,7 +203,8 @@ def equation_of(call, primitive, *operands):
 
 
 @pytest.mark.parametrize(
-    ("case", "dtype"), [pytest.param(c, t, id=f"{c.id}-{t}-{k}") for k, c in enumerate(CASES) for t in c.types]
+    ("case", "dtype"),
+    [pytest.param(c, t, id=f"{c.id}-{t}-{k}") for k, c in enumerate(CASES) for t in c.types],
 )
 def test_an_inverse_gives_back_its_operand_to_its_grade(case, dtype):
     with jax.enable_x64("64" in dtype or "128" in dtype):
@@ -184,7 +223,9 @@ def test_an_inverse_gives_back_its_operand_to_its_grade(case, dtype):
                 continue
             narrow = outputs[0].dtype if inverse.grade is Grade.NARROWED else true.dtype
             eps = float(jnp.finfo(narrow).eps)
-            digits = {Grade.ROUNDED: 64 * eps, Grade.GUARDED: eps ** (2 / 3), Grade.NARROWED: eps}[inverse.grade]
+            digits = {Grade.ROUNDED: 64 * eps, Grade.GUARDED: eps ** (2 / 3), Grade.NARROWED: eps}[
+                inverse.grade
+            ]
             wide = np.complex128 if np.iscomplexobj(true) else np.float64
             assert np.abs(got.astype(wide) - true.astype(wide)).max() <= digits * max(1.0, case.high)
 
@@ -199,7 +240,9 @@ def test_an_operand_that_occurs_twice_cannot_be_solved_for(call):
     assert rules.inverses(equation) == []
 
 
-@pytest.mark.parametrize("call", [lambda x: x * 0.0, lambda x: x / 0.0, lambda x: x * jnp.inf, lambda x: x / jnp.nan])
+@pytest.mark.parametrize(
+    "call", [lambda x: x * 0.0, lambda x: x / 0.0, lambda x: x * jnp.inf, lambda x: x / jnp.nan]
+)
 def test_a_constant_that_erases_has_no_inverse(call):
     (equation,) = jaxprs.flatten(jax.make_jaxpr(call)(jnp.ones(3))).equations
     assert rules.inverses(equation) == []
@@ -216,7 +259,15 @@ def test_a_constant_factor_declares_its_amplification(call, factor):
 
 @pytest.mark.parametrize(
     "call",
-    [jnp.sin, jnp.abs, lambda x: x.sum(0), lambda x: x @ x.T, jnp.round, lambda x: x[1:], lambda x: jnp.sort(x)],
+    [
+        jnp.sin,
+        jnp.abs,
+        lambda x: x.sum(0),
+        lambda x: x @ x.T,
+        jnp.round,
+        lambda x: x[1:],
+        lambda x: jnp.sort(x),
+    ],
     ids=["sin", "abs", "sum", "dot", "round", "slice", "sort"],
 )
 def test_what_erases_has_no_inverse(call):
@@ -224,7 +275,7 @@ def test_what_erases_has_no_inverse(call):
         assert equation.primitive in rules.INVERSES or rules.inverses(equation) == []
 
 
-# --- casts ---------------------------------------------------------------------------------------------------
+# --- casts ---------------------------------------------------------------------------------------------
 
 EMBEDS = [
     ("bfloat16", "float32"),
@@ -256,7 +307,9 @@ LOSES = [
 ]
 
 
-@pytest.mark.parametrize(("source", "target"), EMBEDS + [(t, t) for t in ("float32", "int8", "bool", "complex64")])
+@pytest.mark.parametrize(
+    ("source", "target"), EMBEDS + [(t, t) for t in ("float32", "int8", "bool", "complex64")]
+)
 def test_a_type_embeds_where_every_value_survives(source, target):
     assert rules._embeds(jnp.dtype(source), jnp.dtype(target))
 
@@ -280,7 +333,7 @@ def test_embedding_agrees_with_a_cast_of_every_value(source, target):
     assert rules._embeds(jnp.dtype(source), jnp.dtype(target)) == survives
 
 
-# --- intervals -----------------------------------------------------------------------------------------------
+# --- intervals -----------------------------------------------------------------------------------------
 
 BOUNDED = [
     lambda x: jnp.exp(x),
@@ -326,7 +379,9 @@ def test_what_may_be_divided_and_multiplied_by(interval, divides, multiplies):
 
 
 def test_dividing_by_what_is_bounded_away_from_zero_needs_no_guard():
-    program = jaxprs.flatten(jax.make_jaxpr(lambda x, s: x * (jax.nn.sigmoid(s) + 1))(jnp.ones(3), jnp.ones(3)))
+    program = jaxprs.flatten(
+        jax.make_jaxpr(lambda x, s: x * (jax.nn.sigmoid(s) + 1))(jnp.ones(3), jnp.ones(3))
+    )
     known = {}
     look = lambda v: known.get(v, rules.ANY) if isinstance(v, int) else rules.literal_interval(v)
     for equation in program.equations:
@@ -335,7 +390,7 @@ def test_dividing_by_what_is_bounded_away_from_zero_needs_no_guard():
     assert grades == {0: Grade.ROUNDED, 1: Grade.GUARDED}
 
 
-# --- cost ----------------------------------------------------------------------------------------------------
+# --- cost ----------------------------------------------------------------------------------------------
 
 
 def total(function, *args):
