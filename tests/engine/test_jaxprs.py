@@ -16,7 +16,7 @@ def primitives(program):
     return [e.primitive for e in program.equations]
 
 
-# --- closures ------------------------------------------------------------------------------------------------
+# --- closures ------------------------------------------------------------------------------------------
 
 
 CLOSED_OVER = {
@@ -57,7 +57,7 @@ def test_a_closed_over_tracer_becomes_an_input_and_does_not_leak(kind):
         np.testing.assert_allclose(outer(CLOSED_OVER[kind]()), use(x, CLOSED_OVER[kind]()), rtol=1e-6)
 
 
-# --- flattening ----------------------------------------------------------------------------------------------
+# --- flattening ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_an_equation_names_the_line_that_wrote_it():
     assert "test_jaxprs.py" in equation.line
 
 
-# --- fingerprints --------------------------------------------------------------------------------------------
+# --- fingerprints --------------------------------------------------------------------------------------
 
 
 def layered(scale, width=4):
@@ -164,7 +164,7 @@ def test_another_function_has_another_fingerprint(other):
     assert jaxprs.trace(layered(2.0), X)[0].fingerprint() != jaxprs.trace(other, X)[0].fingerprint()
 
 
-# --- the VJP -------------------------------------------------------------------------------------------------
+# --- the VJP -------------------------------------------------------------------------------------------
 
 
 def test_the_pullback_of_the_residuals_is_the_vjp():

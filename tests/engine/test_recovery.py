@@ -117,7 +117,7 @@ def test_the_largest_of_a_mapped_axis_is_shared():
     assert recovery.largest(jnp.float32(2.0)) == 2.0
 
 
-# --- layer norm ----------------------------------------------------------------------------------------------
+# --- layer norm ----------------------------------------------------------------------------------------
 
 
 def layer_norm(x, scale, shift):
@@ -150,5 +150,5 @@ def test_layer_norm_of_any_scale(scale, shift, overhead):
         jax.effects_barrier()
     plain = run(lax.scan)
     assert all(jnp.isfinite(a).all() for a in jax.tree.leaves(ours))
-    # A scale of 0 makes the input of the next layer norm constant: plain autodiff itself divides by sqrt(1e-12).
+    # A scale of 0 makes the next layer norm divide by sqrt(1e-12), in plain autodiff too.
     assert_same(ours, plain, rtol=1e-3 if scale == 1.0 else 2e-2)

