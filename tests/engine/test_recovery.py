@@ -45,7 +45,7 @@ def assert_same(ours, plain, rtol=1e-4):
 
 def test_the_layer_is_planned_with_a_guard():
     plan = bwsk_jax.plan_scan(layer, INIT, jax.tree.map(lambda a: a[0], inputs()), max_overhead=float("inf"))
-    assert any(s.guarded for s in plan.steps) and plan.fallback is not None
+    assert plan.risky and plan.fallback is not None
     assert plan.overhead < plan.fallback_overhead
 
 
