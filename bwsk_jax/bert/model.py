@@ -14,6 +14,7 @@ V vocabulary, L layers.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -43,17 +44,18 @@ class Dropout(nn.Module):
     """
 
     rate: float
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Drop elements of ``x`` by the bits of the ``dropout`` stream."""
+        """Drop elements of ``x`` by the bits of the ``dropout`` stream; return ``dtype``."""
         threshold = min(round(self.rate * 2**16), 2**16 - 1)
         if threshold == 0:
-            return x
+            return x.astype(self.dtype)
         kept = _random_halfwords(self.make_rng("dropout"), x.shape) >= jnp.uint16(threshold)
-        # In float32: the scale rounded to bfloat16 would bias every dropout the same way.
-        scaled = (x.astype(jnp.float32) * (2**16 / (2**16 - threshold))).astype(x.dtype)
-        return jax.lax.select(kept, scaled, jnp.zeros_like(x))
+        # Scale in float32: rounded to bfloat16, the factor would bias every dropout the same way.
+        scaled = (x.astype(jnp.float32) * (2**16 / (2**16 - threshold))).astype(self.dtype)
+        return jax.lax.select(kept, scaled, jnp.zeros_like(scaled))
 
 
 def _random_halfwords(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -147,7 +149,8 @@ class Embeddings(nn.Module):
             + embed(config.max_position_embeddings, "position")(positions_1t)
         )
         hidden_bth = _layer_norm(config, self.dtype)(hidden_bth)
-        return Dropout(config.hidden_dropout_prob if self.train else 0.0, name="dropout")(hidden_bth)
+        rate = config.hidden_dropout_prob if self.train else 0.0
+        return Dropout(rate, self.dtype, name="dropout")(hidden_bth)
 
 
 class Attention(nn.Module):
@@ -174,12 +177,13 @@ class Attention(nn.Module):
         scores_bnts = scores_bnts * config.head_size**-0.5
         if mask_b11s is not None:
             scores_bnts = scores_bnts + mask_b11s
-        probs_bnts = jax.nn.softmax(scores_bnts, axis=-1).astype(self.dtype)
-        probs_bnts = Dropout(rates[0], name="dropout")(probs_bnts)
+        # The dropout narrows: casting before it would put a float32 copy of the scores' size in memory.
+        probs_bnts = jax.nn.softmax(scores_bnts, axis=-1)
+        probs_bnts = Dropout(rates[0], self.dtype, name="dropout")(probs_bnts)
         context_bth = jnp.einsum("bnts,bsnd->btnd", probs_bnts, v_bsnd).reshape(hidden_bth.shape)
 
         output_bth = _dense(config, config.hidden_size, self.dtype, "output")(context_bth)
-        output_bth = Dropout(rates[1], name="output_dropout")(output_bth)
+        output_bth = Dropout(rates[1], self.dtype, name="output_dropout")(output_bth)
         return _layer_norm(config, self.dtype)(hidden_bth + output_bth)
 
 
@@ -198,7 +202,7 @@ class FeedForward(nn.Module):
         x_btf = Activation(config.hidden_act, name="activation")(x_btf)
         output_bth = _dense(config, config.hidden_size, self.dtype, "down")(x_btf)
         rate = config.hidden_dropout_prob if self.train else 0.0
-        output_bth = Dropout(rate, name="dropout")(output_bth)
+        output_bth = Dropout(rate, self.dtype, name="dropout")(output_bth)
         return _layer_norm(config, self.dtype)(hidden_bth + output_bth)
 
 
@@ -235,6 +239,7 @@ class MaskedLMHead(nn.Module):
 # --- the function -------------------------------------------------------------------------------------------
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def init_params(config: BertConfig, key: jax.Array) -> Params:
     """Draw fresh float32 parameters: kernels and tables from N(0, initializer_range), as BERT does.
 
@@ -266,7 +271,7 @@ def layer_body(
     nothing. The mask is closed over, so a scan hoists it. ``key`` is ignored, and may be None, unless
     ``train``.
 
-    >>> config = BertConfig(vocab_size=64, hidden_size=8, num_attention_heads=2, intermediate_size=16)
+    >>> config = BertConfig(64, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
     >>> body = layer_body(config, dtype=jnp.float32, train=False)
     >>> first = jax.tree.map(lambda x: x[0], init_params(config, jax.random.key(0))["layers"])
     >>> body(jnp.ones((1, 5, 8)), (first, None))[0].shape
@@ -310,7 +315,7 @@ def encode(
         BertInputError: ids of another rank or type, more positions than the model has, other shapes of
             mask or token types.
 
-    >>> config = BertConfig(vocab_size=64, hidden_size=8, num_attention_heads=2, intermediate_size=16)
+    >>> config = BertConfig(64, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
     >>> params = init_params(config, jax.random.key(0))
     >>> encode(config, params, jnp.ones((2, 5), jnp.int32), dropout_key=jax.random.key(1)).shape
     (2, 5, 8)
@@ -337,7 +342,7 @@ def predict(config: BertConfig, params: Params, hidden: jax.Array) -> jax.Array:
 
     Computes in the type of ``hidden``; the product with the word embedding accumulates in float32.
 
-    >>> config = BertConfig(vocab_size=64, hidden_size=8, num_attention_heads=2)
+    >>> config = BertConfig(64, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
     >>> predict(config, init_params(config, jax.random.key(0)), jnp.ones((7, 8))).shape
     (7, 64)
     """
@@ -358,7 +363,7 @@ def forward(
 
     Arguments and errors are those of ``encode``.
 
-    >>> config = BertConfig(vocab_size=64, hidden_size=8, num_attention_heads=2, intermediate_size=16)
+    >>> config = BertConfig(64, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
     >>> forward(config, init_params(config, jax.random.key(0)), jnp.ones((2, 5), jnp.int32)).shape
     (2, 5, 64)
     """

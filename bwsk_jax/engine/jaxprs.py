@@ -18,7 +18,16 @@ from jax.extend import source_info_util
 from jax.extend.core import Literal
 from jax.extend.core import primitives as lax_p
 
-__all__ = ["Equation", "Program", "VjpTrace", "is_differentiable", "nbytes", "subprograms", "trace", "trace_vjp"]
+__all__ = [
+    "Equation",
+    "Program",
+    "VjpTrace",
+    "is_differentiable",
+    "nbytes",
+    "subprograms",
+    "trace",
+    "trace_vjp",
+]
 
 INLINED = {lax_p.jit_p, lax_p.closed_call_p, lax_p.remat_p}
 
@@ -205,7 +214,8 @@ def trace_vjp(program: Program) -> VjpTrace:
 
 def split(mask: Sequence[bool], items: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     """The items where the mask holds, and the others."""
-    return [x for m, x in zip(mask, items, strict=True) if m], [x for m, x in zip(mask, items, strict=True) if not m]
+    pairs = list(zip(mask, items, strict=True))
+    return [x for m, x in pairs if m], [x for m, x in pairs if not m]
 
 
 def merge(mask: Sequence[bool], chosen: Sequence[Any], others: Sequence[Any]) -> list[Any]:

@@ -7,8 +7,8 @@ the recomputation), and because it is fixed, a looser limit never saves more byt
 minimises the overhead. HiGHS solves it (Q. Huangfu and J. A. J. Hall, *Math. Prog. Comp.* 10, 2018).
 
 Inverses are what makes the program hard: without them nothing can be circular and a thousand equations take a
-tenth of a second. So the best plan without inverses comes first; with them, only what beats it is looked for, and
-where time runs out the better of the two is used and its gap reported.
+tenth of a second. So the best plan without inverses comes first; with them, only what beats it is looked for,
+and where time runs out the better of the two is used and its gap reported.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import functools
 import math
 import time
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -26,6 +25,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from bwsk_jax.engine.problem import Problem, Step, derive, harmless_amplification, ordered, taint
+from bwsk_jax.engine.rules import Grade
 
 __all__ = ["DEFAULT_OVERHEAD", "Limit", "Plan", "PlanError", "check_plan", "solve"]
 
@@ -33,7 +33,10 @@ DEFAULT_OVERHEAD = 0.03
 WEIGHT = 0.005
 TIME_LIMIT = 10.0
 """Seconds that one call of `solve` may look for better plans."""
-GAP = 1e-5
+GAP = 1e-8
+"""Relative; a coarser one would let a looser limit save a few bytes more."""
+SCALE = 100.0
+"""Of the objective, so that HiGHS's absolute gap of 1e-6 does not end the search before the relative one."""
 
 
 class PlanError(ValueError):
@@ -69,7 +72,9 @@ class Plan:
       fallback_overhead: the same where the data refuse a guarded inverse.
       inverted: number of inverse steps.
       steps: what the backward pass runs, in order.
-      fallback: what it runs instead where the data refuse; None if nothing needs a guard.
+      fallback: what it runs instead where the data refuse; None if nothing needs a guard. Its inverses are
+        the unavoidable ones: without them the carry could not be had from what is saved.
+      risky: the inverses in `steps` that round and that the fallback does without; the guard watches them.
       saved: the numbers of the saved values.
       gap: how far `saved_bytes` (or the overhead) may be from the best, as a fraction; 0 when proven best.
     """
@@ -105,6 +110,13 @@ class Plan:
         """Number of inverse steps."""
         return sum(s.inverts for s in self.steps)
 
+    @property
+    def risky(self) -> tuple[Step, ...]:
+        """The inexact steps that the data can refuse."""
+        if self.fallback is None:
+            return ()
+        return tuple(s for s in self.steps if not s.exact and s not in self.fallback)
+
     @functools.cached_property
     def inexact(self) -> frozenset[int]:
         """Values that are not bit for bit what the forward pass computed."""
@@ -118,7 +130,8 @@ class Plan:
         def row(v, how, equation):
             aval, mark = program.avals[v], "*" if v in wanted else " "
             name, line = (str(equation.primitive), equation.line) if equation else ("argument", "")
-            return (f"{mark}{v}", aval.str_short(short_dtypes=True), f"{self.problem.bytes[v]:,}", how, name, line)
+            shape, size = aval.str_short(short_dtypes=True), f"{self.problem.bytes[v]:,}"
+            return (f"{mark}{v}", shape, size, how, name, line)
 
         rows = [row(v, "saved", makers.get(v)) for v in self.saved]
         for s in self.steps:
@@ -126,7 +139,9 @@ class Plan:
             rows += [row(v, how, program.equations[s.equation]) for v in s.writes]
         head = ("value", "shape", "bytes", "how", "equation", "source")
         widths = [max(len(r[k]) for r in (head, *rows)) for k in range(len(head))]
-        table = "\n".join("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in (head, *rows))
+        table = "\n".join(
+            "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in (head, *rows)
+        )
         fallback = "" if self.fallback is None else f" ({self.fallback_overhead:.2%} where a guard refuses)"
         gap = f", within {self.gap:.1%} of the best" if self.gap else ""
         return (
@@ -137,8 +152,8 @@ class Plan:
 
 
 def check_plan(plan: Plan) -> None:
-    """Raise `PlanError` unless every step reads only what is known by then, nothing inexact is used where that
-    could be seen, and all targets are known at the end. Independent of how the plan was found."""
+    """Raise `PlanError` unless every step reads only what is known by then, nothing inexact is used where
+    that could be seen, and all targets are known at the end. Independent of how the plan was found."""
     for name, schedule in (("steps", plan.steps), ("fallback", plan.fallback)):
         if schedule is None:
             continue
@@ -147,17 +162,18 @@ def check_plan(plan: Plan) -> None:
             missing = [v for v in step.reads if v not in known]
             if missing:
                 equation = plan.problem.program.equations[step.equation]
-                raise PlanError(f"{name}: {equation.primitive} at {equation.line} reads {missing}, not known by then")
-            if name == "fallback" and step.guarded:
-                raise PlanError(f"{name}: equation {step.equation} uses an inverse that needs a guard")
+                raise PlanError(
+                    f"{name}: {equation.primitive} at {equation.line} reads {missing}, not known by then"
+                )
             known.update(step.writes)
         missing = [v for v in plan.problem.targets if v not in known]
         if missing:
             raise PlanError(f"{name}: the backward pass needs {missing}, which no step gives")
         if taint(plan.problem, schedule) is None:
             raise PlanError(f"{name}: a recovered value is used where its rounding would show")
-    if plan.fallback is None and any(s.guarded for s in plan.steps):
-        raise PlanError("an inverse needs a guard, and there is no fallback")
+    unguarded = plan.steps if plan.fallback is None else plan.fallback
+    if any(s.grade is Grade.GUARDED for s in unguarded):
+        raise PlanError("an inverse that needs a guard is used without one")
 
 
 # --- solving -----------------------------------------------------------------------------------------------
@@ -214,7 +230,7 @@ def _solve_guarded(problem: Problem, limit: Limit, deadline: float) -> Plan | No
         if found is not None:
             return found
         at_hand = problem.free.union(problem.trivial, solution[0])
-        at_hand |= derive(problem, solution[0], lambda s: not s.guarded).keys()
+        at_hand |= _without_guards(problem, solution[0]).keys()
         cuts.append([v for v in _values(problem) if v not in at_hand])
     return incumbent and dataclasses.replace(incumbent, gap=_gap(_objective(incumbent, limit), bound))
 
@@ -226,13 +242,16 @@ def _plan(problem: Problem, limit: Limit, solution, bound: float) -> Plan | None
     saved, chosen = solution
     schedule = ordered(problem, saved, chosen)
     saved = _read_by(problem, saved, schedule)
-    fallback = None
-    if any(s.guarded for s in schedule):
-        fallback = ordered(problem, saved, derive(problem, saved, lambda s: not s.guarded))
-        if fallback is None:
-            return None
-    found = Plan(problem, saved, schedule, fallback)
+    fallback = ordered(problem, saved, _without_guards(problem, saved))
+    if fallback is None:
+        return None
+    avoidable = any(not s.exact and s not in fallback for s in schedule)
+    found = Plan(problem, saved, schedule, fallback if avoidable else None)
     return dataclasses.replace(found, gap=_gap(_objective(found, limit), bound))
+
+
+def _without_guards(problem: Problem, saved: Collection[int]) -> dict[int, Step]:
+    return derive(problem, saved, lambda s: s.grade is not Grade.GUARDED)
 
 
 def _read_by(problem: Problem, saved: Collection[int], schedule: Sequence[Step]) -> tuple[int, ...]:
@@ -250,7 +269,7 @@ def _values(problem: Problem) -> list[int]:
 
 def _gap(value: float, bound: float) -> float:
     gap = (value - bound) / max(abs(value), 1e-12)
-    return gap if gap > 10 * GAP else 0.0
+    return gap if gap > 1e-5 else 0.0
 
 
 def _objective(plan: Plan, limit: Limit) -> float:
@@ -274,7 +293,9 @@ class _Rows:
 
     def build(self, columns: int) -> LinearConstraint:
         rows, cols, values = zip(*self.entries, strict=True)
-        return LinearConstraint(coo_array((values, (rows, cols)), (len(self.low), columns)).tocsr(), self.low, np.inf)
+        return LinearConstraint(
+            coo_array((values, (rows, cols)), (len(self.low), columns)).tocsr(), self.low, np.inf
+        )
 
 
 def _integer_program(problem: Problem, limit: Limit, cuts: list[list[int]], deadline: float, cutoff: float):
@@ -310,8 +331,8 @@ def _integer_program(problem: Problem, limit: Limit, cuts: list[list[int]], dead
     for group in by_equation.values():
         if len(group) > 1:
             rows.add({use[k]: -1.0 for k in group}, -1.0)
-    # What a step writes comes after what it reads (C. E. Miller, A. W. Tucker, R. A. Zemlin, J. ACM 7(4), 1960);
-    # only values that can lie on a common cycle need it.
+    # What a step writes comes after what it reads (C. E. Miller, A. W. Tucker, R. A. Zemlin, J. ACM 7(4),
+    # 1960); only values that can lie on a common cycle need it.
     component, size = _components(values, reads, writes)
     for k in range(len(steps)):
         for i in reads[k]:
@@ -337,9 +358,9 @@ def _integer_program(problem: Problem, limit: Limit, cuts: list[list[int]], dead
         rows.add({c: -overhead_of[c] for c in use}, -limit.max_overhead)
 
     weight_bytes, weight_overhead = _weights(limit)
-    objective = weight_bytes * bytes_of + weight_overhead * overhead_of
+    objective = SCALE * (weight_bytes * bytes_of + weight_overhead * overhead_of)
     if math.isfinite(cutoff):
-        rows.add({c: -value for c, value in enumerate(objective) if value}, -cutoff * (1 - GAP))
+        rows.add({c: -value for c, value in enumerate(objective) if value}, -cutoff * SCALE * (1 - GAP))
     upper = np.ones(columns)
     integrality = np.ones(columns)
     for v in values:
@@ -358,7 +379,7 @@ def _integer_program(problem: Problem, limit: Limit, cuts: list[list[int]], dead
     if result.status == 2:  # infeasible: nothing better than the cutoff, or nothing within the limit
         return None, cutoff
     if result.x is None:
-        return None, 0.0 if result.mip_dual_bound is None else result.mip_dual_bound
+        return None, (result.mip_dual_bound or 0.0) / SCALE
     saved = tuple(v for v in values if result.x[save[v]] > 0.5)
     chosen: dict[int, Step] = {}
     for k in sorted(range(len(steps)), key=lambda k: [result.x[order[v]] for v in writes[k][:1]]):
@@ -366,7 +387,7 @@ def _integer_program(problem: Problem, limit: Limit, cuts: list[list[int]], dead
             for v in writes[k]:
                 if v not in saved:
                     chosen.setdefault(v, steps[k])
-    return (saved, chosen), result.mip_dual_bound
+    return (saved, chosen), result.mip_dual_bound / SCALE
 
 
 def _components(values, reads, writes):
@@ -381,8 +402,8 @@ def _components(values, reads, writes):
 
 
 def _dominated(problem: Problem, steps, reads, save) -> set[int]:
-    """Values never worth saving: one of no more bytes gives them at no cost. (Of two that give each other, the
-    first is kept.)"""
+    """Values never worth saving: one of no more bytes gives them at no cost. (Of two that give each other,
+    the first is kept.)"""
     dominated: set[int] = set()
     for k, step in enumerate(steps):
         if step.inverts or step.cost or len(reads[k]) != 1 or len(step.writes) != 1:
@@ -394,7 +415,7 @@ def _dominated(problem: Problem, steps, reads, save) -> set[int]:
 
 
 def _add_taints(problem: Problem, rows: _Rows, columns: int, steps, save, use) -> int:
-    """Variables in [0, 1] that say whether a derived value is inexact, where that decides what may read it."""
+    """Variables in [0, 1]: whether a derived value is inexact, where that decides what may read it."""
     for kind in ("rounded", "narrowed"):
         blocked = {k: set(problem.sensitive(s)) for k, s in enumerate(steps)}
         carry = set(problem.carry_in) if kind == "narrowed" else set()
@@ -406,7 +427,10 @@ def _add_taints(problem: Problem, rows: _Rows, columns: int, steps, save, use) -
                 for v in s.writes
                 if v not in reach
                 and problem.float_size(v)
-                and (kind in problem.taints(s) or any(problem.spreads(s, kind, r, v) for r in s.reads if r in reach))
+                and (
+                    kind in problem.taints(s)
+                    or any(problem.spreads(s, kind, r, v) for r in s.reads if r in reach)
+                )
             }
             if not more:
                 break
@@ -417,7 +441,9 @@ def _add_taints(problem: Problem, rows: _Rows, columns: int, steps, save, use) -
                 r
                 for s in steps
                 for r in s.reads
-                if r in reach and r not in watched and any(problem.spreads(s, kind, r, v) for v in s.writes if v in watched)
+                if r in reach
+                and r not in watched
+                and any(problem.spreads(s, kind, r, v) for v in s.writes if v in watched)
             }
             if not more:
                 break
@@ -448,6 +474,7 @@ def _least(problem: Problem, limit: Limit) -> Plan:
     least = solve(problem, Limit(max_overhead=math.inf))
     if limit.max_bytes is None or least.saved_bytes > limit.max_bytes:
         raise PlanError(
-            f"{limit} is below the least possible: {least.saved_bytes:,} bytes, with {least.overhead:.1%} recomputation"
+            f"max_bytes={limit.max_bytes:,} is below the least possible: {least.saved_bytes:,} bytes, "
+            f"with {least.overhead:.1%} recomputation"
         )
     return dataclasses.replace(least, gap=1.0)

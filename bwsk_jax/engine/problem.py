@@ -18,8 +18,8 @@ import numpy as np
 from jax.extend.core import Literal
 
 from bwsk_jax.engine import rules
-from bwsk_jax.engine.jaxprs import Program, VjpTrace, nbytes
-from bwsk_jax.engine.rules import Grade, Inverse, Interval
+from bwsk_jax.engine.jaxprs import Program, VjpTrace, nbytes, split
+from bwsk_jax.engine.rules import Grade, Interval, Inverse
 
 __all__ = ["Problem", "Step", "call_problem", "derive", "scan_problem"]
 
@@ -45,9 +45,9 @@ class Step:
         return self.operand is not None
 
     @property
-    def guarded(self) -> bool:
-        """Whether its result may only be used after a look at the data."""
-        return self.grade is Grade.GUARDED
+    def exact(self) -> bool:
+        """Whether it gives bit for bit what the forward pass computed (as far as its operands are that)."""
+        return self.grade in (None, Grade.EXACT)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,7 +61,8 @@ class Problem:
       steps: every replay and inversion that could help, in the order of the equations.
       trivial: a step of no cost, from free values alone, for each value that has one.
       carry_in: targets that the next iteration of a reverse scan starts from.
-      ground: values that depend on no recovered one.
+      ground: values that no inverse is wanted for, as they depend on no activation: dropout masks, cast
+        weights.
       residuals: the values plain autodiff would keep.
       forward_cost: FLOPs of one evaluation of the function.
       length: iterations between two values that are known exactly.
@@ -128,41 +129,42 @@ class Problem:
 
 
 def call_problem(trace: VjpTrace, *, invert: bool = True) -> Problem:
-    """Of a call: its arguments are known in the backward pass, its residuals are wanted.
-
-    Where all else fails it can be replayed from its arguments, so an inverse that rounds is never worth an
-    unguarded risk: ROUNDED inverses count as GUARDED.
-    """
-    return _problem(trace, trace.program.inputs, (), (), 1, invert, careful=True)
+    """Of a call: its arguments are known in the backward pass, its residuals are wanted."""
+    inputs = trace.program.inputs
+    _, fixed = split(trace.differentiable_inputs, inputs)
+    return _problem(trace, inputs, (), fixed, 1, invert)
 
 
-def scan_problem(trace: VjpTrace, num_consts: int, num_carry: int, length: int = 1, *, invert: bool = True) -> Problem:
+def scan_problem(
+    trace: VjpTrace, num_consts: int, num_carry: int, length: int = 1, *, invert: bool = True
+) -> Problem:
     """Of one iteration: constants, `xs` and the carry-out are known, residuals and the carry-in wanted."""
     inputs = trace.program.inputs
     carry_in = inputs[num_consts : num_consts + num_carry]
     steady = (*inputs[:num_consts], *inputs[num_consts + num_carry :])
     carry_out = [v for v in trace.outputs[:num_carry] if not isinstance(v, Literal)]
-    return _problem(trace, steady, carry_out, carry_in, length, invert, careful=False)
+    return _problem(trace, (*steady, *carry_out), carry_in, steady, length, invert)
 
 
-def _problem(trace, steady, carry_out, carry_in, length, invert, careful) -> Problem:
+def _problem(trace, known, carry_in, fixed, length, invert) -> Problem:
     program = trace.program
     wanted = [v for v in trace.residuals if not isinstance(v, Literal)]
-    free = frozenset((*steady, *carry_out, *program.constants))
-    ground = _closure(program, (*steady, *program.constants))
+    free = frozenset((*known, *program.constants))
+    ground = _closure(program, (*fixed, *program.constants))
     constant = _closure(program, program.constants)
+    price = lambda e: 0.0 if constant.issuperset(e.outputs) else rules.cost(e)
     replays = [
-        Step(n, None, tuple(dict.fromkeys(e.reads)), e.outputs, 0.0 if constant.issuperset(e.outputs) else rules.cost(e))
+        Step(n, None, tuple(dict.fromkeys(e.reads)), e.outputs, price(e))
         for n, e in enumerate(program.equations)
         if not e.effects
     ]
-    # What a scan computes from its constants and `xs` alone is replayed without rounding, each iteration afresh; in
-    # a call everything depends on the arguments alone, and only what literals give is left out.
-    fixed = constant if careful else ground
-    inversions = list(_inversions(program, fixed, length, careful)) if invert else []
+    inversions = list(_inversions(program, ground, length)) if invert else []
     exposed = _exposed(program, [v for v in trace.outputs if not isinstance(v, Literal)])
-    inversions = [s for s in inversions if s.grade is not Grade.NARROWED or exposed(s.writes[0]) <= _width(program, s.reads[0])]
-    steps = sorted((*replays, *inversions), key=lambda s: (s.equation, -1 if s.operand is None else s.operand))
+    blurs = lambda s: s.grade is Grade.NARROWED and exposed(s.writes[0]) > _width(program, s.reads[0])
+    inversions = [s for s in inversions if not blurs(s)]
+    steps = sorted(
+        (*replays, *inversions), key=lambda s: (s.equation, -1 if s.operand is None else s.operand)
+    )
     steps = [s for s in steps if not free.issuperset(s.writes)]
     trivial = _trivial(steps, free)
     targets = tuple(dict.fromkeys(v for v in (*wanted, *carry_in) if v not in free))
@@ -187,7 +189,7 @@ def _width(program: Program, value: int) -> int:
 
 
 def _exposed(program: Program, outputs: Sequence[int]) -> Callable[[int], int]:
-    """With how many digits a value reaches the outputs: the most, over all ways there, of the fewest on the way.
+    """With how many digits a value reaches the outputs: the most over all ways, of the fewest on each.
 
     A value that some output shows with all its digits must not come back from a cast that narrowed it.
     """
@@ -208,7 +210,7 @@ def _closure(program: Program, values: Iterable[int]) -> frozenset[int]:
     return frozenset(closed)
 
 
-def _inversions(program, fixed, length, careful):
+def _inversions(program, ground, length):
     intervals: dict[int, Interval] = {}
 
     def interval_of(atom):
@@ -219,15 +221,13 @@ def _inversions(program, fixed, length, careful):
         intervals.update(dict.fromkeys(equation.outputs, bounds))
         for inverse in rules.inverses(equation, interval_of):
             target = equation.inputs[inverse.operand]
-            if target in fixed or _amplifies(program, target, inverse, length):
+            if target in ground or _amplifies(program, target, inverse, length):
                 continue
-            others = (v for k, v in enumerate(equation.inputs) if k != inverse.operand and not isinstance(v, Literal))
-            grade = Grade.GUARDED if careful and inverse.grade is Grade.ROUNDED else inverse.grade
-            if grade is Grade.GUARDED and not jnp.issubdtype(program.avals[target].dtype, jnp.floating):
-                continue  # the guard's error analysis is of real numbers, and knows no branch cuts
+            others = (v for v in equation.reads if v != target)
             reads = tuple(dict.fromkeys((*equation.outputs, *others)))
             # What the inverse computes has the operand's size; it is priced like the equation itself.
-            yield Step(number, inverse.operand, reads, (target,), rules.cost(equation), grade, inverse.amplification)
+            price, grade = rules.cost(equation), inverse.grade
+            yield Step(number, inverse.operand, reads, (target,), price, grade, inverse.amplification)
 
 
 def harmless_amplification(dtype) -> float:
@@ -248,7 +248,7 @@ def _trivial(steps: Sequence[Step], free: frozenset[int]) -> dict[int, Step]:
     while True:
         before = len(found)
         for step in steps:
-            if step.cost == 0 and step.grade in (None, Grade.EXACT) and all(v in free or v in found for v in step.reads):
+            if step.cost == 0 and step.exact and all(v in free or v in found for v in step.reads):
                 found.update((v, step) for v in step.writes if v not in free and v not in found)
         if len(found) == before:
             return found
@@ -276,19 +276,26 @@ def _useful(steps, targets, free, trivial):
 # --- derivation from a given set of saved values -----------------------------------------------------------
 
 
-def derive(problem: Problem, saved: Collection[int], allowed: Callable[[Step], bool] = lambda s: True) -> dict[int, Step]:
+_DEAR = 1e24
+"""FLOPs that no function has."""
+
+
+def derive(
+    problem: Problem, saved: Collection[int], allowed: Callable[[Step], bool] = lambda s: True
+) -> dict[int, Step]:
     """A cheap step for each value that can be had from the saved ones.
 
     Cheapest derivations by the generalisation of Dijkstra's algorithm to hypergraphs (D. E. Knuth,
     *Information Processing Letters* 6(1), 1977); a value that several steps read is counted for each, so the
-    total is cheap, not least. Exact steps go first: what they reach is never derived with an error.
+    total is cheap, not least. An inexact inverse is taken only where nothing else leads on: what exact steps
+    reach is derived by them alone, and beyond that an inexact one is dearer than any number of replays.
     """
     at_hand = problem.free.union(problem.trivial, saved)
     price: dict[int, float] = {}
     chosen: dict[int, Step] = {}
     tainted: dict[str, set[int]] = {"rounded": set(), "narrowed": set()}
     for exact in (True, False):
-        steps = [s for s in problem.steps if allowed(s) and (not exact or s.grade in (None, Grade.EXACT))]
+        steps = [s for s in problem.steps if allowed(s) and (not exact or s.exact)]
         readers: dict[int, list[int]] = {}
         missing = []
         for k, step in enumerate(steps):
@@ -300,7 +307,7 @@ def derive(problem: Problem, saved: Collection[int], allowed: Callable[[Step], b
         queue = []
 
         def offer(step, queue=queue, order=order):
-            total = step.cost + sum(price.get(v, 0.0) for v in step.reads)
+            total = step.cost + sum(price.get(v, 0.0) for v in step.reads) + (0.0 if step.exact else _DEAR)
             heapq.heappush(queue, (total, next(order), step))
 
         for k, step in enumerate(steps):

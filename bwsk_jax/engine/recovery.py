@@ -1,14 +1,15 @@
 """Run a plan: give back, from what was saved, what the backward pass reads.
 
-Where the plan uses guarded inverses, an a-priori unknown decides whether they are any good: the data. The guard
-runs a first-order error analysis beside the inverses (N. J. Higham, *Accuracy and Stability of Numerical
-Algorithms*, 2nd ed., §3.3): for `x = solve(z, y)`,
+Where the plan uses inverses that round and that it could do without, the data decide whether they are any
+good. A guard runs a first-order error analysis beside the inverses (N. J. Higham, *Accuracy and Stability of
+Numerical Algorithms*, 2nd ed., §3.3): for `x = solve(z, y)`,
 
     e(x) = |dx/dz| e(z) + |dx/dy| e(y),
 
-in units of the rounding `eps`, where a value that was not inverted has `e(v) = |v|`. The inverses are used only
-if `e(x) <= eps**(-1/3) * max(|x|, rms(x))` for every element of every guarded result: two thirds of the digits
-are right. Otherwise the plan's second schedule runs, which has no such inverse.
+in units of the rounding `eps`, where a value that was not inverted has `e(v) = |v|`. The inverses are used
+only if `e(x) <= eps**(-1/3) * max(|x|, rms(x))` for every element of every result that leaves the inverses:
+two thirds of the digits are right. The root mean square is that of the last axis or of the whole array,
+whichever is larger. Otherwise the plan's second schedule runs, which has no such inverse.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def _reads(steps: Sequence[Step], environment: dict[int, Any]) -> list[int]:
 
 
 def _stages(plan: Plan) -> tuple[list[Step], list[Step], list[Step], list[Step]]:
-    """Split both schedules: (common to both, up to the guarded inverses, the rest with them, the rest without).
+    """Split both schedules: (common to both, up to the risky inverses, the rest with them, the rest without).
 
     Every step that reads a key is in the common part. Inside the conditional, `vmap` would batch the key with
     the branch, and the `rbg` generator then draws other bits than the forward pass did.
@@ -119,13 +120,14 @@ def _stages(plan: Plan) -> tuple[list[Step], list[Step], list[Step], list[Step]]
     available = set(plan.problem.free) | set(plan.saved)
     shared: dict[Step, None] = {}
     for step in (*plan.steps, *plan.fallback):
-        if step in common and step not in shared and available.issuperset(step.reads) and not step.guarded:
+        if step in common and step not in shared and available.issuperset(step.reads):
             shared[step] = None
             available.update(step.writes)
-    needed = {v for s in plan.steps if s.guarded for v in s.reads}
+    risky = set(plan.risky)
+    needed = {v for s in risky for v in s.reads}
     probe = []
     for step in reversed([s for s in plan.steps if s not in shared]):
-        if step.guarded or needed.intersection(step.writes):
+        if step in risky or needed.intersection(step.writes):
             probe.append(step)
             needed.update(step.reads)
     probe.reverse()
@@ -137,8 +139,9 @@ def _stages(plan: Plan) -> tuple[list[Step], list[Step], list[Step], list[Step]]
 
 
 def _trusted(plan: Plan, steps: Sequence[Step], environment: dict[int, Any]):
-    """Whether the estimated error of every guarded result is small."""
+    """Whether the estimated error of whatever the inverses hand on is small."""
     program = plan.problem.program
+    handed_on = set(plan.problem.targets).union(*(s.reads for s in plan.steps if not s.inverts))
     error: dict[int, Any] = {}
     epsilon: dict[int, float] = {}
     verdicts = []
@@ -152,7 +155,7 @@ def _trusted(plan: Plan, steps: Sequence[Step], environment: dict[int, Any]):
         equation = program.equations[step.equation]
         (target,) = step.writes
         dtype = program.avals[target].dtype
-        if not jnp.issubdtype(dtype, jnp.floating):
+        if not jnp.issubdtype(dtype, jnp.inexact):
             continue
         floats = [v for v in step.reads if plan.problem.float_size(v)]
         own = equation.out_avals[0].dtype if step.grade is Grade.NARROWED else dtype
@@ -168,19 +171,21 @@ def _trusted(plan: Plan, steps: Sequence[Step], environment: dict[int, Any]):
             tangents = [magnitude(v).astype(x.dtype) if j == k else x for j, x in enumerate(zeros)]
             parts.append(jnp.abs(jax.jvp(solve, primals, tangents)[1]))
         error[target] = functools.reduce(jnp.add, parts)
-        if step.guarded:
+        if target in handed_on:
             verdicts.append(_small(error[target], environment[target], epsilon[target]))
     refused = ~functools.reduce(jnp.logical_and, verdicts)
-    # One verdict for all of a mapped axis: a batched predicate would turn the conditional into a select that runs
-    # both branches.
+    # One verdict for all of a mapped axis: a batched predicate would turn the conditional into a select that
+    # runs both branches.
     return largest(lax.stop_gradient(refused.astype(jnp.int32))) == 0
 
 
 def _small(error, value, epsilon: float):
     """`error <= epsilon**(-1/3) * max(|value|, rms(value))` everywhere; false for anything not finite."""
+    value = jnp.abs(value)
     wide = jnp.promote_types(value.dtype, jnp.float32)
-    error, value = error.astype(wide), jnp.abs(value.astype(wide))
-    scale = jnp.maximum(value, jnp.sqrt(jnp.mean(value * value)))
+    error, value = error.astype(wide), value.astype(wide)
+    mean_square = jnp.mean(value * value, axis=-1, keepdims=True) if value.ndim else value * value
+    scale = jnp.maximum(value, jnp.sqrt(jnp.maximum(mean_square, jnp.mean(mean_square))))
     return jnp.all((error <= epsilon ** (-1 / 3) * scale) & jnp.isfinite(error))
 
 

@@ -1,4 +1,5 @@
-"""`reversible` and `reversible_scan`: siblings of `jax.checkpoint` and `jax.lax.scan` whose backward pass inverts.
+"""`reversible` and `reversible_scan`: siblings of `jax.checkpoint` and `jax.lax.scan` whose backward pass
+inverts.
 
 For a stack of layers the scan itself is the unit: one `jax.custom_vjp` around the forward scan, and a reverse
 scan that carries the recovered activation beside its cotangent. (A `custom_vjp` per layer inside an ordinary
@@ -37,15 +38,19 @@ class ReconstructionWarning(UserWarning):
 
 
 def plan(
-    fun: Callable, *args: Any, max_overhead: float | None = None, max_bytes: int | None = None, invert: bool = True
+    fun: Callable,
+    *args: Any,
+    max_overhead: float | None = None,
+    max_bytes: int | None = None,
+    invert: bool = True,
 ) -> Plan:
     """The plan that `reversible(fun)` follows for arguments of these shapes.
 
     Args:
       fun: a differentiable function of pytrees of arrays.
       *args: arrays or `jax.ShapeDtypeStruct`s.
-      max_overhead: recomputation allowed, as a fraction of the FLOPs of one forward and backward pass. Infinity
-        asks for the least memory.
+      max_overhead: recomputation allowed, as a fraction of the FLOPs of one forward and backward pass.
+        Infinity asks for the least memory.
       max_bytes: bytes that may be saved per call. At most one of the two; neither means `max_overhead=0.03`.
       invert: whether inverses may be used; without them the plan is the best that replaying alone can do.
 
@@ -98,7 +103,9 @@ def plan_scan(
     return _solved(scan.problem(length, invert), limit)
 
 
-def frontier(body: Callable, carry: Any, x: Any, *, length: int = 1, invert: bool = True, points: int = 8) -> list[Plan]:
+def frontier(
+    body: Callable, carry: Any, x: Any, *, length: int = 1, invert: bool = True, points: int = 8
+) -> list[Plan]:
     """The plans of one scan iteration from least memory to no recomputation, each a best one.
 
     At most `points` distinct plans, at limits spaced evenly in the logarithm of the recomputation. Along the
@@ -142,7 +149,8 @@ def _solved(problem: Problem, limit: Limit) -> Plan:
 def reversible(
     fun: Callable, *, max_overhead: float | None = None, max_bytes: int | None = None, invert: bool = True
 ) -> Callable:
-    """`fun` with a backward pass that saves, inverts or replays each value by plan; sibling of `jax.checkpoint`.
+    """`fun` with a backward pass that saves, inverts or replays each value by plan; sibling of
+    `jax.checkpoint`.
 
     It is for blocks: around a whole network it cannot lower the peak. The arguments are kept, as
     `jax.checkpoint` keeps them; everything else by plan. `jax.grad`, `vmap` and `jit` compose with it;
@@ -187,7 +195,9 @@ def reversible(
         def backward(kept, cotangents):
             vjp, plan = planned()
             inputs, saved = lax.optimization_barrier(kept)  # or XLA merges the replay with the forward pass
-            known = dict(zip(vjp.program.inputs, inputs, strict=True)) | dict(zip(plan.saved, saved, strict=True))
+            known = dict(zip(vjp.program.inputs, inputs, strict=True)) | dict(
+                zip(plan.saved, saved, strict=True)
+            )
             varied, _ = split(vjp.differentiable_outputs, cotangents)
             return (_pull_back(vjp, plan, known, varied)[0],)
 
@@ -199,8 +209,8 @@ def reversible(
 
 
 def _pull_back(vjp: VjpTrace, plan: Plan, known: dict[int, Any], cotangents: list[Any]):
-    """(cotangent of each input, None where it has none; the environment with all that was recovered), from the
-    cotangents of the differentiable outputs."""
+    """(cotangent of each input, None where it has none; the environment with all that was recovered), from
+    the cotangents of the differentiable outputs."""
     environment = dict(plan.problem.program.constants) | known
     environment.update(recover(plan, known))
     residuals = [read(environment, v) for v in vjp.residuals]
@@ -217,8 +227,9 @@ def _forward_mode_explained(name: str):
         if "forward-mode" not in str(error) or "custom_vjp" not in str(error):
             raise
         raise TypeError(
-            f"{name} has no forward-mode derivative (jvp, jacfwd, hessian): its rule inverts on the way back, and "
-            "going forward there is nothing to save. Use jax.grad, jax.vjp or jax.jacrev, or the plain function."
+            f"{name} has no forward-mode derivative (jvp, jacfwd, hessian): its rule inverts on the way "
+            "back, and going forward there is nothing to save. Use jax.grad, jax.vjp or jax.jacrev, or the "
+            "plain function."
         ) from error
 
 
@@ -238,10 +249,10 @@ def reversible_scan(
 ) -> tuple[Any, Any]:
     """`jax.lax.scan` whose backward pass recovers each iteration from the one after it.
 
-    Computes what `lax.scan(body, init, xs, length)` computes and differentiates what it differentiates, closed-over
-    values included, keeping per iteration only what the plan saves. Each carry is recovered from the next, so
-    rounding can build up: at the end the recovered `init` is compared with the true one, and a difference of more
-    than half the digits is reported as `ReconstructionWarning`.
+    Computes what `lax.scan(body, init, xs, length)` computes and differentiates what it differentiates,
+    closed-over values included, keeping per iteration only what the plan saves. Each carry is recovered from
+    the next, so rounding can build up: at the end the recovered `init` is compared with the true one, and a
+    difference of more than half the digits is reported as `ReconstructionWarning`.
 
     Args:
       body, init, xs, length: as for `jax.lax.scan`.
@@ -272,10 +283,14 @@ def reversible_scan(
     if save_every is not None and save_every < 1:
         raise ValueError(f"save_every must be at least 1, got {save_every}")
     scan = _trace_body(body, init, xs, length)
-    init_leaves = [_as(leaf, aval) for leaf, aval in zip(jax.tree.leaves(init), scan.carry_avals, strict=True)]
+    init_leaves = [
+        _as(leaf, aval) for leaf, aval in zip(jax.tree.leaves(init), scan.carry_avals, strict=True)
+    ]
     with _forward_mode_explained("bwsk_jax.reversible_scan"):
         segments = _Segments.of(scan.length, save_every)
-        carry, ys = _differentiable_scan(scan, segments, limit, invert)(scan.consts, init_leaves, jax.tree.leaves(xs))
+        carry, ys = _differentiable_scan(scan, segments, limit, invert)(
+            scan.consts, init_leaves, jax.tree.leaves(xs)
+        )
     return jax.tree.unflatten(scan.out_tree, (*carry, *ys))
 
 
@@ -309,7 +324,7 @@ class _Body:
 
 def _trace_body(body: Callable, init: Any, xs: Any, length: int | None) -> _Body:
     """Check the body as `lax.scan` does, by its own means and with its own messages, then trace it."""
-    carry, ys = jax.eval_shape(functools.partial(lax.scan, body, length=length), init, xs)
+    carry, _ = jax.eval_shape(functools.partial(lax.scan, body, length=length), init, xs)
     carry_avals, carry_tree = jax.tree.flatten(carry)
     x_leaves, x_tree = jax.tree.flatten(xs)
     x_avals = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in map(_shaped, x_leaves)]
@@ -402,7 +417,11 @@ def _reverse_step(scan: _Body, plan: Plan, consts: list[Any]) -> Callable:
         known = dict(zip(inputs[:num_consts], consts, strict=True)) | dict(zip(x_in, x, strict=True))
         known |= dict(zip(plan.saved, saved, strict=True)) | dict(outs)
         pulled, environment = _pull_back(vjp, plan, known, [*ct_carry, *ct_y])
-        groups = pulled[:num_consts], pulled[num_consts : num_consts + num_carry], pulled[num_consts + num_carry :]
+        groups = (
+            pulled[:num_consts],
+            pulled[num_consts : num_consts + num_carry],
+            pulled[num_consts + num_carry :],
+        )
         more, _ = split(consts_mask, groups[0])
         ct_carry, _ = split(carry_mask, groups[1])
         ct_x = [g for g in groups[2] if g is not None]
@@ -414,7 +433,8 @@ def _reverse_step(scan: _Body, plan: Plan, consts: list[Any]) -> Callable:
 
 @dataclasses.dataclass(frozen=True)
 class _Segments:
-    """A scan as `count` segments of `size` iterations and one last of `rest`; each ends in a carry that is kept."""
+    """A scan as `count` segments of `size` iterations and one last of `rest`; each ends in a carry that is
+    kept."""
 
     count: int
     size: int
@@ -454,7 +474,16 @@ class _Segments:
         last, tail = lax.scan(step, carry, rest, length=self.rest)
         return ends, last, self.join(outs, tail)
 
-    def run_back(self, step: Callable, state: Any, starts: Any, ends: Any, last: Any, stacked: Any, drifting: Sequence[int]):
+    def run_back(
+        self,
+        step: Callable,
+        state: Any,
+        starts: Any,
+        ends: Any,
+        last: Any,
+        stacked: Any,
+        drifting: Sequence[int],
+    ):
         """(cotangent state at the start, stacked cotangents, how far the recovered carries drifted)."""
 
         def segment(state, start, end, stacked, size):
@@ -507,9 +536,9 @@ def _report(drift: Any) -> None:
 
 def _warn(drift: Any) -> None:
     warnings.warn(
-        f"a reverse scan recovered its carry {float(drift):.3g} times less accurately than half of its digits: "
-        "gradients through it may be off. Pass save_every=k to start afresh every k iterations, a smaller "
-        "max_overhead or larger max_bytes to save more, or use a wider type for the carry.",
+        f"a reverse scan recovered its carry {float(drift):.3g} times less accurately than half of its "
+        "digits: gradients through it may be off. Pass save_every=k to start afresh every k iterations, a "
+        "smaller max_overhead or larger max_bytes to save more, or use a wider type for the carry.",
         ReconstructionWarning,
         stacklevel=2,
     )

@@ -33,7 +33,7 @@ from jax.extend.core import primitives as p
 
 from bwsk_jax.engine.jaxprs import Equation, Program, subprograms
 
-__all__ = ["INVERSES", "SENSITIVE", "Grade", "Inverse", "Interval", "cost", "interval", "inverses", "mixes"]
+__all__ = ["INVERSES", "SENSITIVE", "Grade", "Interval", "Inverse", "cost", "interval", "inverses", "mixes"]
 
 
 class Grade(enum.Enum):
@@ -51,7 +51,7 @@ class Inverse:
 
     `solve(operands, outputs)` returns it, given the outputs and the other operands (its own place in
     `operands` holds None). `amplification` is the factor by which a constant in the equation multiplies
-    absolute error on the way back; `benign` asks for the interval of a value that decides the grade.
+    absolute error on the way back.
     """
 
     operand: int
@@ -75,7 +75,7 @@ class Interval:
     @property
     def multiplies(self) -> bool:
         """Whether no product with it can overflow what was representable before."""
-        return -1e30 <= self.low and self.high <= 1e30
+        return self.low >= -1e30 and self.high <= 1e30
 
 
 ANY = Interval()
@@ -87,6 +87,10 @@ IntervalOf = Callable[[int | Literal], Interval]
 
 def _is_float(aval) -> bool:
     return jnp.issubdtype(aval.dtype, jnp.inexact)
+
+
+def _is_real(aval) -> bool:
+    return jnp.issubdtype(aval.dtype, jnp.floating)
 
 
 def _literal(atom) -> float | None:
@@ -138,7 +142,7 @@ def _mul(equation, interval_of):
 def _div(equation, interval_of):
     if not _is_float(equation.out_avals[0]):
         return
-    numerator, denominator = equation.inputs
+    denominator = equation.inputs[1]
     if _solvable(equation, 0):
         solve = lambda ins, outs: lax.mul(outs[0], ins[1])
         constant = _literal(denominator)
@@ -153,7 +157,8 @@ def _div(equation, interval_of):
 
 def _unary(solve: Callable, grade: Grade):
     def entry(equation, interval_of):
-        if _is_float(equation.in_avals[0]) or grade is Grade.EXACT:
+        # On complex numbers most elementary functions repeat themselves: only the exact ones have one inverse.
+        if _is_real(equation.in_avals[0]) or grade is Grade.EXACT:
             yield Inverse(0, lambda ins, outs: solve(outs[0]), grade)
 
     return entry
@@ -161,7 +166,7 @@ def _unary(solve: Callable, grade: Grade):
 
 def _integer_pow(equation, interval_of):
     power = equation.params["y"]
-    if not _is_float(equation.out_avals[0]) or power % 2 == 0:
+    if not _is_real(equation.out_avals[0]) or power % 2 == 0:
         return
     root = lambda z: lax.sign(z) * lax.pow(lax.abs(z), jnp.asarray(1 / power, z.dtype))
     yield Inverse(0, lambda ins, outs: root(outs[0]), Grade.GUARDED)
@@ -180,13 +185,17 @@ def _embeds(source, target) -> bool:
     """Whether every value of one type is a value of the other."""
     if source == target or source == jnp.bool_:
         return True
-    kind = lambda dtype: next(k for k in (jnp.integer, jnp.floating, jnp.complexfloating) if jnp.issubdtype(dtype, k))
+    kind = lambda dtype: next(
+        k for k in (jnp.integer, jnp.floating, jnp.complexfloating) if jnp.issubdtype(dtype, k)
+    )
     try:
         a, b = kind(source), kind(target)
     except StopIteration:  # a key or another extended type
         return False
     if a is jnp.integer and b is jnp.integer:
-        return jnp.iinfo(target).min <= jnp.iinfo(source).min and jnp.iinfo(source).max <= jnp.iinfo(target).max
+        return (
+            jnp.iinfo(target).min <= jnp.iinfo(source).min and jnp.iinfo(source).max <= jnp.iinfo(target).max
+        )
     if a is jnp.integer and b is jnp.floating:
         return jnp.iinfo(source).bits - (jnp.iinfo(source).min < 0) <= jnp.finfo(target).nmant + 1
     if a is b is jnp.floating:
@@ -365,8 +374,8 @@ SENSITIVE = {
     *(p.log_p, p.sqrt_p, p.rsqrt_p, p.cbrt_p, p.pow_p, p.atan2_p, p.lgamma_p, p.digamma_p),
 }
 """Primitives where a rounding error in the operand can change the result by more than rounding: they compare
-or jump, or have a singularity near which a small absolute error is a large relative one. They are replayed only
-from values that no rounding inverse has touched. (`div` belongs here for its denominator alone.)"""
+or jump, or have a singularity near which a small absolute error is a large relative one. They are replayed
+only from values that no rounding inverse has touched. (`div` belongs here for its denominator alone.)"""
 
 
 def sensitive_inputs(equation: Equation) -> tuple[int, ...]:
@@ -432,7 +441,9 @@ _INTERVALS: dict[Any, Callable[..., Interval]] = {
     p.cos_p: lambda a: Interval(-1, 1),
     p.abs_p: lambda a: Interval(0, math.inf),
     p.square_p: lambda a: Interval(0, math.inf),
-    p.rsqrt_p: lambda a: Interval(1e-20, 1e23),  # of a positive float32; anything else is NaN in plain autodiff too
+    p.rsqrt_p: lambda a: Interval(
+        1e-20, 1e23
+    ),  # of a positive float32; anything else is NaN in plain autodiff too
     p.clamp_p: lambda low, x, high: Interval(low.low, high.high),
 }
 _SAME_INTERVAL = {p.reshape_p, p.squeeze_p, p.broadcast_in_dim_p, p.transpose_p, p.rev_p, p.slice_p, p.copy_p}
@@ -458,13 +469,34 @@ def literal_interval(literal: Literal) -> Interval:
 # --- cost --------------------------------------------------------------------------------------------------
 
 _FREE = {
-    *(p.reshape_p, p.squeeze_p, p.broadcast_in_dim_p, p.transpose_p, p.rev_p, p.slice_p, p.concatenate_p, p.pad_p),
+    *(
+        p.reshape_p,
+        p.squeeze_p,
+        p.broadcast_in_dim_p,
+        p.transpose_p,
+        p.rev_p,
+        p.slice_p,
+        p.concatenate_p,
+        p.pad_p,
+    ),
     *(p.convert_element_type_p, p.bitcast_convert_type_p, p.copy_p, p.stop_gradient_p, p.name_p, p.iota_p),
     *(lax.split_p, lax.optimization_barrier_p, p.real_p, p.imag_p, p.complex_p, p.conj_p),
     *(p.gather_p, p.dynamic_slice_p, p.dynamic_update_slice_p),
 }
 _TRANSCENDENTAL = {
-    *(p.exp_p, p.exp2_p, p.log_p, p.log1p_p, p.expm1_p, p.tanh_p, p.logistic_p, p.pow_p, p.sin_p, p.cos_p, p.tan_p),
+    *(
+        p.exp_p,
+        p.exp2_p,
+        p.log_p,
+        p.log1p_p,
+        p.expm1_p,
+        p.tanh_p,
+        p.logistic_p,
+        p.pow_p,
+        p.sin_p,
+        p.cos_p,
+        p.tan_p,
+    ),
     *(p.asin_p, p.acos_p, p.atan_p, p.atan2_p, p.sinh_p, p.cosh_p, p.asinh_p, p.acosh_p, p.atanh_p, p.sqrt_p),
     *(p.rsqrt_p, p.cbrt_p, p.erf_p, p.erfc_p, p.erf_inv_p, p.lgamma_p, p.digamma_p),
 }

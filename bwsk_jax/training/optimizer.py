@@ -1,7 +1,5 @@
 """AdamW with global-norm clipping, linear warm-up and cosine decay: the reference's recipe."""
 
-import jax
-import jax.numpy as jnp
 import optax
 
 WEIGHT_DECAY = 0.01
@@ -24,24 +22,9 @@ def learning_rate_schedule(peak: float, total_steps: int) -> optax.Schedule:
     )
 
 
-def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
-    """Return a transformation that scales gradients by min(1, `limit` / their global norm).
-
-    As `optax.clip_by_global_norm`, which divides every element: XLA does not repeat a division in the
-    updates of both moments, and keeps a second copy of the whole gradient instead.
-    """
-
-    def clip(gradient, params):
-        del params
-        scale = limit / jnp.maximum(optax.tree.norm(gradient), limit)
-        return jax.tree.map(lambda leaf: leaf * scale, gradient)
-
-    return optax.stateless(clip)
-
-
 def make_optimizer(peak_learning_rate: float, total_steps: int) -> optax.GradientTransformation:
     """Return AdamW, decaying every parameter by 0.01, on gradients clipped to global norm 1."""
     return optax.chain(
-        clip_by_global_norm(CLIP_NORM),
+        optax.clip_by_global_norm(CLIP_NORM),
         optax.adamw(learning_rate_schedule(peak_learning_rate, total_steps), weight_decay=WEIGHT_DECAY),
     )

@@ -19,6 +19,8 @@ class Recipe:
     scratch_lr: float = 3e-4
     dropout: float = 0.1
     """For parameters from scratch; a fine-tuned model brings its own."""
+    initializer_range: float = 0.02
+    """Standard deviation of parameters from scratch. 0.02 suits a width of 768."""
     validate_every: int = 500
     """Optimizer steps between validations; each epoch's end is validated as well."""
     patience: int = 3
@@ -27,7 +29,14 @@ class Recipe:
 
 RECIPES = {
     "demo": Recipe(
-        seq_len=64, batch_size=32, grad_accum=1, epochs=20, scratch_lr=3e-3, dropout=0.0, patience=8
+        seq_len=64,
+        batch_size=32,
+        grad_accum=1,
+        epochs=30,
+        scratch_lr=1.5e-3,
+        dropout=0.0,
+        initializer_range=0.06,
+        patience=8,
     ),
     "mini": Recipe(),
     "base": Recipe(),

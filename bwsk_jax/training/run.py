@@ -11,6 +11,7 @@ import numpy as np
 from bwsk_jax import bert
 from bwsk_jax.training.card import loading_snippet, write_model_card
 from bwsk_jax.training.evaluation import make_window_loss, pseudo_perplexity
+from bwsk_jax.training.loaded import show_loading
 from bwsk_jax.training.loop import History, fit
 from bwsk_jax.training.optimizer import make_optimizer
 from bwsk_jax.training.plot import plot_loss
@@ -115,4 +116,5 @@ def print_summary(setup: Setup, results: dict[str, Any]) -> None:
     print(f"\n{setup.variant.name}, {setup.model_slug}, exported to {setup.folder}")
     for name, value in rows.items():
         print(f"  {name:<{width}}  {value}")
+    print(f"\n{show_loading(setup.folder, setup.tokenizer.decode(setup.validation.tokens_wt[0]))}")
     print(f"\n{loading_snippet(str(setup.root), setup.variant.name)}")

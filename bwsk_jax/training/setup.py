@@ -212,6 +212,7 @@ def _model(options: Options, recipe: Recipe, variant: Variant, tokenizer) -> tup
         pad_token_id=tokenizer.pad_token_id,
         hidden_dropout_prob=recipe.dropout,
         attention_probs_dropout_prob=recipe.dropout,
+        initializer_range=recipe.initializer_range,
     )
     init_params = jax.jit(bert.init_params, static_argnums=0)
     return config, init_params(config, jax.random.key(options.seed))

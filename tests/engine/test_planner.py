@@ -18,6 +18,7 @@ from jax import lax
 import bwsk_jax
 from bwsk_jax.engine import planner, reversible
 from bwsk_jax.engine.planner import Limit, PlanError, check_plan, solve
+from bwsk_jax.engine.rules import Grade
 
 INF = math.inf
 struct = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype)
@@ -215,7 +216,7 @@ def test_a_damaged_plan_is_rejected(name, overhead, data):
 def test_a_guarded_plan_needs_a_fallback():
     good = solved("normalised", INF)
     assert good.fallback is not None
-    with pytest.raises(PlanError, match="no fallback"):
+    with pytest.raises(PlanError, match="guard"):
         check_plan(dataclasses.replace(good, fallback=None))
 
 
@@ -256,7 +257,7 @@ def cheapest(problem, saved, guarded=True):
             if (
                 not known.issuperset(step.reads)
                 or known.issuperset(step.writes)
-                or (step.guarded and not guarded)
+                or (step.grade is Grade.GUARDED and not guarded)
             ):
                 continue
             taints = {"rounded": set(tainted[0]), "narrowed": set(tainted[1])}

@@ -1,0 +1,113 @@
+"""Measure what reversible training saves and costs, and print it as a table.
+
+    python scripts/figures.py peak      compiled peak of a BERT-base step, by mode (about 2 minutes on 2
+    cores) python scripts/figures.py time      step time of a mini BERT, modes interleaved (about 4 minutes)
+    python scripts/figures.py curves    50 steps of a mini BERT, conventional against reversible (about 5
+    minutes)
+
+Memory is what the compiler says of the whole jitted step: arguments + outputs + temporaries - aliased. Time
+is the median over interleaved rounds of a ratio taken within each round; a CPU's figure stands for that CPU
+only.
+"""
+
+import functools
+import math
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+import bwsk_jax
+from bwsk_jax import bert
+from bwsk_jax.training.optimizer import make_optimizer
+from bwsk_jax.training.step import compiled_peak_bytes, initial_state, make_train_step
+
+MODES: dict[str, Callable] = {
+    "conventional": jax.lax.scan,
+    "jax.checkpoint": lambda body, init, xs: jax.lax.scan(jax.checkpoint(body), init, xs),
+    "reversible, 3%": bwsk_jax.reversible_scan,
+    "reversible, least memory": functools.partial(bwsk_jax.reversible_scan, max_overhead=math.inf),
+    "replay only, 3%": functools.partial(bwsk_jax.reversible_scan, invert=False),
+}
+MASK_ID = 103
+
+
+def step_and_state(preset: str, scan: Callable, dtype, steps: int = 100):
+    """The jitted training step of a preset and a function that makes its first state."""
+    config = bert.PRESETS[preset]
+    optimizer = make_optimizer(3e-4, steps)
+    step = make_train_step(config, optimizer, MASK_ID, dtype=dtype, scan=scan)
+    return step, lambda key: initial_state(bert.init_params(config, key), optimizer)
+
+
+def peak(preset: str = "base", batch_size: int = 4, seq_len: int = 512) -> None:
+    """Print the compiled peak of one bfloat16 training step of one micro-batch, in each mode."""
+    tokens = jax.ShapeDtypeStruct((1, batch_size, seq_len), jnp.int32)
+    key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))
+    baseline = None
+    print(f"{preset}, B={batch_size}, T={seq_len}, bf16, one micro-batch, {jax.default_backend()}")
+    print(f"{'mode':<26}{'compiled peak MiB':>18}{'/ conventional':>16}")
+    for name, scan in MODES.items():
+        step, state_of = step_and_state(preset, scan, jnp.bfloat16)
+        compiled = step.lower(jax.eval_shape(state_of, jax.random.key(0)), tokens, key).compile()
+        mebibytes = compiled_peak_bytes(compiled) / 2**20
+        baseline = baseline or mebibytes
+        print(f"{name:<26}{mebibytes:>18.0f}{mebibytes / baseline:>16.3f}", flush=True)
+
+
+def timing(preset: str = "mini", batch_size: int = 4, seq_len: int = 512, rounds: int = 15) -> None:
+    """Print the step time of each mode, float32, measured in turns in one process."""
+    tokens = np.random.default_rng(0).integers(1000, 30000, (1, batch_size, seq_len), dtype=np.int32)
+    key = jax.random.key(0, impl="rbg")
+    runs = {}
+    for name, scan in MODES.items():
+        step, state_of = step_and_state(preset, scan, jnp.float32)
+        state = state_of(jax.random.key(0))
+        compiled = step.lower(state, tokens, key).compile()
+        state, _ = jax.block_until_ready(compiled(state, tokens, key))
+        runs[name] = [compiled, state]
+    seconds: dict[str, list[float]] = {name: [] for name in MODES}
+    for turn in range(rounds):
+        names = list(MODES) if turn % 2 == 0 else list(MODES)[::-1]
+        for name in names:
+            compiled, state = runs[name]
+            start = time.perf_counter()
+            runs[name][1], _ = jax.block_until_ready(compiled(state, tokens, key))
+            seconds[name].append(time.perf_counter() - start)
+    print(f"{preset}, B={batch_size}, T={seq_len}, float32, {rounds} rounds, {jax.default_backend()}")
+    print(f"{'mode':<26}{'median s':>10}{'/ conventional (median of rounds)':>36}")
+    for name, times in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(times, seconds["conventional"], strict=True))
+        print(f"{name:<26}{statistics.median(times):>10.3f}{ratio:>36.3f}")
+
+
+def curves(preset: str = "mini", batch_size: int = 2, seq_len: int = 256, steps: int = 50) -> None:
+    """Print the largest difference between the loss curves of conventional and reversible training, dropout
+    on."""
+    text = np.random.default_rng(0).zipf(1.3, (steps, 1, batch_size, seq_len)) % 29000 + 1000
+    losses = {}
+    for name in ("conventional", "reversible, 3%", "reversible, least memory"):
+        step, state_of = step_and_state(preset, MODES[name], jnp.float32, steps)
+        state, key = state_of(jax.random.key(0)), jax.random.key(1, impl="rbg")
+        losses[name] = []
+        for tokens in text.astype(np.int32):
+            state, loss = step(state, tokens, key)
+            losses[name].append(float(loss))
+    dropout = bert.PRESETS[preset].hidden_dropout_prob
+    print(
+        f"{preset}, B={batch_size}, T={seq_len}, float32, dropout {dropout}, {steps} steps, "
+        f"{jax.default_backend()}"
+    )
+    for name, curve in losses.items():
+        distance = max(abs(a - b) for a, b in zip(curve, losses["conventional"], strict=True))
+        print(
+            f"{name:<26}{curve[0]:>8.4f} -> {curve[-1]:.4f}   largest difference {distance:.1e}", flush=True
+        )
+
+
+if __name__ == "__main__":
+    tyro.extras.subcommand_cli_from_dict({"peak": peak, "time": timing, "curves": curves})
