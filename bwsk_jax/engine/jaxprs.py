@@ -24,6 +24,7 @@ __all__ = [
     "VjpTrace",
     "is_differentiable",
     "nbytes",
+    "struct",
     "subprograms",
     "trace",
     "trace_vjp",
@@ -187,6 +188,13 @@ class VjpTrace:
         """The VJP function made whole again."""
         return jax.tree.unflatten(self.vjp_tree, residuals)
 
+    def trace_pullback(self) -> Program:
+        """What the backward pass computes; its first inputs are the residuals."""
+        residuals = [struct(_aval(self.program, v)) for v in self.residuals]
+        outputs, _ = split(self.differentiable_outputs, self.outputs)
+        cotangents = [struct(_aval(self.program, v)) for v in outputs]
+        return flatten(jax.make_jaxpr(lambda r, ct: self.pullback(r)(ct))(residuals, cotangents))
+
 
 def trace_vjp(program: Program) -> VjpTrace:
     """Differentiate a program with respect to all its differentiable inputs and trace the result."""
@@ -207,8 +215,7 @@ def trace_vjp(program: Program) -> VjpTrace:
         residuals, vjp_tree = jax.tree.flatten(vjp)
         return merge(out_differentiable, out, aux), residuals
 
-    structs = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals]
-    closed = jax.make_jaxpr(forward)(*structs)
+    closed = jax.make_jaxpr(forward)(*map(struct, avals))
     return VjpTrace(flatten(closed), len(program.outputs), vjp_tree, differentiable, out_differentiable)
 
 
@@ -322,6 +329,13 @@ def _literal_key(value):
     if not isinstance(value, Literal):
         return value
     return (str(value.aval), np.asarray(value.val).tobytes() if np.ndim(value.val) == 0 else id(value.val))
+
+
+def struct(aval: Any, shape: tuple[int, ...] | None = None) -> jax.ShapeDtypeStruct:
+    """A type to trace with: the same, perhaps of another shape, without the weakness of a Python scalar's."""
+    shape = aval.shape if shape is None else shape
+    manual = getattr(aval, "manual_axis_type", None)
+    return jax.ShapeDtypeStruct(shape, aval.dtype, manual_axis_type=manual)
 
 
 def _aval(program, value):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 import time
 from collections.abc import Collection, Sequence
@@ -324,13 +325,14 @@ def _integer_program(problem: Problem, limit: Limit, cuts: list[list[int]], dead
         for v in reads[k]:
             others = {use[j]: 1.0 for j in writers[v] if steps[j].equation != step.equation}
             rows.add({save[v]: 1.0} | others | {use[k]: -1.0}, 0.0)
-    # One direction per equation: after the first, a second has nothing left to give.
+    # An equation is not run both ways: what one step reads, another has no need to write.
     by_equation: dict[int, list[int]] = {}
     for k, step in enumerate(steps):
         by_equation.setdefault(step.equation, []).append(k)
     for group in by_equation.values():
-        if len(group) > 1:
-            rows.add({use[k]: -1.0 for k in group}, -1.0)
+        for j, k in itertools.combinations(group, 2):
+            if set(reads[j]).intersection(writes[k]) and set(reads[k]).intersection(writes[j]):
+                rows.add({use[j]: -1.0, use[k]: -1.0}, -1.0)
     # What a step writes comes after what it reads (C. E. Miller, A. W. Tucker, R. A. Zemlin, J. ACM 7(4),
     # 1960); only values that can lie on a common cycle need it.
     component, size = _components(values, reads, writes)
@@ -418,7 +420,7 @@ def _add_taints(problem: Problem, rows: _Rows, columns: int, steps, save, use) -
     """Variables in [0, 1]: whether a derived value is inexact, where that decides what may read it."""
     for kind in ("rounded", "narrowed"):
         blocked = {k: set(problem.sensitive(s)) for k, s in enumerate(steps)}
-        carry = set(problem.carry_in) if kind == "narrowed" else set()
+        forbidden = problem.forbidden[kind]
         reach: set[int] = set()
         while True:
             more = {
@@ -435,7 +437,7 @@ def _add_taints(problem: Problem, rows: _Rows, columns: int, steps, save, use) -
             if not more:
                 break
             reach |= more
-        watched = reach.intersection(carry.union(*blocked.values()))
+        watched = reach.intersection(forbidden.union(*blocked.values()))
         while True:
             more = {
                 r
@@ -456,7 +458,7 @@ def _add_taints(problem: Problem, rows: _Rows, columns: int, steps, save, use) -
                 if v not in level:
                     continue
                 if kind in problem.taints(step):
-                    if v in carry:
+                    if v in forbidden:
                         rows.add({use[k]: -1.0}, 0.0)
                     rows.add({level[v]: 1.0, use[k]: -1.0}, 0.0)
                 for r in step.reads:
@@ -464,7 +466,7 @@ def _add_taints(problem: Problem, rows: _Rows, columns: int, steps, save, use) -
                         rows.add({level[v]: 1.0, level[r]: -1.0, use[k]: -1.0}, -1.0)
             for v in blocked[k].intersection(level):
                 rows.add({level[v]: -1.0, use[k]: -1.0}, -1.0)
-        for v in carry.intersection(level):
+        for v in forbidden.intersection(level):
             rows.add({level[v]: -1.0}, 0.0)
     return columns
 

@@ -18,7 +18,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from bwsk_jax.engine import rules
-from bwsk_jax.engine.jaxprs import Program, VjpTrace, nbytes, split
+from bwsk_jax.engine.jaxprs import Program, VjpTrace, is_differentiable, nbytes, split
 from bwsk_jax.engine.rules import Grade, Interval, Inverse
 
 __all__ = ["Problem", "Step", "call_problem", "derive", "scan_problem"]
@@ -61,6 +61,7 @@ class Problem:
       steps: every replay and inversion that could help, in the order of the equations.
       trivial: a step of no cost, from free values alone, for each value that has one.
       carry_in: targets that the next iteration of a reverse scan starts from.
+      forbidden: by kind of inexactness (see `spreads`), the values that must not have it.
       ground: values that no inverse is wanted for, as they depend on no activation: dropout masks, cast
         weights.
       residuals: the values plain autodiff would keep.
@@ -74,6 +75,7 @@ class Problem:
     steps: tuple[Step, ...]
     trivial: dict[int, Step]
     carry_in: tuple[int, ...]
+    forbidden: dict[str, frozenset[int]]
     ground: frozenset[int]
     residuals: tuple[int, ...]
     forward_cost: float
@@ -159,9 +161,14 @@ def _problem(trace, known, carry_in, fixed, length, invert) -> Problem:
         if not e.effects
     ]
     inversions = list(_inversions(program, ground, length)) if invert else []
-    exposed = _exposed(program, [v for v in trace.outputs if not isinstance(v, Literal)])
-    blurs = lambda s: s.grade is Grade.NARROWED and exposed(s.writes[0]) > _width(program, s.reads[0])
-    inversions = [s for s in inversions if not blurs(s)]
+    shown = _digits_shown(trace, carry_in)
+    narrowed = [
+        s
+        for s in inversions
+        if s.grade is Grade.NARROWED and shown[s.writes[0]] <= _digits(program, s.reads[0])
+    ]
+    inversions = [s for s in inversions if s.grade is not Grade.NARROWED or s in narrowed]
+    narrow = min((_digits(program, s.reads[0]) for s in narrowed), default=0)
     steps = sorted(
         (*replays, *inversions), key=lambda s: (s.equation, -1 if s.operand is None else s.operand)
     )
@@ -175,6 +182,10 @@ def _problem(trace, known, carry_in, fixed, length, invert) -> Problem:
         steps=tuple(_useful(steps, targets, free, trivial)),
         trivial=trivial,
         carry_in=tuple(dict.fromkeys(v for v in carry_in if v not in free)),
+        forbidden={
+            "rounded": _read_sensitively(trace) if inversions else frozenset(),
+            "narrowed": frozenset(v for v, digits in shown.items() if digits > narrow),
+        },
         ground=ground,
         residuals=tuple(dict.fromkeys(v for v in wanted if v not in free and v not in constant)),
         forward_cost=rules.forward_cost(program, trace.outputs),
@@ -182,23 +193,39 @@ def _problem(trace, known, carry_in, fixed, length, invert) -> Problem:
     )
 
 
-def _width(program: Program, value: int) -> int:
-    """Digits of a float's type, 0 of anything else."""
+def _digits(program: Program, value: int) -> int:
+    """Binary digits of a float's type, 0 of anything else."""
     dtype = program.avals[value].dtype
     return int(jnp.finfo(dtype).nmant) if jnp.issubdtype(dtype, jnp.inexact) else 0
 
 
-def _exposed(program: Program, outputs: Sequence[int]) -> Callable[[int], int]:
-    """With how many digits a value reaches the outputs: the most over all ways, of the fewest on each.
+def _digits_shown(trace: VjpTrace, carry_in: Iterable[int]) -> dict[int, int]:
+    """With how many digits each value reaches the outputs: the most, over all ways, of the fewest on the way.
 
-    A value that some output shows with all its digits must not come back from a cast that narrowed it.
+    What some output, or the carry that is handed on, shows with all its digits must not come back from a cast
+    that narrowed it.
     """
-    digits: dict[int, int] = {v: _width(program, v) for v in outputs}
+    program = trace.program
+    outputs = [v for v in trace.outputs if not isinstance(v, Literal)]
+    digits = dict.fromkeys(range(len(program.avals)), 0)
+    digits.update((v, _digits(program, v)) for v in (*outputs, *carry_in))
     for equation in reversed(program.equations):
-        most = max((digits.get(v, 0) for v in equation.outputs), default=0)
+        most = max((digits[v] for v in equation.outputs), default=0)
         for v in equation.reads:
-            digits[v] = max(digits.get(v, 0), min(most, _width(program, v)))
-    return lambda value: digits.get(value, 0)
+            digits[v] = max(digits[v], min(most, _digits(program, v)))
+    return digits
+
+
+def _read_sensitively(trace: VjpTrace) -> frozenset[int]:
+    """The residuals that the backward pass compares, divides by or otherwise must have to the last bit."""
+    pullback = trace.trace_pullback()
+    sensitive: set[int] = set()
+    for equation in reversed(pullback.equations):
+        sensitive.update(rules.sensitive_inputs(equation))
+        if sensitive.intersection(equation.outputs) and not rules.mixes(equation):
+            sensitive.update(v for v in equation.reads if is_differentiable(pullback.avals[v]))
+    named = zip(trace.residuals, pullback.inputs, strict=False)
+    return frozenset(v for v, inner in named if inner in sensitive and not isinstance(v, Literal))
 
 
 def _closure(program: Program, values: Iterable[int]) -> frozenset[int]:
@@ -223,7 +250,9 @@ def _inversions(program, ground, length):
             target = equation.inputs[inverse.operand]
             if target in ground or _amplifies(program, target, inverse, length):
                 continue
-            others = (v for v in equation.reads if v != target)
+            read = range(len(equation.inputs)) if inverse.reads is None else inverse.reads
+            atoms = (equation.inputs[k] for k in read if k != inverse.operand)
+            others = (v for v in atoms if not isinstance(v, Literal))
             reads = tuple(dict.fromkeys((*equation.outputs, *others)))
             # What the inverse computes has the operand's size; it is priced like the equation itself.
             price, grade = rules.cost(equation), inverse.grade
@@ -340,7 +369,7 @@ def _taint_of(problem: Problem, step: Step, tainted: dict[str, set[int]]) -> dic
         for v in step.writes:
             inherited = any(problem.spreads(step, kind, r, v) for r in step.reads if r in values)
             if inherited or kind in problem.taints(step):
-                if kind == "narrowed" and v in problem.carry_in:
+                if v in problem.forbidden[kind]:
                     return None
                 result.setdefault(v, []).append(kind)
     return result

@@ -42,28 +42,23 @@ def recover(plan: Plan, known: dict[int, Any]) -> dict[int, Any]:
     if plan.fallback is None:
         _run(plan, plan.steps, environment)
         return {v: environment[v] for v in problem.targets}
-    shared, probe, guarded, fallback = _stages(plan)
+    shared, guarded, fallback = _stages(plan)
     _run(plan, shared, environment)
-    probed = dict(environment)
-    _run(plan, probe, probed)
-    trusted = _trusted(plan, probe, probed)
+    trusted = _trusted(plan, guarded, environment)
 
     wanted = [v for v in problem.targets if v not in environment]
-    given = _reads(guarded, probed) + [v for v in wanted if v in probed]
-    plain = _reads(fallback, environment)
 
-    def by_inverses(given_values, _):
-        inner = dict(zip(given, given_values, strict=True))
-        _run(plan, guarded, inner)
-        return [inner[v] for v in wanted]
+    def branch(steps, given):
+        def run(values):
+            inner = dict(zip(given, values, strict=True))
+            _run(plan, steps, inner)
+            return [inner[v] for v in wanted]
 
-    def without(_, plain_values):
-        inner = dict(zip(plain, plain_values, strict=True))
-        _run(plan, fallback, inner)
-        return [inner[v] for v in wanted]
+        return run
 
-    operands = [probed[v] for v in given], [environment[v] for v in plain]
-    environment.update(zip(wanted, lax.cond(trusted, by_inverses, without, *operands), strict=True))
+    given = list(dict.fromkeys((*_reads(guarded, environment), *_reads(fallback, environment))))
+    run = lax.cond(trusted, branch(guarded, given), branch(fallback, given), [environment[v] for v in given])
+    environment.update(zip(wanted, run, strict=True))
     return {v: environment[v] for v in problem.targets}
 
 
@@ -103,11 +98,13 @@ def _reads(steps: Sequence[Step], environment: dict[int, Any]) -> list[int]:
     return [v for v in outside if v in environment]
 
 
-def _stages(plan: Plan) -> tuple[list[Step], list[Step], list[Step], list[Step]]:
-    """Split both schedules: (common to both, up to the risky inverses, the rest with them, the rest without).
+def _stages(plan: Plan) -> tuple[list[Step], list[Step], list[Step]]:
+    """Split both schedules: (what comes before the conditional, its branch with inverses, its branch
+    without).
 
-    Every step that reads a key is in the common part. Inside the conditional, `vmap` would batch the key with
-    the branch, and the `rbg` generator then draws other bits than the forward pass did.
+    Every step that reads a key comes before. Inside the conditional, `vmap` would batch the key with the
+    branch, and the `rbg` generator then draws other bits than the forward pass did. So does what the risky
+    inverses are applied to, for the guard to look at.
     """
     program = plan.problem.program
     common = {s for s in plan.fallback if s in set(plan.steps) and plan.problem.ground.issuperset(s.writes)}
@@ -117,31 +114,56 @@ def _stages(plan: Plan) -> tuple[list[Step], list[Step], list[Step], list[Step]]
             if program.equations[step.equation].primitive in _READS_KEY or drawn.intersection(step.writes):
                 common.add(step)
                 drawn.update(step.reads)
+    risky, uncertain, sure = set(plan.risky), set(), []
+    for step in plan.steps:
+        if step in risky or uncertain.intersection(step.reads):
+            uncertain.update(step.writes)
+        else:
+            sure.append(step)
+    needed = {v for s in _chain(plan, plan.steps) for v in s.reads}
+    for step in reversed(sure):
+        if needed.intersection(step.writes):
+            common.add(step)
+            needed.update(step.reads)
     available = set(plan.problem.free) | set(plan.saved)
     shared: dict[Step, None] = {}
     for step in (*plan.steps, *plan.fallback):
         if step in common and step not in shared and available.issuperset(step.reads):
             shared[step] = None
             available.update(step.writes)
+    return (
+        list(shared),
+        [s for s in plan.steps if s not in shared],
+        [s for s in plan.fallback if s not in shared],
+    )
+
+
+def _chain(plan: Plan, steps: Sequence[Step]) -> list[Step]:
+    """The steps that lead to risky inverses, and these: what the guard has to look at."""
     risky = set(plan.risky)
-    needed = {v for s in risky for v in s.reads}
-    probe = []
-    for step in reversed([s for s in plan.steps if s not in shared]):
+    needed: set[int] = set()
+    chain = []
+    for step in reversed(steps):
         if step in risky or needed.intersection(step.writes):
-            probe.append(step)
+            chain.append(step)
             needed.update(step.reads)
-    probe.reverse()
-    guarded = [s for s in plan.steps if s not in shared and s not in set(probe)]
-    return list(shared), probe, guarded, [s for s in plan.fallback if s not in shared]
+    return chain[::-1]
 
 
 # --- the guard ---------------------------------------------------------------------------------------------
 
 
 def _trusted(plan: Plan, steps: Sequence[Step], environment: dict[int, Any]):
-    """Whether the estimated error of whatever the inverses hand on is small."""
+    """Whether the estimated error of whatever the inverses among `steps` hand on is small.
+
+    Runs them on values without gradients: derivatives go through the conditional alone, or a refused division
+    by 0 would reach them as 0 times infinity.
+    """
     program = plan.problem.program
     handed_on = set(plan.problem.targets).union(*(s.reads for s in plan.steps if not s.inverts))
+    chain = _chain(plan, steps)
+    environment = {v: lax.stop_gradient(environment[v]) for v in _reads(chain, environment)}
+    _run(plan, chain, environment)
     error: dict[int, Any] = {}
     epsilon: dict[int, float] = {}
     verdicts = []
@@ -149,7 +171,7 @@ def _trusted(plan: Plan, steps: Sequence[Step], environment: dict[int, Any]):
     def magnitude(v):
         return error.get(v, jnp.abs(environment[v]))
 
-    for step in steps:
+    for step in chain:
         if not step.inverts:
             continue  # a replay commits the same rounding as the forward pass did
         equation = program.equations[step.equation]
@@ -176,7 +198,7 @@ def _trusted(plan: Plan, steps: Sequence[Step], environment: dict[int, Any]):
     refused = ~functools.reduce(jnp.logical_and, verdicts)
     # One verdict for all of a mapped axis: a batched predicate would turn the conditional into a select that
     # runs both branches.
-    return largest(lax.stop_gradient(refused.astype(jnp.int32))) == 0
+    return largest(refused.astype(jnp.int32)) == 0
 
 
 def _small(error, value, epsilon: float):

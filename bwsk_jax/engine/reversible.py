@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Literal
 
-from bwsk_jax.engine.jaxprs import Program, VjpTrace, merge, read, split, trace, trace_vjp
+from bwsk_jax.engine.jaxprs import Program, VjpTrace, merge, read, split, struct, trace, trace_vjp
 from bwsk_jax.engine.planner import Limit, Plan, solve
 from bwsk_jax.engine.problem import Problem, call_problem, scan_problem
 from bwsk_jax.engine.recovery import largest, recover
@@ -327,25 +327,25 @@ def _trace_body(body: Callable, init: Any, xs: Any, length: int | None) -> _Body
     carry, _ = jax.eval_shape(functools.partial(lax.scan, body, length=length), init, xs)
     carry_avals, carry_tree = jax.tree.flatten(carry)
     x_leaves, x_tree = jax.tree.flatten(xs)
-    x_avals = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in map(_shaped, x_leaves)]
-    strong = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in carry_avals]
+    x_avals = [struct(x, x.shape[1:]) for x in map(_typed, x_leaves)]
+    strong = list(map(struct, carry_avals))
 
     def flat(*leaves):
         carry = jax.tree.unflatten(carry_tree, leaves[: len(strong)])
         return body(carry, jax.tree.unflatten(x_tree, leaves[len(strong) :]))
 
     program, consts, out_tree = trace(flat, *strong, *x_avals)
-    lengths = [_shaped(x).shape[0] for x in x_leaves]
+    lengths = [_typed(x).shape[0] for x in x_leaves]
     return _Body(program, consts, out_tree, strong, lengths[0] if length is None else length)
 
 
 def _trace_one(body: Callable, carry: Any, x: Any) -> _Body:
-    stacked = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *_shaped(a).shape), _shaped(a).dtype), x)
+    stacked = jax.tree.map(lambda a: struct(_typed(a), (1, *_typed(a).shape)), x)
     return _trace_body(body, carry, stacked, 1)
 
 
-def _shaped(x: Any) -> Any:
-    return x if hasattr(x, "shape") and hasattr(x, "dtype") else jnp.asarray(x)
+def _typed(x: Any) -> Any:
+    return x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
 
 
 def _as(leaf: Any, aval: Any) -> Any:
@@ -393,7 +393,8 @@ def _differentiable_scan(scan: _Body, segments: _Segments, limit: Limit, invert:
         (ct_init, ct_consts), ct_xs, drift = segments.run_back(
             step, state, starts, ends, last, (xs, saved, ct_ys), _drifting(scan, planned())
         )
-        _report(drift)
+        if starts:
+            _report(drift)
         fill = iter((*ct_consts, *ct_init, *ct_xs))
         mask = iter(scan.vjp.differentiable_inputs)
         return tuple([next(fill) if next(mask) else None for _ in group] for group in (consts, last, xs))
@@ -488,7 +489,7 @@ class _Segments:
 
         def segment(state, start, end, stacked, size):
             (carry, state), outs = lax.scan(step, (end, state), stacked, length=size, reverse=True)
-            return state, outs, _drift([carry[k] for k in drifting], start)
+            return state, outs, _drift([(carry[k], a, end[k]) for k, a in zip(drifting, start, strict=True)])
 
         if not self.count:
             return segment(state, starts, last, stacked, self.rest)
@@ -515,23 +516,36 @@ def _drifting(scan: _Body, plan: Plan) -> list[int]:
     return [k for k, v in enumerate(carry_in) if v in plan.inexact]
 
 
-def _drift(recovered: Sequence[Any], true: Sequence[Any]):
-    """The largest relative distance over leaves, in units of what is tolerated: half of the digits."""
+def _drift(leaves: Sequence[tuple[Any, Any, Any]]):
+    """The largest relative distance of (recovered start, true start, end), in units of what is tolerated.
+
+    Half of the digits are. A start that is all 0, as a velocity's often is, is measured by the other starts,
+    or by its end where those are 0 as well.
+    """
+    starts = [_norm(true) for _, true, _ in leaves]
+    anything = functools.reduce(jnp.maximum, starts, jnp.zeros((), jnp.float32))
     worst = jnp.zeros((), jnp.float32)
-    for a, b in zip(recovered, true, strict=True):
-        tolerance = float(jnp.finfo(b.dtype).eps) ** 0.5
-        wide = jnp.promote_types(b.dtype, jnp.float32)
-        a, b = a.astype(wide), b.astype(wide)
-        scale = jnp.linalg.norm(b.reshape(-1)) + jnp.finfo(wide).tiny
-        distance = jnp.linalg.norm((a - b).reshape(-1)) / scale / tolerance
-        worst = jnp.maximum(worst, jnp.where(jnp.isnan(distance), jnp.inf, distance).astype(jnp.float32))
+    for own, (recovered, true, end) in zip(starts, leaves, strict=True):
+        scale = jnp.where(own > 0, own, jnp.where(anything > 0, anything, _norm(end)))
+        tolerance = float(jnp.finfo(true.dtype).eps) ** 0.5
+        distance = _norm(recovered - true)
+        lost = ~(distance <= tolerance * scale) & jnp.isfinite(own)  # also where the distance is not finite
+        worst = jnp.maximum(worst, jnp.where(lost, jnp.nan_to_num(distance / scale) / tolerance + 1, 0))
     return worst
 
 
+def _norm(x: Any):
+    """The Euclidean norm, in float32 at least."""
+    magnitude = jnp.abs(x)
+    return jnp.linalg.norm(
+        magnitude.astype(jnp.promote_types(magnitude.dtype, jnp.float32)).reshape(-1)
+    ).astype(jnp.float32)
+
+
 def _report(drift: Any) -> None:
-    """Warn at run time if the drift is beyond what is tolerated."""
+    """Warn at run time if a carry was lost."""
     drift = largest(lax.stop_gradient(drift))
-    lax.cond(drift > 1, lambda d: jax.debug.callback(_warn, d), lambda d: None, drift)
+    lax.cond(drift > 0, lambda d: jax.debug.callback(_warn, d), lambda d: None, drift)
 
 
 def _warn(drift: Any) -> None:

@@ -33,7 +33,7 @@ from jax.extend.core import primitives as p
 
 from bwsk_jax.engine.jaxprs import Equation, Program, subprograms
 
-__all__ = ["INVERSES", "SENSITIVE", "Grade", "Interval", "Inverse", "cost", "interval", "inverses", "mixes"]
+__all__ = ["INVERSES", "LIPSCHITZ", "Grade", "Interval", "Inverse", "cost", "interval", "inverses", "mixes"]
 
 
 class Grade(enum.Enum):
@@ -49,15 +49,16 @@ class Grade(enum.Enum):
 class Inverse:
     """Solve an equation for `operand`.
 
-    `solve(operands, outputs)` returns it, given the outputs and the other operands (its own place in
-    `operands` holds None). `amplification` is the factor by which a constant in the equation multiplies
-    absolute error on the way back.
+    `solve(operands, outputs)` returns it, given the outputs and the operands numbered in `reads` (all others
+    unless told; the places of the rest hold None). `amplification` is the factor by which a constant in the
+    equation multiplies absolute error on the way back.
     """
 
     operand: int
     solve: Callable[[Sequence[Any], Sequence[Any]], Any]
     grade: Grade
     amplification: float = 1.0
+    reads: tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,13 +70,23 @@ class Interval:
 
     @property
     def divides(self) -> bool:
-        """Whether every value can be divided by: away from 0 and finite, with room in float32."""
-        return (self.low >= 1e-30 or self.high <= -1e-30) and self.multiplies
+        """Whether no value is 0: each can be divided by."""
+        return self.low > 0 or self.high < 0
 
     @property
     def multiplies(self) -> bool:
-        """Whether no product with it can overflow what was representable before."""
-        return self.low >= -1e30 and self.high <= 1e30
+        """Whether a division by any value is far from underflow: multiplying by it brings back what was
+        divided."""
+        return self.low >= -1e6 and self.high <= 1e6
+
+    def within(self, dtype: Any) -> Interval:
+        """The same bounds as values of a float type: what is smaller than its least normal number may be
+        0."""
+        info = jnp.finfo(dtype)
+        least, most = float(info.tiny), float(info.max)
+        low = max(self.low, -most) if not 0 < self.low < least else 0.0
+        high = min(self.high, most) if not -least < self.high < 0 else 0.0
+        return Interval(low, high)
 
 
 ANY = Interval()
@@ -157,7 +168,8 @@ def _div(equation, interval_of):
 
 def _unary(solve: Callable, grade: Grade):
     def entry(equation, interval_of):
-        # On complex numbers most elementary functions repeat themselves: only the exact ones have one inverse.
+        # On complex numbers most elementary functions repeat themselves: only the exact ones have one
+        # inverse.
         if _is_real(equation.in_avals[0]) or grade is Grade.EXACT:
             yield Inverse(0, lambda ins, outs: solve(outs[0]), grade)
 
@@ -249,7 +261,7 @@ def _concatenate(equation, interval_of):
         stop = start + aval.shape[axis]
         if not isinstance(equation.inputs[operand], Literal):
             solve = lambda ins, outs, a=start, b=stop: lax.slice_in_dim(outs[0], a, b, axis=axis)
-            yield Inverse(operand, solve, Grade.EXACT)
+            yield Inverse(operand, solve, Grade.EXACT, reads=())
         start = stop
 
 
@@ -267,14 +279,16 @@ def _pad(equation, interval_of):
     starts = [low for low, _, _ in config]
     strides = [interior + 1 for _, _, interior in config]
     limits = [a + (n - 1) * s + 1 for a, n, s in zip(starts, shape, strides, strict=True)]
-    yield Inverse(0, lambda ins, outs: lax.slice(outs[0], starts, limits, strides), Grade.EXACT)
+    yield Inverse(0, lambda ins, outs: lax.slice(outs[0], starts, limits, strides), Grade.EXACT, reads=())
 
 
 def _dynamic_update_slice(equation, interval_of):
     """What was written can be read back; what was overwritten is gone."""
     sizes = equation.in_avals[1].shape
     if _distinct(equation, 1):
-        yield Inverse(1, lambda ins, outs: lax.dynamic_slice(outs[0], ins[2:], sizes), Grade.EXACT)
+        where = tuple(range(2, len(equation.inputs)))
+        solve = lambda ins, outs: lax.dynamic_slice(outs[0], ins[2:], sizes)
+        yield Inverse(1, solve, Grade.EXACT, reads=where)
 
 
 def _xor(equation, interval_of):
@@ -287,13 +301,13 @@ def _xor(equation, interval_of):
 def _complex(equation, interval_of):
     for operand, part in enumerate((lax.real, lax.imag)):
         if _distinct(equation, operand):
-            yield Inverse(operand, lambda ins, outs, part=part: part(outs[0]), Grade.EXACT)
+            yield Inverse(operand, lambda ins, outs, part=part: part(outs[0]), Grade.EXACT, reads=())
 
 
 def _barrier(equation, interval_of):
     for operand in range(len(equation.inputs)):
         if not isinstance(equation.inputs[operand], Literal):
-            yield Inverse(operand, lambda ins, outs, k=operand: outs[k], Grade.EXACT)
+            yield Inverse(operand, lambda ins, outs, k=operand: outs[k], Grade.EXACT, reads=())
 
 
 def _distinct(equation, operand) -> bool:
@@ -367,28 +381,39 @@ def inverses(equation: Equation, interval_of: IntervalOf = lambda _: ANY) -> lis
 
 # --- what recovered values may be used for -----------------------------------------------------------------
 
-SENSITIVE = {
-    *(p.eq_p, p.ne_p, p.lt_p, p.le_p, p.gt_p, p.ge_p, p.eq_to_p, p.lt_to_p, p.le_to_p, p.max_p, p.min_p),
-    *(p.sign_p, p.floor_p, p.ceil_p, p.round_p, p.abs_p, p.clamp_p, p.rem_p, p.is_finite_p, p.nextafter_p),
-    *(p.argmax_p, p.argmin_p, p.sort_p, p.top_k_p, p.cummax_p, p.cummin_p),
-    *(p.log_p, p.sqrt_p, p.rsqrt_p, p.cbrt_p, p.pow_p, p.atan2_p, p.lgamma_p, p.digamma_p),
+LIPSCHITZ = {
+    *(p.add_p, p.add_jaxvals_p, p.sub_p, p.mul_p, p.neg_p, p.square_p, p.abs_p, p.max_p, p.min_p, p.clamp_p),
+    *(p.exp_p, p.exp2_p, p.expm1_p, p.tanh_p, p.logistic_p, p.erf_p, p.erfc_p, p.sin_p, p.cos_p, p.sinh_p),
+    *(p.cosh_p, p.asinh_p, p.atan_p, p.select_n_p, p.real_p, p.imag_p, p.complex_p, p.conj_p),
+    *(p.reshape_p, p.squeeze_p, p.broadcast_in_dim_p, p.transpose_p, p.rev_p, p.slice_p, p.concatenate_p),
+    *(p.pad_p, p.copy_p, p.stop_gradient_p, p.name_p, lax.split_p, lax.optimization_barrier_p),
+    *(p.gather_p, p.dynamic_slice_p, p.dynamic_update_slice_p, p.scatter_p, p.scatter_add_p, p.scatter_mul_p),
+    *(p.reduce_sum_p, p.reduce_max_p, p.reduce_min_p, p.reduce_prod_p, p.cumsum_p, p.cummax_p, p.cummin_p),
+    *(p.dot_general_p, p.conv_general_dilated_p, p.reduce_window_sum_p, p.reduce_window_max_p, p.fft_p),
+    *(p.reduce_window_min_p, p.psum_p, p.all_gather_p, p.ppermute_p),
 }
-"""Primitives where a rounding error in the operand can change the result by more than rounding: they compare
-or jump, or have a singularity near which a small absolute error is a large relative one. They are replayed
-only from values that no rounding inverse has touched. (`div` belongs here for its denominator alone.)"""
+"""Primitives that change their result by rounding when an operand changes by rounding, on bounded inputs.
+
+All others might compare or jump, or have a singularity near which a small absolute error is a large relative
+one: they are replayed only from values that no inverse has rounded. (`max` itself is harmless; the comparison
+in its derivative is an equation of its own.)"""
 
 
 def sensitive_inputs(equation: Equation) -> tuple[int, ...]:
-    """The values whose rounding the equation would blow up."""
-    if equation.primitive in SENSITIVE:
-        return tuple(v for v, a in zip(equation.inputs, equation.in_avals, strict=True) if _reads_float(v, a))
-    if equation.primitive is p.div_p and not isinstance(equation.inputs[1], Literal):
-        return equation.inputs[1:]
-    if equation.primitive is p.integer_pow_p and equation.params["y"] < 0:
-        return equation.reads
-    if equation.primitive is p.convert_element_type_p and not _is_float(equation.out_avals[0]):
-        return tuple(v for v, a in zip(equation.inputs, equation.in_avals, strict=True) if _reads_float(v, a))
-    return ()
+    """The values whose rounding the equation might blow up."""
+    primitive = equation.primitive
+    if primitive is p.div_p:
+        return tuple(v for v in equation.inputs[1:] if not isinstance(v, Literal))
+    if primitive is p.integer_pow_p and equation.params["y"] > 0:
+        return ()
+    if primitive is p.convert_element_type_p and _is_float(equation.out_avals[0]):
+        return ()
+    if primitive in LIPSCHITZ:
+        return ()
+    bodies = list(subprograms(equation))
+    if bodies and not any(sensitive_inputs(inner) for body in bodies for inner in body.equations):
+        return ()
+    return tuple(v for v, a in zip(equation.inputs, equation.in_avals, strict=True) if _reads_float(v, a))
 
 
 def _reads_float(value, aval) -> bool:
@@ -409,8 +434,6 @@ def mixes(equation: Equation) -> bool:
 
 # --- intervals ---------------------------------------------------------------------------------------------
 
-_TINY = float(np.finfo(np.float32).tiny)
-
 
 def _through(*bounds: Interval, op: Callable[..., float]) -> Interval:
     """The interval of a function that is monotone in each argument, from its corners."""
@@ -424,6 +447,10 @@ def _through(*bounds: Interval, op: Callable[..., float]) -> Interval:
 
 def _exp(x: float) -> float:
     return math.inf if x > 700 else math.exp(x)
+
+
+def _rsqrt(x: float) -> float:
+    return math.inf if x <= 0 else x**-0.5
 
 
 _INTERVALS: dict[Any, Callable[..., Interval]] = {
@@ -441,23 +468,21 @@ _INTERVALS: dict[Any, Callable[..., Interval]] = {
     p.cos_p: lambda a: Interval(-1, 1),
     p.abs_p: lambda a: Interval(0, math.inf),
     p.square_p: lambda a: Interval(0, math.inf),
-    p.rsqrt_p: lambda a: Interval(
-        1e-20, 1e23
-    ),  # of a positive float32; anything else is NaN in plain autodiff too
+    p.rsqrt_p: lambda a: Interval(_rsqrt(a.high), _rsqrt(a.low)),
     p.clamp_p: lambda low, x, high: Interval(low.low, high.high),
 }
 _SAME_INTERVAL = {p.reshape_p, p.squeeze_p, p.broadcast_in_dim_p, p.transpose_p, p.rev_p, p.slice_p, p.copy_p}
-_SAME_INTERVAL |= {p.stop_gradient_p, p.convert_element_type_p, p.gather_p, p.dynamic_slice_p, p.reduce_max_p}
+_SAME_INTERVAL |= {p.stop_gradient_p, p.convert_element_type_p, p.dynamic_slice_p, p.reduce_max_p}
 
 
 def interval(equation: Equation, operands: Sequence[Interval]) -> Interval:
     """Bounds on a float output from bounds on the operands."""
-    if len(equation.outputs) != 1 or not _is_float(equation.out_avals[0]):
+    if len(equation.outputs) != 1 or not _is_real(equation.out_avals[0]):
         return ANY
-    if equation.primitive in _SAME_INTERVAL:
-        return operands[0] if _is_float(equation.in_avals[0]) else ANY
     rule = _INTERVALS.get(equation.primitive)
-    return ANY if rule is None else rule(*operands)
+    if equation.primitive in _SAME_INTERVAL and _is_real(equation.in_avals[0]):
+        rule = lambda operand, *_: operand
+    return (ANY if rule is None else rule(*operands)).within(equation.out_avals[0].dtype)
 
 
 def literal_interval(literal: Literal) -> Interval:
