@@ -6,12 +6,12 @@
 (3, 3)
 """
 
+from bwsk_jax.engine.drift import ReconstructionWarning as ReconstructionWarning
 from bwsk_jax.engine.planner import Plan as Plan
 from bwsk_jax.engine.planner import PlanError as PlanError
 from bwsk_jax.engine.planner import check_plan as check_plan
-from bwsk_jax.engine.reversible import ReconstructionWarning as ReconstructionWarning
-from bwsk_jax.engine.reversible import frontier as frontier
-from bwsk_jax.engine.reversible import plan as plan
-from bwsk_jax.engine.reversible import plan_scan as plan_scan
+from bwsk_jax.engine.planning import frontier as frontier
+from bwsk_jax.engine.planning import plan as plan
+from bwsk_jax.engine.planning import plan_scan as plan_scan
 from bwsk_jax.engine.reversible import reversible as reversible
-from bwsk_jax.engine.reversible import reversible_scan as reversible_scan
+from bwsk_jax.engine.reversible_scan import reversible_scan as reversible_scan

@@ -23,7 +23,12 @@ __all__ = [
     "Program",
     "VjpTrace",
     "is_differentiable",
+    "is_real",
+    "literal_value",
+    "merge",
     "nbytes",
+    "read",
+    "split",
     "struct",
     "subprograms",
     "trace",
@@ -137,6 +142,18 @@ def nbytes(aval: Any) -> int:
 def is_differentiable(aval: Any) -> bool:
     """Whether a value of this type has a cotangent: real and complex floats do."""
     return jax.numpy.issubdtype(aval.dtype, jax.numpy.inexact)
+
+
+def is_real(aval: Any) -> bool:
+    """Whether a value of this type is a real float."""
+    return jax.numpy.issubdtype(aval.dtype, jax.numpy.floating)
+
+
+def literal_value(atom: Any) -> float | None:
+    """The value of a literal that is a real scalar, else None."""
+    if isinstance(atom, Literal) and np.ndim(atom.val) == 0 and np.isrealobj(atom.val):
+        return float(atom.val)
+    return None
 
 
 def subprograms(equation: Equation) -> Iterator[Program]:

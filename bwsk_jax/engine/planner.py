@@ -1,12 +1,6 @@
-"""Choose, value by value, whether the backward pass saves, inverts or replays: a small integer program.
+"""Plans: what to save, what to run; how they are found and checked.
 
-Binary *save* per value, binary *use* per step of the derivation graph, and an order per value so that no
-derivation is circular. Under `max_overhead` the program minimises `saved_bytes + WEIGHT * residual_bytes *
-overhead`; the second term only breaks near-ties (without it the last half percent of memory costs a third of
-the recomputation), and because it is fixed, a looser limit never saves more bytes. Under `max_bytes` it
-minimises the overhead. HiGHS solves it (Q. Huangfu and J. A. J. Hall, *Math. Prog. Comp.* 10, 2018).
-
-Inverses are what makes the program hard: without them nothing can be circular and a thousand equations take a
+Inverses are what makes the search hard: without them nothing can be circular and a thousand equations take a
 tenth of a second. So the best plan without inverses comes first; with them, only what beats it is looked for,
 and where time runs out the better of the two is used and its gap reported.
 """
@@ -15,51 +9,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import math
 import time
 from collections.abc import Collection, Sequence
 
-import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-
-from bwsk_jax.engine.problem import Problem, Step, derive, harmless_amplification, ordered, taint
+from bwsk_jax.engine.derivation import derive, ordered, taint
+from bwsk_jax.engine.integer_program import Limit, candidates, integer_program, weights
+from bwsk_jax.engine.problem import Problem, Step, harmless_amplification
 from bwsk_jax.engine.rules import Grade
 
-__all__ = ["DEFAULT_OVERHEAD", "Limit", "Plan", "PlanError", "check_plan", "solve"]
+__all__ = ["Plan", "PlanError", "check_plan", "solve"]
 
-DEFAULT_OVERHEAD = 0.03
-WEIGHT = 0.005
+
 TIME_LIMIT = 10.0
 """Seconds that one call of `solve` may look for better plans."""
-GAP = 1e-8
-"""Relative; a coarser one would let a looser limit save a few bytes more."""
-SCALE = 100.0
-"""Of the objective, so that HiGHS's absolute gap of 1e-6 does not end the search before the relative one."""
 
 
 class PlanError(ValueError):
     """No plan keeps to the limit, or a plan does not do what it has to."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Limit:
-    """At most one of the two: recomputation as a fraction of forward plus backward, or bytes saved."""
-
-    max_overhead: float | None = None
-    max_bytes: int | None = None
-
-    def __post_init__(self):
-        if self.max_overhead is not None and self.max_bytes is not None:
-            raise ValueError("give max_overhead or max_bytes, not both: one is minimised under the other")
-        if self.max_overhead is None and self.max_bytes is None:
-            object.__setattr__(self, "max_overhead", DEFAULT_OVERHEAD)
-        for name in ("max_overhead", "max_bytes"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,10 +80,10 @@ class Plan:
 
     @property
     def risky(self) -> tuple[Step, ...]:
-        """The inexact steps that the data can refuse."""
+        """The inverses that the data can refuse."""
         if self.fallback is None:
             return ()
-        return tuple(s for s in self.steps if not s.exact and s not in self.fallback)
+        return tuple(s for s in self.steps if s.risky and s not in self.fallback)
 
     @functools.cached_property
     def inexact(self) -> frozenset[int]:
@@ -217,14 +184,14 @@ def _solve_guarded(problem: Problem, limit: Limit, deadline: float) -> Plan | No
     of them reaches none of them, so one of them has to be saved. That cut goes into the next round.
     """
     replaying = problem.without(lambda s: s.inverts)
-    incumbent = _plan(problem, limit, *_integer_program(replaying, limit, [], deadline, math.inf))
+    incumbent = _plan(problem, limit, *integer_program(replaying, limit, [], deadline, math.inf))
     if len(replaying.steps) == len(problem.steps):
         return incumbent
     cuts: list[list[int]] = []
     bound = 0.0
     while time.monotonic() < deadline:
         cutoff = math.inf if incumbent is None else _objective(incumbent, limit)
-        solution, bound = _integer_program(problem, limit, cuts, deadline, cutoff)
+        solution, bound = integer_program(problem, limit, cuts, deadline, cutoff)
         if solution is None:
             break
         found = _plan(problem, limit, solution, bound)
@@ -232,7 +199,7 @@ def _solve_guarded(problem: Problem, limit: Limit, deadline: float) -> Plan | No
             return found
         at_hand = problem.free.union(problem.trivial, solution[0])
         at_hand |= _without_guards(problem, solution[0]).keys()
-        cuts.append([v for v in _values(problem) if v not in at_hand])
+        cuts.append([v for v in candidates(problem) if v not in at_hand])
     return incumbent and dataclasses.replace(incumbent, gap=_gap(_objective(incumbent, limit), bound))
 
 
@@ -246,7 +213,7 @@ def _plan(problem: Problem, limit: Limit, solution, bound: float) -> Plan | None
     fallback = ordered(problem, saved, _without_guards(problem, saved))
     if fallback is None:
         return None
-    avoidable = any(not s.exact and s not in fallback for s in schedule)
+    avoidable = any(s.risky and s not in fallback for s in schedule)
     found = Plan(problem, saved, schedule, fallback if avoidable else None)
     return dataclasses.replace(found, gap=_gap(_objective(found, limit), bound))
 
@@ -261,214 +228,14 @@ def _read_by(problem: Problem, saved: Collection[int], schedule: Sequence[Step])
     return tuple(sorted(v for v in saved if v in read))
 
 
-def _values(problem: Problem) -> list[int]:
-    """The values that can be saved or derived, in order."""
-    at_hand = problem.free.union(problem.trivial)
-    found = set(problem.targets).union(*((*s.reads, *s.writes) for s in problem.steps))
-    return sorted(found - at_hand)
-
-
 def _gap(value: float, bound: float) -> float:
     gap = (value - bound) / max(abs(value), 1e-12)
     return gap if gap > 1e-5 else 0.0
 
 
 def _objective(plan: Plan, limit: Limit) -> float:
-    weight_bytes, weight_overhead = _weights(limit)
+    weight_bytes, weight_overhead = weights(limit)
     return weight_bytes * plan.saved_bytes / max(plan.residual_bytes, 1) + weight_overhead * plan.overhead
-
-
-def _weights(limit: Limit) -> tuple[float, float]:
-    return (1.0, WEIGHT) if limit.max_bytes is None else (1e-6, 1.0)
-
-
-class _Rows:
-    """Sparse constraints `low <= row @ x`, written one at a time."""
-
-    def __init__(self):
-        self.entries, self.low = [], []
-
-    def add(self, terms: dict[int, float], low: float):
-        self.entries += [(len(self.low), column, value) for column, value in terms.items()]
-        self.low.append(low)
-
-    def build(self, columns: int) -> LinearConstraint:
-        rows, cols, values = zip(*self.entries, strict=True)
-        return LinearConstraint(
-            coo_array((values, (rows, cols)), (len(self.low), columns)).tocsr(), self.low, np.inf
-        )
-
-
-def _integer_program(problem: Problem, limit: Limit, cuts: list[list[int]], deadline: float, cutoff: float):
-    """((saved, step by value), lower bound): the first is None if nothing beats `cutoff` or time ran out."""
-    values, steps = _values(problem), list(problem.steps)
-    if not problem.targets:
-        return ((), {}), 0.0
-    at_hand = problem.free.union(problem.trivial)
-    reads = [[v for v in s.reads if v not in at_hand] for s in steps]
-    writes = [[v for v in s.writes if v not in at_hand] for s in steps]
-    save = {v: k for k, v in enumerate(values)}
-    use = [len(values) + k for k in range(len(steps))]
-    order = {v: len(values) + len(steps) + k for k, v in enumerate(values)}
-    columns = 2 * len(values) + len(steps)
-    writers: dict[int, list[int]] = {v: [] for v in values}
-    for k in range(len(steps)):
-        for v in writes[k]:
-            writers[v].append(k)
-
-    rows = _Rows()
-    # Every target is saved or derived, and so is whatever a step reads -- by another equation than its own.
-    for v in problem.targets:
-        if v in save:
-            rows.add({save[v]: 1.0} | {use[k]: 1.0 for k in writers[v]}, 1.0)
-    for k, step in enumerate(steps):
-        for v in reads[k]:
-            others = {use[j]: 1.0 for j in writers[v] if steps[j].equation != step.equation}
-            rows.add({save[v]: 1.0} | others | {use[k]: -1.0}, 0.0)
-    # An equation is not run both ways: what one step reads, another has no need to write.
-    by_equation: dict[int, list[int]] = {}
-    for k, step in enumerate(steps):
-        by_equation.setdefault(step.equation, []).append(k)
-    for group in by_equation.values():
-        for j, k in itertools.combinations(group, 2):
-            if set(reads[j]).intersection(writes[k]) and set(reads[k]).intersection(writes[j]):
-                rows.add({use[j]: -1.0, use[k]: -1.0}, -1.0)
-    # What a step writes comes after what it reads (C. E. Miller, A. W. Tucker, R. A. Zemlin, J. ACM 7(4),
-    # 1960); only values that can lie on a common cycle need it.
-    component, size = _components(values, reads, writes)
-    for k in range(len(steps)):
-        for i in reads[k]:
-            for o in writes[k]:
-                if component[i] == component[o]:
-                    n = float(size[component[i]])
-                    slack = {save[o]: n} if len(writes[k]) > 1 else {}
-                    rows.add({order[o]: 1.0, order[i]: -1.0, use[k]: -n} | slack, 1.0 - n)
-    for cut in cuts:
-        rows.add({save[v]: 1.0 for v in cut}, 1.0)
-    columns = _add_taints(problem, rows, columns, steps, save, use)
-
-    unit = max(problem.residual_bytes, 1)
-    bytes_of = np.zeros(columns)
-    overhead_of = np.zeros(columns)
-    for v in values:
-        bytes_of[save[v]] = problem.bytes[v] / unit
-    for k, step in enumerate(steps):
-        overhead_of[use[k]] = problem.overhead([step])
-    if limit.max_bytes is not None:
-        rows.add({c: -bytes_of[c] for c in save.values()}, -limit.max_bytes / unit * (1 + 1e-12))
-    elif math.isfinite(limit.max_overhead):
-        rows.add({c: -overhead_of[c] for c in use}, -limit.max_overhead)
-
-    weight_bytes, weight_overhead = _weights(limit)
-    objective = SCALE * (weight_bytes * bytes_of + weight_overhead * overhead_of)
-    if math.isfinite(cutoff):
-        rows.add({c: -value for c, value in enumerate(objective) if value}, -cutoff * SCALE * (1 - GAP))
-    upper = np.ones(columns)
-    integrality = np.ones(columns)
-    for v in values:
-        upper[order[v]] = max(size[component[v]] - 1, 0)
-        integrality[order[v]] = 0
-    integrality[2 * len(values) + len(steps) :] = 0
-    for v in _dominated(problem, steps, reads, save):
-        upper[save[v]] = 0
-    result = milp(
-        objective,
-        constraints=rows.build(columns),
-        bounds=Bounds(np.zeros(columns), upper),
-        integrality=integrality,
-        options={"mip_rel_gap": GAP, "time_limit": max(deadline - time.monotonic(), 0.1)},
-    )
-    if result.status == 2:  # infeasible: nothing better than the cutoff, or nothing within the limit
-        return None, cutoff
-    if result.x is None:
-        return None, (result.mip_dual_bound or 0.0) / SCALE
-    saved = tuple(v for v in values if result.x[save[v]] > 0.5)
-    chosen: dict[int, Step] = {}
-    for k in sorted(range(len(steps)), key=lambda k: [result.x[order[v]] for v in writes[k][:1]]):
-        if result.x[use[k]] > 0.5:
-            for v in writes[k]:
-                if v not in saved:
-                    chosen.setdefault(v, steps[k])
-    return (saved, chosen), result.mip_dual_bound / SCALE
-
-
-def _components(values, reads, writes):
-    """The strongly connected components of the derivation graph and their sizes."""
-    place = {v: k for k, v in enumerate(values)}
-    arcs = [(place[i], place[o]) for r, w in zip(reads, writes, strict=True) for i in r for o in w]
-    rows, cols = zip(*arcs, strict=True) if arcs else ((), ())
-    graph = coo_array((np.ones(len(arcs)), (rows, cols)), (len(values), len(values)))
-    _, labels = connected_components(graph.tocsr(), directed=True, connection="strong")
-    sizes = np.bincount(labels, minlength=1)
-    return {v: labels[k] for v, k in place.items()}, sizes
-
-
-def _dominated(problem: Problem, steps, reads, save) -> set[int]:
-    """Values never worth saving: one of no more bytes gives them at no cost. (Of two that give each other,
-    the first is kept.)"""
-    dominated: set[int] = set()
-    for k, step in enumerate(steps):
-        if step.inverts or step.cost or len(reads[k]) != 1 or len(step.writes) != 1:
-            continue
-        (source,), (result,) = reads[k], step.writes
-        if result in save and problem.bytes[source] <= problem.bytes[result]:
-            dominated.add(result)
-    return dominated
-
-
-def _add_taints(problem: Problem, rows: _Rows, columns: int, steps, save, use) -> int:
-    """Variables in [0, 1]: whether a derived value is inexact, where that decides what may read it."""
-    for kind in ("rounded", "narrowed"):
-        blocked = {k: set(problem.sensitive(s)) for k, s in enumerate(steps)}
-        forbidden = problem.forbidden[kind]
-        reach: set[int] = set()
-        while True:
-            more = {
-                v
-                for s in steps
-                for v in s.writes
-                if v not in reach
-                and problem.float_size(v)
-                and (
-                    kind in problem.taints(s)
-                    or any(problem.spreads(s, kind, r, v) for r in s.reads if r in reach)
-                )
-            }
-            if not more:
-                break
-            reach |= more
-        watched = reach.intersection(forbidden.union(*blocked.values()))
-        while True:
-            more = {
-                r
-                for s in steps
-                for r in s.reads
-                if r in reach
-                and r not in watched
-                and any(problem.spreads(s, kind, r, v) for v in s.writes if v in watched)
-            }
-            if not more:
-                break
-            watched |= more
-        watched &= save.keys()
-        level = {v: columns + k for k, v in enumerate(sorted(watched))}
-        columns += len(level)
-        for k, step in enumerate(steps):
-            for v in step.writes:
-                if v not in level:
-                    continue
-                if kind in problem.taints(step):
-                    if v in forbidden:
-                        rows.add({use[k]: -1.0}, 0.0)
-                    rows.add({level[v]: 1.0, use[k]: -1.0}, 0.0)
-                for r in step.reads:
-                    if r in level and problem.spreads(step, kind, r, v):
-                        rows.add({level[v]: 1.0, level[r]: -1.0, use[k]: -1.0}, -1.0)
-            for v in blocked[k].intersection(level):
-                rows.add({level[v]: -1.0, use[k]: -1.0}, -1.0)
-        for v in forbidden.intersection(level):
-            rows.add({level[v]: -1.0}, 0.0)
-    return columns
 
 
 def _least(problem: Problem, limit: Limit) -> Plan:

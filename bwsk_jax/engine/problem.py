@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import heapq
-import itertools
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from bwsk_jax.engine import rules
+from bwsk_jax.engine import costs, intervals, rules, sensitivity
+from bwsk_jax.engine.intervals import Interval
 from bwsk_jax.engine.jaxprs import Program, VjpTrace, is_differentiable, nbytes, split
-from bwsk_jax.engine.rules import Grade, Interval, Inverse
+from bwsk_jax.engine.rules import Grade, Inverse
 
-__all__ = ["Problem", "Step", "call_problem", "derive", "scan_problem"]
+__all__ = ["Problem", "Step", "call_problem", "harmless_amplification", "scan_problem"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +47,11 @@ class Step:
     def exact(self) -> bool:
         """Whether it gives bit for bit what the forward pass computed (as far as its operands are that)."""
         return self.grade in (None, Grade.EXACT)
+
+    @property
+    def risky(self) -> bool:
+        """Whether its result can be off by more than rounding, depending on the data."""
+        return self.grade in (Grade.ROUNDED, Grade.GUARDED)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -106,11 +110,12 @@ class Problem:
 
     def sensitive(self, step: Step) -> tuple[int, ...]:
         """What the step must not read with an error, if it is a replay."""
-        return () if step.inverts else rules.sensitive_inputs(self.program.equations[step.equation])
+        return () if step.inverts else sensitivity.sensitive_inputs(self.program.equations[step.equation])
 
     def taints(self, step: Step) -> Collection[str]:
         """The kinds of inexactness that the step brings in: see `spreads`."""
         return {
+            Grade.RELATIVE: ("rounded",),
             Grade.ROUNDED: ("rounded",),
             Grade.GUARDED: ("rounded",),
             Grade.NARROWED: ("rounded", "narrowed"),
@@ -127,7 +132,7 @@ class Problem:
             return False
         if taint == "narrowed":
             return self.float_size(result) >= self.float_size(value)
-        return step.inverts or not rules.mixes(self.program.equations[step.equation])
+        return step.inverts or not sensitivity.mixes(self.program.equations[step.equation])
 
 
 def call_problem(trace: VjpTrace, *, invert: bool = True) -> Problem:
@@ -154,7 +159,7 @@ def _problem(trace, known, carry_in, fixed, length, invert) -> Problem:
     free = frozenset((*known, *program.constants))
     ground = _closure(program, (*fixed, *program.constants))
     constant = _closure(program, program.constants)
-    price = lambda e: 0.0 if constant.issuperset(e.outputs) else rules.cost(e)
+    price = lambda e: 0.0 if constant.issuperset(e.outputs) else costs.cost(e)
     replays = [
         Step(n, None, tuple(dict.fromkeys(e.reads)), e.outputs, price(e))
         for n, e in enumerate(program.equations)
@@ -188,7 +193,7 @@ def _problem(trace, known, carry_in, fixed, length, invert) -> Problem:
         },
         ground=ground,
         residuals=tuple(dict.fromkeys(v for v in wanted if v not in free and v not in constant)),
-        forward_cost=rules.forward_cost(program, trace.outputs),
+        forward_cost=costs.forward_cost(program, trace.outputs),
         length=length,
     )
 
@@ -221,8 +226,8 @@ def _read_sensitively(trace: VjpTrace) -> frozenset[int]:
     pullback = trace.trace_pullback()
     sensitive: set[int] = set()
     for equation in reversed(pullback.equations):
-        sensitive.update(rules.sensitive_inputs(equation))
-        if sensitive.intersection(equation.outputs) and not rules.mixes(equation):
+        sensitive.update(sensitivity.sensitive_inputs(equation))
+        if sensitive.intersection(equation.outputs) and not sensitivity.mixes(equation):
             sensitive.update(v for v in equation.reads if is_differentiable(pullback.avals[v]))
     named = zip(trace.residuals, pullback.inputs, strict=False)
     return frozenset(v for v, inner in named if inner in sensitive and not isinstance(v, Literal))
@@ -238,14 +243,16 @@ def _closure(program: Program, values: Iterable[int]) -> frozenset[int]:
 
 
 def _inversions(program, ground, length):
-    intervals: dict[int, Interval] = {}
+    known: dict[int, Interval] = {}
 
     def interval_of(atom):
-        return rules.literal_interval(atom) if isinstance(atom, Literal) else intervals.get(atom, rules.ANY)
+        return (
+            intervals.literal_interval(atom) if isinstance(atom, Literal) else known.get(atom, intervals.ANY)
+        )
 
     for number, equation in enumerate(program.equations):
-        bounds = rules.interval(equation, [interval_of(v) for v in equation.inputs])
-        intervals.update(dict.fromkeys(equation.outputs, bounds))
+        bounds = intervals.interval(equation, [interval_of(v) for v in equation.inputs])
+        known.update(dict.fromkeys(equation.outputs, bounds))
         for inverse in rules.inverses(equation, interval_of):
             target = equation.inputs[inverse.operand]
             if target in ground or _amplifies(program, target, inverse, length):
@@ -255,7 +262,7 @@ def _inversions(program, ground, length):
             others = (v for v in atoms if not isinstance(v, Literal))
             reads = tuple(dict.fromkeys((*equation.outputs, *others)))
             # What the inverse computes has the operand's size; it is priced like the equation itself.
-            price, grade = rules.cost(equation), inverse.grade
+            price, grade = costs.cost(equation), inverse.grade
             yield Step(number, inverse.operand, reads, (target,), price, grade, inverse.amplification)
 
 
@@ -300,114 +307,3 @@ def _useful(steps, targets, free, trivial):
             seen.update(fresh)
             open_values.extend(fresh)
     return [s for s in steps if s in useful]
-
-
-# --- derivation from a given set of saved values -----------------------------------------------------------
-
-
-_DEAR = 1e24
-"""FLOPs that no function has."""
-
-
-def derive(
-    problem: Problem, saved: Collection[int], allowed: Callable[[Step], bool] = lambda s: True
-) -> dict[int, Step]:
-    """A cheap step for each value that can be had from the saved ones.
-
-    Cheapest derivations by the generalisation of Dijkstra's algorithm to hypergraphs (D. E. Knuth,
-    *Information Processing Letters* 6(1), 1977); a value that several steps read is counted for each, so the
-    total is cheap, not least. An inexact inverse is taken only where nothing else leads on: what exact steps
-    reach is derived by them alone, and beyond that an inexact one is dearer than any number of replays.
-    """
-    at_hand = problem.free.union(problem.trivial, saved)
-    price: dict[int, float] = {}
-    chosen: dict[int, Step] = {}
-    tainted: dict[str, set[int]] = {"rounded": set(), "narrowed": set()}
-    for exact in (True, False):
-        steps = [s for s in problem.steps if allowed(s) and (not exact or s.exact)]
-        readers: dict[int, list[int]] = {}
-        missing = []
-        for k, step in enumerate(steps):
-            unknown = {v for v in step.reads if v not in at_hand and v not in price}
-            missing.append(len(unknown))
-            for v in unknown:
-                readers.setdefault(v, []).append(k)
-        order = itertools.count()
-        queue = []
-
-        def offer(step, queue=queue, order=order):
-            total = step.cost + sum(price.get(v, 0.0) for v in step.reads) + (0.0 if step.exact else _DEAR)
-            heapq.heappush(queue, (total, next(order), step))
-
-        for k, step in enumerate(steps):
-            if missing[k] == 0:
-                offer(step)
-        while queue:
-            total, _, step = heapq.heappop(queue)
-            fresh = [v for v in step.writes if v not in at_hand and v not in price]
-            taints = _taint_of(problem, step, tainted)
-            if not fresh or taints is None:
-                continue
-            for v in fresh:
-                price[v], chosen[v] = total, step
-                for kind in taints.get(v, ()):
-                    tainted[kind].add(v)
-                for k in readers.get(v, ()):
-                    missing[k] -= 1
-                    if missing[k] == 0:
-                        offer(steps[k])
-    return chosen
-
-
-def _taint_of(problem: Problem, step: Step, tainted: dict[str, set[int]]) -> dict[int, list[str]] | None:
-    """The inexactness of what a step writes, or None where it may not be used."""
-    sensitive = problem.sensitive(step)
-    result: dict[int, list[str]] = {}
-    for kind, values in tainted.items():
-        if values.intersection(sensitive):
-            return None
-        for v in step.writes:
-            inherited = any(problem.spreads(step, kind, r, v) for r in step.reads if r in values)
-            if inherited or kind in problem.taints(step):
-                if v in problem.forbidden[kind]:
-                    return None
-                result.setdefault(v, []).append(kind)
-    return result
-
-
-def ordered(problem: Problem, saved: Collection[int], chosen: dict[int, Step]) -> tuple[Step, ...] | None:
-    """The chosen steps that the targets need, in an order in which they can run; None if there is none."""
-    at_hand = problem.free.union(saved)
-    done: dict[int, None] = {}
-    schedule: dict[Step, None] = {}
-    on_path: set[int] = set()
-    stack = [(v, False) for v in reversed(problem.targets) if v not in at_hand]
-    while stack:
-        value, expanded = stack.pop()
-        if value in done:
-            continue
-        step = problem.trivial.get(value) or chosen.get(value)
-        if step is None or (not expanded and value in on_path):
-            return None
-        if expanded:
-            on_path.discard(value)
-            schedule[step] = None
-            done.update(dict.fromkeys(step.writes))
-            continue
-        on_path.add(value)
-        stack.append((value, True))
-        stack.extend((v, False) for v in reversed(step.reads) if v not in at_hand and v not in done)
-    return tuple(schedule)
-
-
-def taint(problem: Problem, schedule: Iterable[Step]) -> dict[str, set[int]] | None:
-    """The inexact values of a schedule by kind, or None where a step reads what it must not."""
-    tainted: dict[str, set[int]] = {"rounded": set(), "narrowed": set()}
-    for step in schedule:
-        taints = _taint_of(problem, step, tainted)
-        if taints is None:
-            return None
-        for v, kinds in taints.items():
-            for kind in kinds:
-                tainted[kind].add(v)
-    return tainted

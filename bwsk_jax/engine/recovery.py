@@ -160,7 +160,8 @@ def _trusted(plan: Plan, steps: Sequence[Step], environment: dict[int, Any]):
     by 0 would reach them as 0 times infinity.
     """
     program = plan.problem.program
-    handed_on = set(plan.problem.targets).union(*(s.reads for s in plan.steps if not s.inverts))
+    risky = set(plan.risky)
+    handed_on = set(plan.problem.targets).union(*(s.reads for s in plan.steps if s not in risky))
     chain = _chain(plan, steps)
     environment = {v: lax.stop_gradient(environment[v]) for v in _reads(chain, environment)}
     _run(plan, chain, environment)
@@ -193,7 +194,7 @@ def _trusted(plan: Plan, steps: Sequence[Step], environment: dict[int, Any]):
             tangents = [magnitude(v).astype(x.dtype) if j == k else x for j, x in enumerate(zeros)]
             parts.append(jnp.abs(jax.jvp(solve, primals, tangents)[1]))
         error[target] = functools.reduce(jnp.add, parts)
-        if target in handed_on:
+        if step in risky and target in handed_on:
             verdicts.append(_small(error[target], environment[target], epsilon[target]))
     refused = ~functools.reduce(jnp.logical_and, verdicts)
     # One verdict for all of a mapped axis: a batched predicate would turn the conditional into a select that

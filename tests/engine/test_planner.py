@@ -16,7 +16,7 @@ import pytest
 from jax import lax
 
 import bwsk_jax
-from bwsk_jax.engine import planner, reversible
+from bwsk_jax.engine import integer_program, jaxprs, planner, planning
 from bwsk_jax.engine.planner import Limit, PlanError, check_plan, solve
 from bwsk_jax.engine.rules import Grade
 
@@ -61,9 +61,7 @@ BODIES = {
 
 def problem(name, **options):
     body, carry, x = BODIES[name]
-    return reversible._trace_one(body, carry, x).problem(
-        options.pop("length", 1), options.pop("invert", True)
-    )
+    return planning.trace_one(body, carry, x).problem(options.pop("length", 1), options.pop("invert", True))
 
 
 every_body = pytest.mark.parametrize("name", BODIES)
@@ -227,7 +225,7 @@ def test_a_fallback_may_not_use_what_needs_a_guard():
 
 
 def test_an_inexact_value_may_not_be_compared():
-    found = reversible._trace_one(lambda c, w: (c + w, jnp.where(c > 0, c, 0.0)), HALF, HALF).problem(1, True)
+    found = planning.trace_one(lambda c, w: (c + w, jnp.where(c > 0, c, 0.0)), HALF, HALF).problem(1, True)
     (carry_in,) = found.carry_in
     (invert,) = [s for s in found.steps if s.inverts and carry_in in s.writes]
     replays = (*found.trivial.values(), *(s for s in found.steps if not s.inverts))
@@ -298,7 +296,7 @@ def brute_force(problem, limit):
             total = sum(problem.bytes[v] for v in saved)
             if limit.max_bytes is not None and total > limit.max_bytes:
                 continue
-            weight_bytes, weight_overhead = planner._weights(limit)
+            weight_bytes, weight_overhead = integer_program.weights(limit)
             floor = weight_bytes * total / max(problem.residual_bytes, 1)
             if floor >= least or cheapest(problem, saved, guarded=False) == INF:
                 continue
@@ -309,7 +307,7 @@ def brute_force(problem, limit):
 
 
 def objective(plan, limit):
-    weight_bytes, weight_overhead = planner._weights(limit)
+    weight_bytes, weight_overhead = integer_program.weights(limit)
     return weight_bytes * plan.saved_bytes / max(plan.residual_bytes, 1) + weight_overhead * plan.overhead
 
 
@@ -336,7 +334,7 @@ SMALL = {
 )
 def test_the_plan_is_as_good_as_the_best_of_all_plans(name, limit):
     body, carry, x = SMALL[name]
-    found = reversible._trace_one(body, carry, jax.tree.map(lambda a: a, x)).problem(1, True)
+    found = planning.trace_one(body, carry, jax.tree.map(lambda a: a, x)).problem(1, True)
     best = brute_force(found, limit)
     if best == INF:
         with pytest.raises(PlanError):
@@ -406,7 +404,7 @@ def transformer_inputs(hidden=64, heads=4):
 @pytest.mark.parametrize("limit", [Limit(), Limit(INF)], ids=["default", "least memory"])
 def test_a_transformer_layer_plans_in_two_seconds(limit):
     with jax.numpy_rank_promotion("allow"):
-        found = reversible._trace_one(transformer_layer, *transformer_inputs()).problem(12, True)
+        found = planning.trace_one(transformer_layer, *transformer_inputs()).problem(12, True)
     start = time.process_time()
     solve(found, limit)
     assert time.process_time() - start < 2.0
@@ -425,9 +423,9 @@ def long_chain(x, w):
 @pytest.mark.parametrize("scan", [False, True], ids=["call", "scan"])
 def test_a_thousand_equations_plan_in_twenty_seconds_or_say_how_good_they_are(limit, scan):
     if scan:
-        found = reversible._trace_one(lambda c, w: (long_chain(c, w), None), HALF, SQUARE).problem(1, True)
+        found = planning.trace_one(lambda c, w: (long_chain(c, w), None), HALF, SQUARE).problem(1, True)
     else:
-        found = reversible.call_problem(_traced(long_chain, HALF, SQUARE))
+        found = problem.call_problem(_traced(long_chain, HALF, SQUARE))
     assert len(found.program.equations) >= 1000
     start = time.monotonic()
     plan = solve(found, limit)
@@ -437,4 +435,4 @@ def test_a_thousand_equations_plan_in_twenty_seconds_or_say_how_good_they_are(li
 
 
 def _traced(fun, *args):
-    return reversible.trace_vjp(reversible.trace(fun, *args)[0])
+    return jaxprs.trace_vjp(jaxprs.trace(fun, *args)[0])
