@@ -370,12 +370,17 @@ def test_an_interval_holds_every_value(function):
         (Interval(-2, -0.1), True, True),
         (Interval(-1, 1), False, True),
         (Interval(0, 1), False, True),
-        (Interval(1, math.inf), False, False),
+        (Interval(1, math.inf), True, False),
         (rules.ANY, False, False),
     ],
 )
 def test_what_may_be_divided_and_multiplied_by(interval, divides, multiplies):
     assert (interval.divides, interval.multiplies) == (divides, multiplies)
+
+
+@pytest.mark.parametrize(("dtype", "divides"), [("float16", False), ("bfloat16", True), ("float32", True)])
+def test_what_underflows_in_a_type_may_be_zero_there(dtype, divides):
+    assert Interval(1e-9, 1).within(jnp.dtype(dtype)).divides == divides
 
 
 def test_dividing_by_what_is_bounded_away_from_zero_needs_no_guard():
