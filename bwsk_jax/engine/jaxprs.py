@@ -334,8 +334,7 @@ def _literal_key(value):
 def struct(aval: Any, shape: tuple[int, ...] | None = None) -> jax.ShapeDtypeStruct:
     """A type to trace with: the same, perhaps of another shape, without the weakness of a Python scalar's."""
     shape = aval.shape if shape is None else shape
-    manual = getattr(aval, "manual_axis_type", None)
-    return jax.ShapeDtypeStruct(shape, aval.dtype, manual_axis_type=manual)
+    return jax.ShapeDtypeStruct(shape, aval.dtype)
 
 
 def _aval(program, value):

@@ -216,7 +216,7 @@ def test_a_damaged_plan_is_rejected(name, overhead, data):
 def test_a_guarded_plan_needs_a_fallback():
     good = solved("normalised", INF)
     assert good.fallback is not None
-    with pytest.raises(PlanError, match="guard"):
+    with pytest.raises(PlanError, match="used without"):
         check_plan(dataclasses.replace(good, fallback=None))
 
 
@@ -281,7 +281,7 @@ def _taints(problem, step, tainted):
         for v in step.writes:
             spread = any(problem.spreads(step, kind, r, v) for r in step.reads if r in values)
             if spread or kind in problem.taints(step):
-                if kind == "narrowed" and v in problem.carry_in:
+                if v in problem.forbidden[kind]:
                     return None
                 result[kind].add(v)
     return result
