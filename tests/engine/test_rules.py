@@ -380,6 +380,11 @@ def test_what_may_be_divided_and_multiplied_by(interval, divides, multiplies):
     assert (interval.divides, interval.multiplies) == (divides, multiplies)
 
 
+@pytest.mark.parametrize(("dtype", "divides"), [("float16", False), ("bfloat16", True), ("float32", True)])
+def test_what_underflows_in_a_type_may_be_zero_there(dtype, divides):
+    assert Interval(1e-9, 1).within(jnp.dtype(dtype)).divides == divides
+
+
 def test_dividing_by_what_is_bounded_away_from_zero_needs_no_guard():
     program = jaxprs.flatten(
         jax.make_jaxpr(lambda x, s: x * (jax.nn.sigmoid(s) + 1))(jnp.ones(3), jnp.ones(3))
