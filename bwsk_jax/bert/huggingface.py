@@ -263,7 +263,12 @@ def _replacing(file: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``file``; move it there at the end, or remove it on failure."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = (
+            temporary.stat().st_mode
+        )  # as the user's umask has it; safetensors would keep others from reading
         yield temporary
+        temporary.chmod(mode)
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)

@@ -40,7 +40,7 @@ def plan(
     Raises:
       PlanError: `max_bytes` is below the least possible, which the message names.
 
-    >>> import jax, jax.numpy as jnp
+    >>> import bwsk_jax, jax, jax.numpy as jnp
     >>> x = jax.ShapeDtypeStruct((8, 16), jnp.float32)
     >>> found = bwsk_jax.plan(lambda x: jnp.sin(jnp.exp(x)).sum(), x, max_overhead=float("inf"))
     >>> found.saved_bytes, found.residual_bytes
@@ -71,7 +71,7 @@ def plan_scan(
       length: iterations over which errors may grow. Inverses that would amplify rounding too far in that many
         are not used.
 
-    >>> import jax, jax.numpy as jnp
+    >>> import bwsk_jax, jax, jax.numpy as jnp
     >>> half = jax.ShapeDtypeStruct((4, 64), jnp.float32)
     >>> weights = jax.ShapeDtypeStruct((2, 64, 64), jnp.float32)
     >>> def coupling(carry, w):
@@ -94,7 +94,7 @@ def frontier(
     At most `points` distinct plans, at limits spaced evenly in the logarithm of the recomputation. Along the
     list `saved_bytes` grows and `overhead` shrinks.
 
-    >>> import jax, jax.numpy as jnp
+    >>> import bwsk_jax, jax, jax.numpy as jnp
     >>> x = jax.ShapeDtypeStruct((4, 64), jnp.float32)
     >>> w = jax.ShapeDtypeStruct((64, 64), jnp.float32)
     >>> plans = bwsk_jax.frontier(lambda c, w: (jnp.tanh(c @ w) @ w.T, None), x, w)

@@ -34,7 +34,7 @@ def reversible(
       fun: a differentiable function of pytrees of arrays. What it closes over is differentiated too.
       max_overhead, max_bytes, invert: as for `plan`.
 
-    >>> import jax, jax.numpy as jnp
+    >>> import bwsk_jax, jax, jax.numpy as jnp
     >>> f = lambda x: jnp.sin(jnp.exp(x)).sum()
     >>> x = jnp.linspace(0.0, 1.0, 5)
     >>> bool(jnp.allclose(jax.grad(bwsk_jax.reversible(f))(x), jax.grad(f)(x)))

@@ -57,7 +57,7 @@ def reversible_scan(
       TypeError: as `jax.lax.scan` does, and for forward-mode differentiation.
       PlanError: `max_bytes` is below the least possible.
 
-    >>> import jax, jax.numpy as jnp
+    >>> import bwsk_jax, jax, jax.numpy as jnp
     >>> weights = jnp.linspace(-0.1, 0.1, 6 * 8 * 8).reshape(6, 8, 8)
     >>> def coupling(carry, w):
     ...     a = carry[0] + jnp.tanh(carry[1] @ w)

@@ -242,4 +242,5 @@ def _plan(options: Options, variant: Variant, recipe: Recipe, config: bert.BertC
         (layer, key),
         max_overhead=options.max_overhead,
         max_bytes=options.max_bytes,
+        length=config.num_hidden_layers,
     )

@@ -64,6 +64,12 @@ def test_export_then_import_is_the_identity(tiny, tmp_path):
     assert_same_tree(loaded, params)
 
 
+def test_an_export_can_be_read_by_whoever_may_read_new_files(tiny, tmp_path):
+    (tmp_path / "new").touch()
+    save_pretrained(tmp_path, *tiny)
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
 def test_transformers_loads_an_export_and_computes_its_logits(tiny, tmp_path):
     import torch
     from transformers import AutoModelForMaskedLM
