@@ -18,6 +18,7 @@ from jax import lax
 import bwsk_jax
 from bwsk_jax.engine import integer_program, jaxprs, planner, planning
 from bwsk_jax.engine.planner import Limit, PlanError, check_plan, solve
+from bwsk_jax.engine.problem import call_problem
 from bwsk_jax.engine.rules import Grade
 
 INF = math.inf
@@ -425,7 +426,7 @@ def test_a_thousand_equations_plan_in_twenty_seconds_or_say_how_good_they_are(li
     if scan:
         found = planning.trace_one(lambda c, w: (long_chain(c, w), None), HALF, SQUARE).problem(1, True)
     else:
-        found = problem.call_problem(_traced(long_chain, HALF, SQUARE))
+        found = call_problem(_traced(long_chain, HALF, SQUARE))
     assert len(found.program.equations) >= 1000
     start = time.monotonic()
     plan = solve(found, limit)
