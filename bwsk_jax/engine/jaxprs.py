@@ -115,7 +115,7 @@ class Program:
         return [read(environment, v) for v in outputs]
 
     def fingerprint(self) -> str:
-        """Equal for two programs exactly when a plan for one is a plan for the other."""
+        """Equal for programs that run the same equations on values of the same types."""
         digest = hashlib.sha256()
 
         def add(*parts):

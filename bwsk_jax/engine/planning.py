@@ -117,7 +117,7 @@ _SOLVED_MOST = 256
 
 def solved(problem: Problem, limit: Limit) -> Plan:
     """`solve`, remembered: the same problem and limit always get the same plan."""
-    key = (problem.program.fingerprint(), problem.free, problem.targets, problem.steps, problem.length, limit)
+    key = (problem.fingerprint(), limit)
     if key not in _SOLVED:
         found = solve(problem, limit)
         _SOLVED[key] = (found.saved, found.steps, found.fallback, found.gap)

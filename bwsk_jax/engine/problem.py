@@ -95,6 +95,11 @@ class Problem:
         """What plain autodiff keeps."""
         return sum(self.bytes[v] for v in self.residuals)
 
+    def fingerprint(self) -> tuple:
+        """Equal for two problems exactly when a plan for one is a plan for the other."""
+        sets = (self.free, self.targets, self.carry_in, self.residuals, *sorted(self.forbidden.items()))
+        return (self.program.fingerprint(), *sets, self.steps, self.forward_cost, self.length)
+
     def overhead(self, steps: Iterable[Step]) -> float:
         """Recomputation as a fraction of one forward and backward pass (three times the forward's FLOPs)."""
         return sum(s.cost for s in steps) / max(3 * self.forward_cost, 1.0)

@@ -10,6 +10,7 @@ import pytest
 from jax import lax
 
 import bwsk_jax
+from bwsk_jax.engine import planning
 
 LEAST = functools.partial(bwsk_jax.reversible_scan, max_overhead=float("inf"))
 B, H, L = 4, 8, 3
@@ -152,3 +153,22 @@ def test_a_carry_that_starts_at_zero_is_no_drift():
 def test_a_scan_that_cannot_drift_calls_nothing_back():
     grad = jax.grad(lambda w: finite_loss(LEAST(lambda c, w: (jnp.tanh(c @ w), None), X, w)[0]))
     assert "callback" not in jax.jit(grad).lower(random(9, L, H, H)).as_text()
+
+
+# --- the same forward pass, another backward pass --------------------------------------------------------
+
+
+def test_functions_that_differ_only_in_their_backward_pass_are_planned_apart():
+    def made(backward):
+        fun = jax.custom_vjp(lambda x: x * x)
+        fun.defvjp(lambda x: (x * x, x), backward)
+        return lambda c, w: ((c[1], c[0] + fun(c[1]) @ w), None)
+
+    smooth = made(lambda x, ct: (2 * x * ct,))
+    compares = made(lambda x, ct: (jnp.where(x > 0.5, 2 * x * ct, 0),))
+    half, square = jax.ShapeDtypeStruct((B, H), jnp.float32), jax.ShapeDtypeStruct((H, H), jnp.float32)
+    problems = [
+        planning.trace_one(body, (half, half), square).problem(1, True) for body in (smooth, compares)
+    ]
+    assert problems[0].program.fingerprint() == problems[1].program.fingerprint()
+    assert problems[0].fingerprint() != problems[1].fingerprint()
