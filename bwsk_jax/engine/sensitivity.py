@@ -60,6 +60,9 @@ MIXING = {
 
 
 def mixes(equation: Equation) -> bool:
-    """Whether each result depends on many operand elements: then a tie or a singularity that rounding could
-    tip over is an accident of measure zero in the original as well, and its result counts as untouched."""
+    """Whether each result depends on many operand elements.
+
+    A tie or a singularity that rounding could tip over is then an accident in the forward pass as well, and the
+    result counts as untouched. (A known flaw: a row of exact zeros ties whatever it is multiplied by.)
+    """
     return equation.primitive in MIXING
