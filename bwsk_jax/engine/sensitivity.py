@@ -62,7 +62,7 @@ MIXING = {
 def mixes(equation: Equation) -> bool:
     """Whether each result depends on many operand elements.
 
-    A tie or a singularity that rounding could tip over is then an accident in the forward pass as well, and the
-    result counts as untouched. (A known flaw: a row of exact zeros ties whatever it is multiplied by.)
+    A tie or a singularity that rounding could tip over is then an accident in the forward pass as well, and
+    the result counts as untouched. (A known flaw: a row of exact zeros ties whatever it is multiplied by.)
     """
     return equation.primitive in MIXING
