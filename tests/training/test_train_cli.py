@@ -147,7 +147,11 @@ def test_the_closing_table_is_followed_by_the_loading_code(text_folder, tmp_path
         ("--variant scratch-reversable", "did you mean 'scratch-reversible'"),
         ("--dataset {tmp}/absent", "no such folder"),
         ("--dataset {tmp}", "train.txt, valid.txt, test.txt missing"),
-        ("--variant finetune-conventional", "needs --init"),
+        (
+            "--variant finetune-conventional",
+            "--init google-bert/bert-base-uncased: no such folder, not in the",
+        ),
+        ("--preset mini", "--tokenizer google-bert/bert-base-uncased: no such folder, not in the"),
         ("--variant finetune-conventional --init {tmp}/absent", "--init {tmp}/absent: no such folder"),
         ("--variant finetune-conventional --init {tmp}", "{tmp}"),
         ("--init {tmp}", "scratch-conventional starts from random parameters"),
@@ -195,7 +199,7 @@ def test_a_vocabulary_larger_than_the_model_is_refused(finished, text_folder, tm
     with pytest.raises(SystemExit) as ended:
         main([*flags.split(), "--dataset", text_folder, "--out", str(tmp_path / "out")])
     assert ended.value.code == 2
-    assert "the tokenizer has" in capsys.readouterr().err
+    assert "they do not belong together" in capsys.readouterr().err
 
 
 def test_help_imports_nothing_slow():
