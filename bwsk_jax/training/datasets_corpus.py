@@ -4,6 +4,7 @@
 """
 
 import sys
+import tempfile
 from pathlib import Path
 
 from bwsk_jax.training.corpus import Corpus, DatasetError
@@ -29,12 +30,14 @@ def layout_corpus(folder: Path, config: str | None) -> Corpus:
 
     Raises `DatasetError` that says what `datasets` finds wrong, or which splits or columns there are instead.
     """
+    spelt = _spell(str(folder), config)
     try:
-        splits = _load(str(folder.resolve()), config)
+        return _read_anew(str(folder.resolve()), config, spelt)
+    except DatasetError:
+        raise
     # Each of the library's many file formats raises exceptions of its own.
     except Exception as error:
-        raise DatasetError(f"--dataset {_spell(str(folder), config)}: {_sentence(error)}") from error
-    return _corpus(splits, _spell(str(folder), config))
+        raise DatasetError(f"--dataset {spelt}: {_sentence(error)}") from error
 
 
 def hub_corpus(name: str, config: str | None) -> Corpus:
@@ -49,26 +52,44 @@ def hub_corpus(name: str, config: str | None) -> Corpus:
 
     with connection() as fault:
         try:
-            splits = _load(name, config)
+            return _read(name, config, spelt)
+        except DatasetError:
+            raise
         except Exception as error:
-            splits = None if fault is None else _load_snapshot(name, config)
-            if splits is None:
+            corpus = None if fault is None else _cached_files(name, config)
+            if corpus is None:
                 instead = f"; {WAYS_OUT.format(name=name)}" if fault else ""
                 raise DatasetError(f"--dataset {spelt}: {explain(error, fault)}{instead}") from error
-    return _corpus(splits, spelt)
+            return corpus
 
 
-def _load(path: str, config: str | None):
+def _read(path: str, config: str | None, spelt: str, cache_dir: str | None = None) -> Corpus:
     import datasets
 
     datasets.logging.set_verbosity_error()
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
-    return datasets.load_dataset(path, config)
+    splits = datasets.load_dataset(path, config, cache_dir=cache_dir)
+    missing = [split for split in SPLITS if split not in splits]
+    if missing:
+        raise DatasetError(f"--dataset {spelt}: no split {', '.join(missing)}; it has {', '.join(splits)}")
+    columns = splits["train"].column_names
+    if COLUMN not in columns:
+        raise DatasetError(f"--dataset {spelt}: no column {COLUMN!r}; it has {', '.join(columns)}")
+    return Corpus(**{split: "\n".join(row for row in splits[split][COLUMN] if row) for split in SPLITS})
 
 
-def _load_snapshot(name: str, config: str | None):
-    """Return the splits of the Hub's files where they are cached as files only, or None."""
+def _read_anew(folder: str, config: str | None, spelt: str) -> Corpus:
+    """Read local files past the cache of `datasets`, which knows a folder by its name and README only.
+
+    Edited files, or another folder of the same name, would otherwise give the text of before.
+    """
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache_dir:
+        return _read(folder, config, spelt, cache_dir)
+
+
+def _cached_files(name: str, config: str | None) -> Corpus | None:
+    """Return the text of the Hub's files where they are cached as files only, or None."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -78,22 +99,13 @@ def _load_snapshot(name: str, config: str | None):
         )
     except (LocalEntryNotFoundError, HFValidationError):
         return None
+    spelt = _spell(name, config)
     try:
-        return _load(folder, config)
+        return _read_anew(folder, config, spelt)
+    except DatasetError:
+        raise
     except Exception as error:
-        raise DatasetError(
-            f"--dataset {_spell(name, config)}: in the cache {folder}: {_sentence(error)}"
-        ) from error
-
-
-def _corpus(splits, spelt: str) -> Corpus:
-    missing = [split for split in SPLITS if split not in splits]
-    if missing:
-        raise DatasetError(f"--dataset {spelt}: no split {', '.join(missing)}; it has {', '.join(splits)}")
-    columns = splits["train"].column_names
-    if COLUMN not in columns:
-        raise DatasetError(f"--dataset {spelt}: no column {COLUMN!r}; it has {', '.join(columns)}")
-    return Corpus(**{split: "\n".join(row for row in splits[split][COLUMN] if row) for split in SPLITS})
+        raise DatasetError(f"--dataset {spelt}: in the cache {folder}: {_sentence(error)}") from error
 
 
 def _sentence(error: Exception) -> str:

@@ -85,7 +85,10 @@ def fetch(repository: str, files: tuple[str, ...]) -> Path:
 def explain(error: Exception, fault: str | None) -> str:
     """Return one line on why something of the Hub could not be had."""
     from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.errors import RepositoryNotFoundError
 
+    if isinstance(error, RepositoryNotFoundError):
+        return "no such folder, and the Hub has no such repository, or none that this user may read"
     if fault is None:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return f"the Hub did not give it: {' '.join(lines[:2]) or type(error).__name__}"
