@@ -77,7 +77,10 @@ def load_corpus(dataset: str) -> Corpus:
 
     Raises `DatasetError`, also for a split without text.
     """
-    corpus = _load(dataset)
+    try:
+        corpus = _load(dataset)
+    except OSError as error:
+        raise DatasetError(f"--dataset {dataset} cannot be read: {error.strerror or error}") from None
     for split in SPLIT_FILES:
         if not getattr(corpus, split).strip():
             raise DatasetError(f"--dataset {dataset}: its {split} split is empty")

@@ -42,7 +42,14 @@ def with_default_sources(options: Options, variant: Variant) -> Options:
 
 def model_folder(init: str) -> Path:
     """Return the folder of the model, and of its tokenizer, that `--init` names. Raises `SourceError`."""
-    return _local("--init", init, MODEL_FILES + TOKENIZER_FILES, "no such folder")
+    folder = _local("--init", init, MODEL_FILES + TOKENIZER_FILES, "no such folder")
+    if not Path(init).exists() and not any(folder.glob("model*.safetensors")):
+        raise SourceError(
+            f"--init {init}: no safetensors weights in {folder}, and pickles are never fetched or opened. If "
+            f"you trust it, convert it with transformers: BertForMaskedLM.from_pretrained({init!r})"
+            ".save_pretrained(FOLDER)"
+        )
+    return folder
 
 
 def tokenizer_path(tokenizer: str) -> Path | None:
@@ -57,8 +64,12 @@ def tokenizer_path(tokenizer: str) -> Path | None:
 
 def _local(flag: str, name: str, files: tuple[str, ...], absent: str) -> Path:
     path = Path(name)
-    if path.exists():
-        return path
+    try:
+        if path.exists():
+            next(path.iterdir(), None) if path.is_dir() else path.open().close()
+            return path
+    except OSError as error:
+        raise SourceError(f"{flag} {name} cannot be read: {error.strerror or error}") from None
     if not is_hub_name(name):
         raise SourceError(f"{flag} {name}: {absent}")
     try:

@@ -134,6 +134,15 @@ def test_text_that_is_not_utf8_is_placed(texts, content, message):
         load_corpus(str(texts))
 
 
+def test_a_folder_that_cannot_be_entered(texts, monkeypatch):
+    def forbidden(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.exists", forbidden)
+    with pytest.raises(DatasetError, match=f"{texts} cannot be read: Permission denied"):
+        load_corpus(str(texts))
+
+
 def test_a_file_is_no_dataset(texts):
     with pytest.raises(DatasetError, match="is a file: give the folder"):
         load_corpus(str(texts / "train.txt"))
