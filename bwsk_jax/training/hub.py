@@ -13,7 +13,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-PROBE_SECONDS = 2.0
+PROBE_SECONDS = 3.0
+PROBE_PATH = "/api/models?limit=1"
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 TOKENIZER_FILES = (
@@ -111,7 +112,7 @@ def _probe(endpoint: str) -> str | None:
 
     def ask() -> None:
         try:
-            status = get_session().head(endpoint, timeout=PROBE_SECONDS).status_code
+            status = get_session().head(endpoint + PROBE_PATH, timeout=PROBE_SECONDS).status_code
             faults.append(f"answers with status {status}" if status >= 500 else None)
         except Exception as error:
             reached = isinstance(error.__cause__ or error, ssl.SSLError)

@@ -13,13 +13,16 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @contextlib.contextmanager
-def serve_hub(root: Path) -> Iterator[str]:
-    """Serve `root`/{models,datasets}/OWNER/NAME/FILES; yield the address for HF_ENDPOINT."""
+def serve_hub(root: Path | None) -> Iterator[str]:
+    """Serve `root`/{models,datasets}/OWNER/NAME/FILES; yield the address for HF_ENDPOINT.
+
+    Without a `root` every answer is 503, as in an outage.
+    """
 
     class Handler(_Handler):
         folder = root
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler if root else _Outage)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -28,6 +31,16 @@ def serve_hub(root: Path) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class _Outage(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_error(503)
+
+    do_HEAD = do_POST = do_GET
+
+    def log_message(self, *_):
+        pass
 
 
 class _Handler(BaseHTTPRequestHandler):
