@@ -17,16 +17,18 @@ def main(args: Sequence[str] | None = None) -> None:
     anything is written; with status 1 when training diverged.
     """
     options = tyro.cli(Options, prog="python -m bwsk_jax.train", args=args)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from bwsk_jax import PlanError, bert
     from bwsk_jax.training.corpus import DatasetError
     from bwsk_jax.training.loop import DivergedError
     from bwsk_jax.training.run import print_summary, run
     from bwsk_jax.training.setup import SettingError, prepare
+    from bwsk_jax.training.sources import SourceError
 
     mistakes = (
         UnknownVariantError,
         SettingError,
+        SourceError,
         DatasetError,
         bert.BertConfigError,
         bert.CheckpointError,
@@ -37,6 +39,8 @@ def main(args: Sequence[str] | None = None) -> None:
         setup = prepare(options)
     except mistakes as mistake:
         _quit(mistake, status=2)
+    for note in setup.notes:
+        print(f"note: {note}", file=sys.stderr)
     try:
         results = run(setup)
     except DivergedError as divergence:
@@ -46,7 +50,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _quit(error: Exception, status: int) -> None:
     first, *faults = (line.strip() for line in str(error).splitlines())
-    print(f"error: {' '.join((first, *faults[:1]))}{' ...' if faults[1:] else ''}", file=sys.stderr)
+    print(f"error: {first} {'; '.join(faults)}".rstrip(), file=sys.stderr)
     sys.exit(status)
 
 

@@ -70,6 +70,14 @@ ALIASES: tuple[tuple[str, str], ...] = (
     (r"^(?=embeddings\.|encoder\.|pooler\.)", "bert."),
 )
 
+# What wrappers such as a data-parallel module put before every name: whatever stands before this tensor's.
+WRAPPER = re.compile(r"^(?P<wrapper>(?:.*?\.)??)(bert\.)?embeddings\.word_embeddings\.weight$")
+
+# The output bias lives twice in the model, and some writers keep only the copy.
+HEAD_BIAS, HEAD_BIAS_COPY = "cls.predictions.bias", "cls.predictions.decoder.bias"
+
+HEAD = "cls.predictions."
+
 # Stored by some writers, and not part of the masked-LM function or a copy of something that is.
 IGNORED: tuple[str, ...] = (
     r"^bert\.pooler\.",
@@ -116,8 +124,28 @@ def _get(tree: Mapping[str, Any], path: tuple[str, ...]) -> Any:
 # --- between tensors and parameters -------------------------------------------------------------------------
 
 
+def lacks_head(tensors: Mapping[str, np.ndarray]) -> bool:
+    """Whether `tensors` are an encoder's alone: none of them belongs to the masked-LM head.
+
+    >>> lacks_head({"bert.pooler.dense.bias": 0}), lacks_head({"module.cls.predictions.bias": 0})
+    (True, False)
+    """
+    return not any(f".{HEAD}" in f".{name}" for name in tensors)
+
+
+def with_fresh_head(
+    config: BertConfig, tensors: Mapping[str, np.ndarray], key: jax.Array
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Return an encoder's tensors with those of a head drawn from `key`, and the names of the latter."""
+    drawn = export_tensors(config, init_params(config, key))
+    head = {name: tensor for name, tensor in drawn.items() if name.startswith(HEAD)}
+    return {**tensors, **head}, tuple(head)
+
+
 def import_tensors(config: BertConfig, tensors: Mapping[str, np.ndarray]) -> Params:
     """Build the parameter tree from tensors under Hugging Face's names, in any float type.
+
+    What wrappers put before the names is taken off.
 
     Raises:
         CheckpointError: names all tensors that are missing, unexpected, of another shape, or not floats.
@@ -178,16 +206,26 @@ def export_tensors(config: BertConfig, params: Params) -> dict[str, np.ndarray]:
 
 def _canonical(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
     canonical, faults = {}, []
-    for stored_name, tensor in tensors.items():
-        name = stored_name
-        for pattern, replacement in ALIASES:
-            name = re.sub(pattern, replacement, name)
+    wrappers = {match["wrapper"] for name in tensors if (match := WRAPPER.match(name))}
+    wrapper = wrappers.pop() if len(wrappers) == 1 else ""
+    names = {name: _canonical_name(name, wrapper) for name in tensors}
+    for stored_name, name in names.items():
+        tensor = tensors[stored_name]
+        if name == HEAD_BIAS_COPY and HEAD_BIAS not in names.values():
+            name = HEAD_BIAS
         if any(re.search(pattern, name) for pattern in IGNORED):
             continue
         if name in canonical:
             faults.append(f"twice: {name}, once as {stored_name}")
         canonical[name] = tensor
     return canonical, faults
+
+
+def _canonical_name(name: str, wrapper: str) -> str:
+    name = name.removeprefix(wrapper)
+    for pattern, replacement in ALIASES:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
@@ -207,14 +245,44 @@ def load_pretrained(folder: str | os.PathLike[str]) -> tuple[BertConfig, Params]
     """Read a Hugging Face folder; return its configuration and float32 parameters.
 
     Takes one ``model.safetensors`` or shards with their index, float16, bfloat16 or float32 storage, names
-    with or without the ``bert.`` prefix, ``gamma`` and ``beta`` for a layer norm's weight and bias. Pooler,
-    next-sentence head, position ids and copies of the tied decoder are ignored.
+    with or without the ``bert.`` prefix or a wrapper's, ``gamma`` and ``beta`` for a layer norm's weight and
+    bias. Pooler, next-sentence head, position ids and copies of the tied decoder are ignored.
 
     Raises:
         CheckpointError: no readable configuration or weights, or tensors that do not fit the configuration.
         BertConfigError: a configuration of another architecture or of a BERT that is not computed here.
     """
+    config, tensors = _read_folder(Path(folder))
+    return config, _import_folder(Path(folder), config, tensors)
+
+
+def load_for_finetuning(
+    folder: str | os.PathLike[str], key: jax.Array
+) -> tuple[BertConfig, Params, tuple[str, ...]]:
+    """Read a folder as ``load_pretrained`` does; an encoder without a masked-LM head gets a fresh one.
+
+    Returns the configuration, the parameters and the names of the tensors drawn from ``key``: none, or all
+    of the head. A head of which only a part is there is refused.
+
+    Raises:
+        CheckpointError, BertConfigError: as ``load_pretrained``.
+
+    >>> import tempfile
+    >>> config = BertConfig(vocab_size=64, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_pretrained(folder, config, init_params(config, jax.random.key(0)))
+    ...     load_for_finetuning(folder, jax.random.key(1))[2]
+    ()
+    """
     folder = Path(folder)
+    config, tensors = _read_folder(folder)
+    fresh: tuple[str, ...] = ()
+    if lacks_head(tensors):
+        tensors, fresh = with_fresh_head(config, tensors, key)
+    return config, _import_folder(folder, config, tensors), fresh
+
+
+def _read_folder(folder: Path) -> tuple[BertConfig, dict[str, np.ndarray]]:
     config_file = folder / CONFIG_FILE
     try:
         config = BertConfig.from_hf(_read_json(config_file))
@@ -223,8 +291,12 @@ def load_pretrained(folder: str | os.PathLike[str]) -> tuple[BertConfig, Params]
     tensors: dict[str, np.ndarray] = {}
     for file in _weight_files(folder):
         tensors.update(_read_tensors(file))
+    return config, tensors
+
+
+def _import_folder(folder: Path, config: BertConfig, tensors: dict[str, np.ndarray]) -> Params:
     try:
-        return config, import_tensors(config, tensors)
+        return import_tensors(config, tensors)
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from None
 
@@ -279,8 +351,8 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / WEIGHTS_FILE]
     if (folder / INDEX_FILE).is_file():
         shards = _read_json(folder / INDEX_FILE).get("weight_map")
-        if not isinstance(shards, dict):
-            raise CheckpointError(f"{folder / INDEX_FILE} has no weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+            raise CheckpointError(f"{folder / INDEX_FILE} has no weight_map of tensor names to files")
         return [folder / shard for shard in sorted(set(shards.values()))]
     if (folder / PICKLE_FILE).is_file():
         raise CheckpointError(

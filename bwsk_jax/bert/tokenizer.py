@@ -99,7 +99,8 @@ def _load_saved(folder: Path) -> PreTrainedTokenizerFast:
 
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    # The Rust library raises bare exceptions, and transformers whatever a damaged file leads it to.
+    except Exception as error:
         raise TokenizerError(f"{folder} holds no tokenizer that transformers can load: {error}") from error
 
 

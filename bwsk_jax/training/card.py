@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from bwsk_jax.training.hub import is_hub_name
 from bwsk_jax.training.progress import duration
 from bwsk_jax.training.results import gather_runs
 
@@ -62,8 +63,8 @@ def write_model_card(root: Path) -> None:
     evaluations = [
         EvalResult(
             task_type="fill-mask",
-            dataset_type=Path(run["settings"]["dataset"]).name,
-            dataset_name=f"{Path(run['settings']['dataset']).name} (test), {name}",
+            dataset_type=_dataset_id(run["settings"]["dataset"]),
+            dataset_name=f"{_dataset_id(run['settings']['dataset'])} (test), {name}",
             metric_type="perplexity",
             metric_name="pseudo-perplexity",
             metric_value=round(run["test_metric"], 4),
@@ -87,6 +88,18 @@ def write_model_card(root: Path) -> None:
         settings=_settings(runs),
     )
     card.save(root / "README.md")
+
+
+def _dataset_id(dataset: str) -> str:
+    """Return a Hub name without its configuration, and a folder's last name.
+
+    >>> _dataset_id("Salesforce/wikitext:wikitext-2-raw-v1"), _dataset_id("/data/texts")
+    ('Salesforce/wikitext', 'texts')
+    """
+    if Path(dataset).is_dir():
+        return Path(dataset).name
+    name = dataset.rpartition(":")[0] or dataset
+    return name if is_hub_name(name) else Path(name).name
 
 
 def _experiments(runs: dict[str, dict[str, Any]]) -> list[str]:

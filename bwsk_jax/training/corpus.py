@@ -1,4 +1,4 @@
-"""Text in three splits, from a folder or from what every CPython carries."""
+"""Text in three splits: from a folder, from the Hub, or from what every CPython carries."""
 
 import re
 import zlib
@@ -60,16 +60,60 @@ def embedded_corpus() -> Corpus:
 def folder_corpus(folder: Path) -> Corpus:
     """Return the text of `train.txt`, `valid.txt` and `test.txt` in `folder`.
 
-    Raises `DatasetError` that names everything that is missing.
+    Raises `DatasetError` that names everything that is missing, or the file that cannot be read.
     """
     if not folder.is_dir():
-        raise DatasetError(f"--dataset {folder}: no such folder (give a folder or 'embedded')")
+        raise DatasetError(f"--dataset {folder}: no such folder (give a folder, a Hub name or 'embedded')")
     missing = [name for name in SPLIT_FILES.values() if not (folder / name).is_file()]
     if missing:
         raise DatasetError(f"--dataset {folder}: {', '.join(missing)} missing")
-    return Corpus(**{split: (folder / name).read_text("utf-8") for split, name in SPLIT_FILES.items()})
+    return Corpus(**{split: _read(folder / name) for split, name in SPLIT_FILES.items()})
 
 
 def load_corpus(dataset: str) -> Corpus:
-    """Return the corpus that `--dataset` names: `embedded`, or a folder."""
-    return embedded_corpus() if dataset == "embedded" else folder_corpus(Path(dataset))
+    """Return the corpus that `--dataset` names: `embedded`, a folder, or NAME or NAME:CONFIG on the Hub.
+
+    A folder holds text files, or what `datasets` reads: then FOLDER:CONFIG is possible, too.
+
+    Raises `DatasetError`, also for a split without text.
+    """
+    try:
+        corpus = _load(dataset)
+    except OSError as error:
+        raise DatasetError(f"--dataset {dataset} cannot be read: {error.strerror or error}") from None
+    for split in SPLIT_FILES:
+        if not getattr(corpus, split).strip():
+            raise DatasetError(f"--dataset {dataset}: its {split} split is empty")
+    return corpus
+
+
+def _load(dataset: str) -> Corpus:
+    if dataset == "embedded":
+        return embedded_corpus()
+    name, config = dataset, None
+    if ":" in dataset and not Path(dataset).exists():
+        name, _, config = dataset.rpartition(":")
+    folder = Path(name)
+    if folder.is_file():
+        raise DatasetError(f"--dataset {name} is a file: give the folder that holds the splits")
+    from bwsk_jax.training.datasets_corpus import has_layout, hub_corpus, layout_corpus
+
+    if not folder.is_dir():
+        return hub_corpus(name, config)
+    texts = any((folder / file).exists() for file in SPLIT_FILES.values())
+    if config is not None or (not texts and has_layout(folder)):
+        return layout_corpus(folder, config)
+    return folder_corpus(folder)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text("utf-8")
+    except OSError as error:
+        raise DatasetError(f"--dataset: {file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise DatasetError(
+            f"--dataset: {file} is not UTF-8: byte {error.object[error.start]:#04x} in line {line}; "
+            "convert it, for example with iconv"
+        ) from None

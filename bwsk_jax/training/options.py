@@ -15,12 +15,16 @@ class Options:
     """{finetune,scratch}-{conventional,analyzed,reversible}."""
     preset: Literal["demo", "mini", "base"] = "demo"
     """Size of a scratch model, and the recipe: demo takes minutes on two CPU cores."""
-    dataset: str = "embedded"
-    """'embedded' (text that ships with Python) or a folder with train.txt, valid.txt and test.txt."""
+    dataset: str | None = None
+    """'embedded' (text that ships with Python), NAME or NAME:CONFIG on the Hub, or a folder: train.txt,
+    valid.txt and test.txt, or what `datasets` reads. Default: embedded for demo, else
+    Salesforce/wikitext:wikitext-2-raw-v1."""
     tokenizer: str | None = None
-    """A tokenizer's folder or a vocab.txt. Default: --init's, or one trained on the training text."""
+    """A folder, a vocab.txt, a Hub name, or 'trained' (on the training text). Default: --init's; from
+    scratch, trained for demo, else google-bert/bert-base-uncased."""
     init: str | None = None
-    """A Hugging Face BERT folder to fine-tune (finetune variants only, and required there)."""
+    """A Hugging Face BERT to fine-tune, folder or Hub name (finetune variants only). Default:
+    google-bert/bert-base-uncased."""
     out: str = "runs"
     """Folder that receives VARIANT/, results.json and the model card README.md."""
     seq_len: int | None = None

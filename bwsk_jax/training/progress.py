@@ -1,4 +1,4 @@
-"""One line that says how training goes: rewritten on a terminal, repeated now and then in a pipe."""
+"""One line that says how far something is: rewritten on a terminal, repeated now and then in a pipe."""
 
 import sys
 import time
@@ -6,6 +6,7 @@ from typing import TextIO
 
 SECONDS_BETWEEN_PIPED_LINES = 10.0
 SECONDS_BETWEEN_TERMINAL_LINES = 0.1
+SECONDS_BEFORE_TOKEN_LINES = 1.0
 
 
 def duration(seconds: float) -> str:
@@ -58,3 +59,36 @@ class Progress:
         line = "  ".join(parts)
         self.stream.write(f"\r{line}\x1b[K" if self.stream.isatty() else f"{line}\n")
         self.stream.flush()
+
+
+class TokenProgress:
+    """Prints on standard error how much of a text is tokenised; nothing when that takes a second or less."""
+
+    def __init__(self, label: str, total_lines: int, stream: TextIO | None = None):
+        self.label = label
+        self.total_lines = total_lines
+        self.stream = stream or sys.stderr
+        self._lines = self._tokens = 0
+        self._started = time.perf_counter()
+        self._next_line = self._started + SECONDS_BEFORE_TOKEN_LINES
+        self._printed = False
+
+    def advance(self, lines: int, tokens: int) -> None:
+        """Report `lines` more that gave `tokens`."""
+        self._lines += lines
+        self._tokens += tokens
+        now = time.perf_counter()
+        if now < self._next_line:
+            return
+        terminal = self.stream.isatty()
+        rate = self._tokens / (now - self._started)
+        text = f"tokenising {self.label}: {self._lines / self.total_lines:.0%}  {rate:,.0f} tokens/s"
+        self.stream.write(f"\r{text}\x1b[K" if terminal else f"{text}\n")
+        self.stream.flush()
+        self._next_line = now + (SECONDS_BETWEEN_TERMINAL_LINES if terminal else SECONDS_BETWEEN_PIPED_LINES)
+        self._printed = True
+
+    def close(self) -> None:
+        """Take the line off a terminal."""
+        if self._printed and self.stream.isatty():
+            self.stream.write("\r\x1b[K")

@@ -17,7 +17,9 @@ from bwsk_jax.training.evaluation import EvaluationSet, evaluation_set, unigram_
 from bwsk_jax.training.loop import steps_per_epoch
 from bwsk_jax.training.options import Options
 from bwsk_jax.training.recipe import RECIPES, Recipe
-from bwsk_jax.training.windows import cut_windows, tokenize
+from bwsk_jax.training.sources import model_folder, tokenizer_path, with_default_sources
+from bwsk_jax.training.token_cache import cached_tokens
+from bwsk_jax.training.windows import cut_windows
 from bwsk_jax.variants import Variant, find_variant
 
 DTYPES = {"float32": jnp.float32, "bf16": jnp.bfloat16}
@@ -30,6 +32,8 @@ POSITIVE = (
     "lr",
     "max_bytes",
 )
+# Word embeddings are often padded to a multiple of one of these, because it is faster.
+PADDED_TO = (8, 16, 32, 64, 128)
 NOT_NEGATIVE = ("max_overhead", "seed")
 
 
@@ -56,6 +60,8 @@ class Setup:
     dtype: Any
     scan: Callable
     plan: Any | None
+    notes: tuple[str, ...] = ()
+    """What the user should know before the run starts, a line each."""
 
     @property
     def root(self) -> Path:
@@ -95,21 +101,27 @@ class Setup:
 def prepare(options: Options) -> Setup:
     """Resolve `options` into a `Setup`. Writes nothing.
 
-    Raises `UnknownVariantError`, `SettingError`, `DatasetError` or an error of `bwsk_jax.bert` or the
-    planner, each with a message for the user.
+    Raises `UnknownVariantError`, `SettingError`, `SourceError`, `DatasetError` or an error of `bwsk_jax.bert`
+    or the planner, each with a message for the user.
     """
     variant = find_variant(options.variant)
     _check(options, variant)
+    options = with_default_sources(options, variant)
     recipe = _resolve(RECIPES[options.preset], options)
+    init = options.init and model_folder(options.init)
+    tokenizer_at = init if options.tokenizer == options.init else tokenizer_path(options.tokenizer)
     corpus = load_corpus(options.dataset)
-    tokenizer = _tokenizer(options, corpus.train)
-    config, params = _model(options, recipe, variant, tokenizer)
+    tokenizer = _tokenizer(options, tokenizer_at, corpus.train)
+    config, params, notes = _model(options, recipe, init, tokenizer)
     if recipe.seq_len > config.max_position_embeddings:
         raise SettingError(
             f"--seq-len {recipe.seq_len} is beyond the model's {config.max_position_embeddings} positions"
         )
 
-    tokens = {split: tokenize(tokenizer, text) for split, text in dataclasses.asdict(corpus).items()}
+    tokens = {
+        split: cached_tokens(tokenizer, text, label=f"{split} text")
+        for split, text in dataclasses.asdict(corpus).items()
+    }
     train_windows = cut_windows(tokens["train"], recipe.seq_len, recipe.seq_len, split="train")
     stride = max(1, recipe.seq_len // 2)
     validation, test = (
@@ -140,6 +152,7 @@ def prepare(options: Options) -> Setup:
         dtype=dtype,
         scan=_scan(options, variant),
         plan=_plan(options, variant, recipe, config, params, dtype),
+        notes=notes,
     )
 
 
@@ -157,16 +170,10 @@ def _check(options: Options, variant: Variant) -> None:
         raise SettingError("--max-overhead and --max-bytes are both given: give at most one limit")
     if limits and not variant.plans:
         raise SettingError(f"--{limits[0].replace('_', '-')} limits a plan, and {variant.name} has none")
-    if variant.experiment == "finetune" and options.init is None:
-        raise SettingError(f"{variant.name} needs --init, a Hugging Face BERT folder to start from")
     if variant.experiment == "scratch" and options.init is not None:
         raise SettingError(
             f"{variant.name} starts from random parameters: drop --init, or use a finetune variant"
         )
-    if options.init is not None and not Path(options.init).is_dir():
-        raise SettingError(f"--init {options.init}: no such folder")
-    if options.tokenizer is not None and not Path(options.tokenizer).exists():
-        raise SettingError(f"--tokenizer {options.tokenizer}: no such folder or vocab.txt")
     root = Path(options.out)
     if root.exists() and not root.is_dir():
         raise SettingError(f"--out {root} is a file, and has to be a folder")
@@ -184,28 +191,32 @@ def _resolve(recipe: Recipe, options: Options) -> Recipe:
     return dataclasses.replace(recipe, **given)
 
 
-def _tokenizer(options: Options, train_text: str):
-    path = options.tokenizer or options.init
+def _tokenizer(options: Options, path: Path | None, train_text: str):
     if path is not None:
-        tokenizer = bert.load_tokenizer(Path(path))
+        tokenizer = bert.load_tokenizer(path)
     else:
         preset = bert.PRESETS[options.preset]
         tokenizer = bert.train_tokenizer(train_text.splitlines(), vocab_size=preset.vocab_size)
         tokenizer.model_max_length = preset.max_position_embeddings
     if tokenizer.mask_token_id is None:
-        raise SettingError(f"the tokenizer in {path} has no mask token")
+        raise SettingError(f"--tokenizer {options.tokenizer}: it has no mask token")
     return tokenizer
 
 
-def _model(options: Options, recipe: Recipe, variant: Variant, tokenizer) -> tuple[bert.BertConfig, Any]:
-    if variant.experiment == "finetune":
-        config, params = bert.load_pretrained(Path(options.init))
-        if len(tokenizer) > config.vocab_size:
+def _model(
+    options: Options, recipe: Recipe, init: Path | None, tokenizer
+) -> tuple[bert.BertConfig, Any, tuple[str, ...]]:
+    if init is not None:
+        config, params, fresh = bert.load_for_finetuning(init, jax.random.key(options.seed))
+        if not vocabulary_fits(len(tokenizer), config.vocab_size):
             raise SettingError(
-                f"the tokenizer has {len(tokenizer)} pieces, but the model in {options.init} has "
-                f"{config.vocab_size}"
+                f"the tokenizer in {options.tokenizer} has {len(tokenizer)} pieces, but the model in "
+                f"{options.init} has {config.vocab_size}: they do not belong together"
             )
-        return config, params
+        said = (
+            f"{options.init} has no masked-LM head: its {len(fresh)} tensors start from --seed {options.seed}"
+        )
+        return config, params, (said,) if fresh else ()
     config = dataclasses.replace(
         bert.PRESETS[options.preset],
         vocab_size=len(tokenizer),
@@ -215,7 +226,16 @@ def _model(options: Options, recipe: Recipe, variant: Variant, tokenizer) -> tup
         initializer_range=recipe.initializer_range,
     )
     init_params = jax.jit(bert.init_params, static_argnums=0)
-    return config, init_params(config, jax.random.key(options.seed))
+    return config, init_params(config, jax.random.key(options.seed)), ()
+
+
+def vocabulary_fits(pieces: int, rows: int) -> bool:
+    """Whether a model of `rows` word embeddings belongs to `pieces`: as many, or padded to a round number.
+
+    >>> vocabulary_fits(30522, 30522), vocabulary_fits(30522, 30528), vocabulary_fits(2048, 30522)
+    (True, True, False)
+    """
+    return pieces == rows or rows in {-(-pieces // multiple) * multiple for multiple in PADDED_TO}
 
 
 def _scan(options: Options, variant: Variant) -> Callable:

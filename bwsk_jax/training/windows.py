@@ -3,20 +3,39 @@
 Axes: W windows, T positions, A accumulated micro-batches, B windows per micro-batch.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
 
 from bwsk_jax.training.corpus import DatasetError
+from bwsk_jax.training.progress import TokenProgress
+
+LINES_PER_BATCH = 4096
 
 
-def tokenize(tokenizer, text: str) -> np.ndarray:
-    """Return int32 token ids of `text`, without special tokens, line by line."""
+def tokenize(tokenizer, text: str, label: str = "text") -> np.ndarray:
+    """Return int32 token ids of `text`, without special tokens, line by line.
+
+    Lines go to the tokenizer in batches, which it spreads over the cores (unless TOKENIZERS_PARALLELISM says
+    not to); a line on standard error follows a `label` that takes long.
+    """
     lines = [line for line in text.splitlines() if line.strip()]
-    if not lines:
-        return np.zeros(0, np.int32)
-    encoded = tokenizer(lines, add_special_tokens=False, return_attention_mask=False, verbose=False)
-    return np.concatenate([np.asarray(ids, np.int32) for ids in encoded["input_ids"]])
+    pieces = [np.zeros(0, np.int32)]
+    progress = TokenProgress(label, len(lines))
+    for start in range(0, len(lines), LINES_PER_BATCH):
+        batch = lines[start : start + LINES_PER_BATCH]
+        encoded = tokenizer(
+            batch,
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+        pieces.append(np.fromiter(itertools.chain.from_iterable(encoded), np.int32))
+        progress.advance(len(batch), len(pieces[-1]))
+    progress.close()
+    return np.concatenate(pieces)
 
 
 def cut_windows(tokens: np.ndarray, seq_len: int, stride: int, *, split: str) -> np.ndarray:

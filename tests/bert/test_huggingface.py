@@ -15,6 +15,7 @@ from bwsk_jax.bert import (
     CheckpointError,
     forward,
     init_params,
+    load_for_finetuning,
     load_pretrained,
     save_pretrained,
 )
@@ -212,3 +213,76 @@ def test_a_failed_save_leaves_the_previous_files(tiny, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         save_pretrained(tmp_path, config, jax.tree.map(lambda x: x + 1, params))
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "model.module.", "encoder.", "mybert."])
+@pytest.mark.parametrize("prefix", ["bert.", ""])
+def test_wrappers_are_taken_off(tiny, tensors, wrapper, prefix):
+    config, params = tiny
+    wrapped = {
+        wrapper + (prefix + name.removeprefix("bert.") if name.startswith("bert.") else name): tensor
+        for name, tensor in tensors.items()
+    }
+    assert_same_tree(import_tensors(config, wrapped), params)
+
+
+def test_two_encoders_are_not_mixed(tensors):
+    twice = {f"{wrapper}.{name}": tensor for name, tensor in tensors.items() for wrapper in ("a", "b")}
+    with pytest.raises(CheckpointError, match=r"unexpected: a\.bert(?s:.*)unexpected: b\.bert"):
+        import_tensors(TINY, twice)
+
+
+def test_the_decoders_copy_of_the_bias_is_taken_when_it_is_the_only_one(tiny, tensors):
+    config, params = tiny
+    tensors["cls.predictions.decoder.bias"] = tensors.pop("cls.predictions.bias") + 1
+    bias = import_tensors(config, tensors)["head"]["decoder"]["bias"]
+    np.testing.assert_array_equal(bias, params["head"]["decoder"]["bias"] + 1)
+
+
+def write(folder, config, tensors):
+    folder.mkdir(exist_ok=True)
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config.to_hf()))
+
+
+def test_an_encoder_without_a_head_gets_a_fresh_one_to_finetune(tmp_path):
+    import transformers
+
+    torch_model(TINY).bert.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["BertModel"]
+    config, params, fresh = load_for_finetuning(tmp_path, jax.random.key(5))
+    assert set(fresh) == {name for name in export_tensors(config, params) if name.startswith("cls.")}
+    assert_same_tree(params["head"], init_params(config, jax.random.key(5))["head"])
+    encoder = transformers.BertModel.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(
+        params["embeddings"]["word"]["embedding"], encoder.embeddings.word_embeddings.weight.detach()
+    )
+    with pytest.raises(CheckpointError, match=r"missing: cls\.predictions\.bias"):
+        load_pretrained(tmp_path)
+
+
+def test_a_whole_head_is_kept_and_a_part_of_one_refused(tiny, tensors, tmp_path):
+    config, params = tiny
+    write(tmp_path, config, tensors)
+    _, loaded, fresh = load_for_finetuning(tmp_path, jax.random.key(5))
+    assert fresh == ()
+    assert_same_tree(loaded, params)
+    del tensors["cls.predictions.transform.dense.weight"]
+    write(tmp_path, config, tensors)
+    with pytest.raises(CheckpointError, match=r"missing: cls\.predictions\.transform\.dense\.weight"):
+        load_for_finetuning(tmp_path, jax.random.key(5))
+
+
+@pytest.mark.parametrize("index", ["{}", '{"weight_map": {"a": 1}}'])
+def test_a_broken_index(folder, index):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(CheckpointError, match="no weight_map"):
+        load_pretrained(folder)
+
+
+def test_an_unsupported_activation(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_act": "mish"}))
+    with pytest.raises(BertConfigError, match=r"config\.json.*hidden_act is 'mish', expected one of gelu"):
+        load_pretrained(folder)

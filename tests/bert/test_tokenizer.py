@@ -70,6 +70,14 @@ def test_nothing_to_load(tmp_path):
         load_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"model": {"type": "Surprise"}}'])
+def test_a_damaged_tokenizer(tokenizer, tmp_path, text):
+    save_tokenizer(tokenizer, tmp_path)
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(TokenizerError, match="no tokenizer that transformers can load"):
+        load_tokenizer(tmp_path)
+
+
 def test_nothing_to_learn_from():
     with pytest.raises(TokenizerError, match="one string"):
         train_tokenizer("a text")

@@ -1,0 +1,90 @@
+"""Tokens come back from disk as they went in, and a damaged or forbidden cache is no obstacle."""
+
+import os
+
+import numpy as np
+import pytest
+
+from bwsk_jax import bert
+from bwsk_jax.training import token_cache
+from bwsk_jax.training.token_cache import cache_folder, cached_tokens
+from bwsk_jax.training.windows import tokenize
+
+TEXT = "The dog sleeps.\n\n  \nA fox jumps over the dog.\r\nThe end"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return bert.train_tokenizer(TEXT.splitlines(), vocab_size=80)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "bwsk_jax" / "tokens"
+
+
+@pytest.fixture
+def count(monkeypatch):
+    """How often a text was tokenised, as a list of labels."""
+    labels = []
+
+    def counting(tokenizer, text, label):
+        labels.append(label)
+        return tokenize(tokenizer, text, label)
+
+    monkeypatch.setattr(token_cache, "tokenize", counting)
+    return labels
+
+
+def test_a_text_is_tokenised_once_and_mapped(tokenizer, cache, count):
+    expected = tokenize(tokenizer, TEXT)
+    for _ in range(2):
+        tokens = cached_tokens(tokenizer, TEXT, "train text")
+        np.testing.assert_array_equal(tokens, expected)
+        assert tokens.dtype == np.int32 and isinstance(tokens.base, np.memmap)
+    assert count == ["train text"]
+    assert cache_folder() == cache
+    assert [file.suffix for file in cache.iterdir()] == [".npy"]
+
+
+def test_text_and_tokenizer_decide(tokenizer, cache, count):
+    other = bert.train_tokenizer(TEXT.splitlines(), vocab_size=60)
+    for one in (tokenizer, other):
+        for text in (TEXT, TEXT + " of it", ""):
+            np.testing.assert_array_equal(cached_tokens(one, text), tokenize(one, text))
+    assert len(count) == len(list(cache.iterdir())) == 6
+
+
+@pytest.mark.parametrize("damage", ["truncate", "garbage", "empty", "floats"])
+def test_a_damaged_file_is_replaced(tokenizer, cache, damage):
+    expected = np.array(cached_tokens(tokenizer, TEXT))
+    (file,) = cache.iterdir()
+    if damage == "truncate":
+        file.write_bytes(file.read_bytes()[:-4])
+    elif damage == "floats":
+        np.save(file, np.zeros(3))
+    else:
+        file.write_bytes(b"garbage" if damage == "garbage" else b"")
+    np.testing.assert_array_equal(cached_tokens(tokenizer, TEXT), expected)
+    np.testing.assert_array_equal(np.load(file), expected)
+
+
+def test_without_room_the_tokens_stay_in_memory(tokenizer, cache, monkeypatch):
+    def full(stream, tokens):
+        stream.write(b"part")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    np.testing.assert_array_equal(cached_tokens(tokenizer, TEXT), tokenize(tokenizer, TEXT))
+    assert list(cache.iterdir()) == []
+
+
+def test_where_no_folder_can_be_made_the_tokens_stay_in_memory(tokenizer, tmp_path):
+    (tmp_path / "bwsk_jax").write_text("a file in the way")
+    np.testing.assert_array_equal(cached_tokens(tokenizer, TEXT), tokenize(tokenizer, TEXT))
+
+
+def test_the_home_folder_is_the_default(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == type(cache_folder())(os.path.expanduser("~/.cache/bwsk_jax/tokens"))
