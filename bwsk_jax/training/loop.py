@@ -16,16 +16,19 @@ from bwsk_jax.training.recipe import Recipe
 from bwsk_jax.training.step import TrainState
 from bwsk_jax.training.windows import epoch_batches
 
+MAX_SKIPPED_IN_A_ROW = 25
+
 
 class DivergedError(ArithmeticError):
-    """Validation has become NaN or infinite: the parameters are lost."""
+    """Too many skipped steps in a row, or a validation that is NaN or infinite. What was kept stays good."""
 
 
 @dataclass
 class History:
-    """What happened. Curves are (optimizer step, value) pairs."""
+    """What happened. Curves are (optimizer step, value) pairs; a skipped step is not on the loss curve."""
 
     loss_curve: list[tuple[int, float]] = field(default_factory=list)
+    skipped_steps: list[int] = field(default_factory=list)
     val_curve: list[tuple[int, float]] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)
     epochs_completed: int = 0
@@ -33,13 +36,18 @@ class History:
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps taken."""
-        return len(self.loss_curve)
+        """Optimizer steps, the skipped ones included."""
+        return len(self.loss_curve) + len(self.skipped_steps)
 
     @property
     def nan_count(self) -> int:
-        """Steps whose loss was not finite."""
-        return sum(not math.isfinite(loss) for _, loss in self.loss_curve)
+        """Steps that were skipped because their loss or gradient was not finite."""
+        return len(self.skipped_steps)
+
+    @property
+    def skipped_in_a_row(self) -> int:
+        """Steps skipped since the last one that was taken."""
+        return self.total_steps - (self.loss_curve[-1][0] if self.loss_curve else 0)
 
     @property
     def best(self) -> float:
@@ -68,7 +76,8 @@ def fit(
 
     `validate` runs every `recipe.validate_every` steps, at each epoch's end and after the last step; `keep`
     follows it when the value is the best so far. After `recipe.patience` validations in a row without a new
-    best, training stops early. Raises `DivergedError` when a validation is not finite.
+    best, training stops early. A step whose loss is NaN counts as skipped. Raises `DivergedError` after
+    `MAX_SKIPPED_IN_A_ROW` skipped steps in a row, when all were skipped, and when a validation is not finite.
     """
     history = History()
     key = jax.random.key(seed, impl="rbg")
@@ -81,11 +90,20 @@ def fit(
         nonlocal waiting, clock
         if waiting is not None:
             loss, waiting = float(waiting), None
-            history.loss_curve.append((history.total_steps + 1, loss))
+            step = history.total_steps + 1
+            if math.isfinite(loss):
+                history.loss_curve.append((step, loss))
+            else:
+                history.skipped_steps.append(step)
             now = time.perf_counter()
             history.step_seconds.append(now - clock)
             clock = now
-            progress.step(history.total_steps, loss)
+            progress.step(step, loss)
+            if history.skipped_in_a_row == min(MAX_SKIPPED_IN_A_ROW, total_steps):
+                raise DivergedError(
+                    f"loss or gradient was not finite for {history.skipped_in_a_row} steps in a row, up to "
+                    f"step {step}: try a smaller --lr"
+                )
 
     for step, tokens_abt in enumerate(_batches(windows_wt, recipe, seed, total_steps), start=1):
         state, loss = train_step(state, tokens_abt, key)
@@ -99,12 +117,12 @@ def fit(
         value = validate(state)
         if not math.isfinite(value):
             raise DivergedError(
-                f"validation is {value} at step {step} ({history.nan_count} losses were not finite): "
+                f"validation is {value} at step {step} ({history.nan_count} steps were skipped): "
                 "try a smaller --lr"
             )
         improved = value < history.best
         history.val_curve.append((step, value))
-        progress.validation(step, history.loss_curve[-1][1], value)
+        progress.validation(step, history.loss_curve[-1][1] if history.loss_curve else math.nan, value)
         if improved:
             keep(state)
         since_best = 0 if improved else since_best + 1

@@ -103,6 +103,7 @@ def print_summary(setup: Setup, results: dict[str, Any]) -> None:
         "test pseudo-perplexity": f"{results['test_metric']:.2f}",
         "unigram perplexity": f"{results['unigram_perplexity']:.2f}",
         "steps": f"{results['total_steps']}{' (stopped early)' if results['early_stopped'] else ''}",
+        "skipped steps": f"{results['nan_count']} (not finite)",
         "step time": f"{results['step_time_ms']:.1f} ms",
         "throughput": f"{results['tokens_per_s']:,.0f} tokens/s",
         "compiled peak": f"{results['compiled_peak_mb']:.1f} MB",

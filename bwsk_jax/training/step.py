@@ -16,7 +16,7 @@ from bwsk_jax.training.objective import masked_lm_loss
 
 
 class TrainState(NamedTuple):
-    """What a step reads and replaces. `step` counts optimizer steps that were taken."""
+    """What a step reads and replaces. `step` counts every step, also those that were skipped."""
 
     params: Any
     optimizer_state: Any
@@ -41,6 +41,9 @@ def make_train_step(
     Masks and dropout are drawn inside from `fold_in(key, state.step)`, so the same `key` serves every step.
     The masks do not depend on how the A x B windows are divided into micro-batches: with dropout off, A
     micro-batches of B give the update of one micro-batch of A x B. `loss` is the mean over the windows.
+
+    A step whose loss or gradient norm is not finite is skipped: parameters and optimizer stay as they were,
+    `step` counts on, so that the next one draws other masks, and `loss` is NaN.
     """
 
     def micro_loss(params, tokens_bt, positions_bm, dropout_key):
@@ -64,6 +67,10 @@ def make_train_step(
         total, _ = jax.lax.scan(accumulate, zero, (tokens_abt, positions_abm, keys_a))
         return jax.tree.map(lambda value: value / micro_batches, total)
 
+    def update(params, optimizer_state, gradient):
+        updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
+        return optax.apply_updates(params, updates), optimizer_state
+
     def train_step(state, tokens_abt, key):
         mask_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
         micro_batches, windows, seq_len = tokens_abt.shape
@@ -71,9 +78,12 @@ def make_train_step(
         loss, gradient = mean_loss_and_gradient(
             state.params, tokens_abt, positions.reshape(micro_batches, windows, -1), dropout_key
         )
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(params, optimizer_state, state.step + 1), loss
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
+        # jnp.where over the results would keep the old and the new state in memory
+        params, optimizer_state = jax.lax.cond(
+            finite, update, lambda params, optimizer_state, _: (params, optimizer_state), *state[:2], gradient
+        )
+        return TrainState(params, optimizer_state, state.step + 1), jnp.where(finite, loss, jnp.nan)
 
     return jax.jit(train_step, donate_argnums=0)
 

@@ -1,22 +1,23 @@
 import io
+import itertools
 import math
 
 import numpy as np
 import pytest
 
-from bwsk_jax.training.loop import DivergedError, fit
+from bwsk_jax.training.loop import MAX_SKIPPED_IN_A_ROW, DivergedError, fit
 from bwsk_jax.training.progress import Progress
 from bwsk_jax.training.recipe import Recipe
 from bwsk_jax.training.step import TrainState
 
 
-def run(validations, *, total_steps=20, loss=1.0, **recipe):
+def run(validations, *, total_steps=20, loss=None, kept=None, **recipe):
     """Fit a step that only counts, on 5 steps an epoch; return the history and the steps kept."""
-    values = iter(validations)
-    kept = []
+    values, losses = iter(validations), iter(loss or itertools.repeat(1.0))
+    kept = [] if kept is None else kept
     stream = io.StringIO()
     history = fit(
-        lambda state, tokens, key: (state._replace(step=state.step + 1), np.float32(loss)),
+        lambda state, tokens, key: (state._replace(step=state.step + 1), np.float32(next(losses))),
         TrainState(None, None, 0),
         np.zeros((10, 4), np.int32),
         Recipe(batch_size=2, grad_accum=1, **recipe),
@@ -44,9 +45,28 @@ def test_stops_after_patience_and_keeps_the_best():
     assert history.early_stopped and history.total_steps == 40 and history.epochs_completed == 8
 
 
-def test_nan_losses_are_counted_and_nan_validation_ends_the_run():
-    history, _, _ = run([3.0] * 3, total_steps=10, loss=math.nan)
-    assert history.nan_count == 10
+def test_skipped_steps_are_counted_and_leave_the_loss_curve():
+    losses = iter([1.0, math.nan, math.inf, 1.0, math.nan, *[1.0] * 5])
+    history, _, _ = run([3.0] * 3, total_steps=10, loss=losses)
+    assert history.skipped_steps == [2, 3, 5] and history.nan_count == 3
+    assert [step for step, _ in history.loss_curve] == [1, 4, 6, 7, 8, 9, 10]
+    assert history.total_steps == 10
+
+
+def test_too_many_skipped_in_a_row_end_the_run_with_the_best_kept():
+    kept = []
+    losses = itertools.chain([1.0] * 5, itertools.repeat(math.nan))
+    with pytest.raises(DivergedError, match=f"{MAX_SKIPPED_IN_A_ROW} steps in a row, up to step 30"):
+        run([3.0] * 10, total_steps=100, loss=losses, kept=kept, patience=99)
+    assert kept == [5]
+
+
+def test_a_run_of_skipped_steps_only_ends_in_an_error():
+    with pytest.raises(DivergedError, match="3 steps in a row"):
+        run([3.0], total_steps=3, loss=itertools.repeat(math.nan))
+
+
+def test_a_validation_that_is_not_finite_ends_the_run():
     with pytest.raises(DivergedError, match="validation is nan at step 5"):
         run([math.nan])
 

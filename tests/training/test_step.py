@@ -70,3 +70,28 @@ def test_reversible_scan_takes_the_same_steps(micro_batches):
     state, losses = take_steps(CONFIG, batches, scan=bwsk_jax.reversible_scan)
     np.testing.assert_allclose(losses, plain, rtol=1e-5)
     assert jax.tree.structure(state) == jax.tree.structure(plain_state)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_a_step_that_is_not_finite_is_skipped(micro_batches):
+    """An infinite layer-norm scale in the head makes the loss NaN."""
+    optimizer = make_optimizer(1e-3, 10)
+    step = make_train_step(CONFIG, optimizer, MASK_ID)
+    broken = params()
+    broken["head"]["layer_norm"]["scale"] = broken["head"]["layer_norm"]["scale"].at[0].set(jnp.inf)
+    state = initial_state(broken, optimizer)
+    before = jax.tree.map(np.array, state)
+    state, loss = step(state, tokens(micro_batches, 3, 16), KEY)
+    assert np.isnan(loss) and int(state.step) == 1
+    jax.tree.map(np.testing.assert_array_equal, state[:2], before[:2])
+
+
+def test_an_infinite_gradient_under_a_finite_loss_is_skipped_too():
+    """With weights this large, the mean loss is finite and the squares of the gradient are not."""
+    optimizer = make_optimizer(1e-3, 10)
+    step = make_train_step(CONFIG, optimizer, MASK_ID)
+    large = params()
+    large["head"]["layer_norm"]["scale"] = large["head"]["layer_norm"]["scale"] * 1e25
+    state, loss = step(initial_state(large, optimizer), tokens(1, 3, 16), KEY)
+    assert np.isnan(loss)
+    np.testing.assert_array_equal(state.params["head"]["layer_norm"]["scale"], np.float32(1e25))
