@@ -41,5 +41,7 @@ class Options:
     """Recomputation the backward pass may do, as a fraction of the step's FLOPs; inf is least memory."""
     max_bytes: int | None = None
     """Bytes that a layer may save for the backward pass. At most one of this and --max-overhead."""
+    save_every: float = 60.0
+    """Seconds of work that may be lost when the process is killed; the same command resumes."""
     seed: int = 0
     """Of initialisation, order of windows, masks and dropout."""

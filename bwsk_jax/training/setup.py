@@ -30,7 +30,7 @@ POSITIVE = (
     "lr",
     "max_bytes",
 )
-NOT_NEGATIVE = ("max_overhead", "seed")
+NOT_NEGATIVE = ("max_overhead", "save_every", "seed")
 
 
 class SettingError(ValueError):
