@@ -77,7 +77,7 @@ def gather(setup: Setup, results: dict[str, Any]) -> None:
 def _train(setup: Setup) -> tuple[History, float, int]:
     recipe = setup.recipe
     optimizer = make_optimizer(setup.peak_lr, setup.total_steps)
-    state = initial_state(setup.params, optimizer)
+    state = initial_state(setup.params, optimizer, dtype=setup.dtype)
     tokens_abt = jax.ShapeDtypeStruct((recipe.grad_accum, recipe.batch_size, recipe.seq_len), np.int32)
     key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))
     train_step = make_train_step(

@@ -20,7 +20,7 @@ from bwsk_jax.training.recipe import RECIPES, Recipe
 from bwsk_jax.training.windows import cut_windows, tokenize
 from bwsk_jax.variants import Variant, find_variant
 
-DTYPES = {"float32": jnp.float32, "bf16": jnp.bfloat16}
+DTYPES = {"float32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}
 POSITIVE = (
     "seq_len",
     "batch_size",
