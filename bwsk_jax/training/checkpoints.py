@@ -4,6 +4,7 @@ Batches, masks and dropout are functions of the seed and the step, so a checkpoi
 the history. A save blocks: the next step would overwrite, in place, what a background save still reads.
 """
 
+import shutil
 import time
 from pathlib import Path
 
@@ -34,6 +35,8 @@ class Checkpoints:
     def __init__(self, folder: Path, save_every: float):
         from orbax.checkpoint import v1 as ocp
 
+        for stale in (folder / CHECKPOINT_FOLDER).glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(stale)  # Orbax's own cleanup may still be at it when the constructor returns
         policies = ocp.training.preservation_policies
         best = policies.BestN(
             get_metric_fn=lambda metrics: metrics[METRIC],
@@ -46,7 +49,6 @@ class Checkpoints:
             (folder / CHECKPOINT_FOLDER).absolute(),
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(1), best]),
-            cleanup_tmp_directories=True,
         )
         self._saved_at = time.perf_counter()
         self._save_seconds = 0.0
