@@ -14,14 +14,18 @@ def main(args: Sequence[str] | None = None) -> None:
     """Parse `args` (the command line's by default) and train.
 
     Ends with one line on standard error and status 2 when the flags, files or data cannot be used, before
-    anything is written; with status 1 when training diverged.
+    anything is written; with status 1 when training diverged; with 143 or 130 when SIGTERM or Ctrl-C ended
+    it. A run that was cut short goes on where it was last saved; one that is finished is reported again.
     """
     options = tyro.cli(Options, prog="python -m bwsk_jax.train", args=args)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from bwsk_jax import PlanError, bert
+    from bwsk_jax.training.checkpoints import RestoreError
+    from bwsk_jax.training.configuration import OtherRunError, check_same_run, finished_results
     from bwsk_jax.training.corpus import DatasetError
+    from bwsk_jax.training.interruption import TrainingInterruptedError
     from bwsk_jax.training.loop import DivergedError
-    from bwsk_jax.training.run import print_summary, run
+    from bwsk_jax.training.run import gather, print_summary, run
     from bwsk_jax.training.setup import SettingError, prepare
     from bwsk_jax.training.sources import SourceError
 
@@ -34,17 +38,29 @@ def main(args: Sequence[str] | None = None) -> None:
         bert.CheckpointError,
         bert.TokenizerError,
         PlanError,
+        OtherRunError,
     )
     try:
         setup = prepare(options)
+        check_same_run(setup)
     except mistakes as mistake:
         _quit(mistake, status=2)
+    results = finished_results(setup)
+    if results is not None:
+        print(f"{setup.folder} is finished; to train again give another --out, or remove the folder")
+        gather(setup, results)
+        return print_summary(setup, results)
     for note in setup.notes:
         print(f"note: {note}", file=sys.stderr)
     try:
         results = run(setup)
+    except RestoreError as damage:
+        _quit(damage, status=2)
     except DivergedError as divergence:
         _quit(divergence, status=1)
+    except TrainingInterruptedError as interruption:
+        print(interruption, file=sys.stderr)
+        sys.exit(interruption.exit_status)
     print_summary(setup, results)
 
 

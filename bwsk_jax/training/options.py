@@ -39,11 +39,13 @@ class Options:
     """Stop, and end the learning-rate schedule, after this many optimizer steps."""
     lr: float | None = None
     """Peak learning rate."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """What the model computes in. Parameters, loss and optimizer are float32."""
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    """What the model computes in. Parameters, loss and optimizer are float32; fp16 scales its loss."""
     max_overhead: float | None = None
     """Recomputation the backward pass may do, as a fraction of the step's FLOPs; inf is least memory."""
     max_bytes: int | None = None
     """Bytes that a layer may save for the backward pass. At most one of this and --max-overhead."""
+    save_every: float = 60.0
+    """Seconds of work that may be lost when the process is killed; the same command resumes."""
     seed: int = 0
     """Of initialisation, order of windows, masks and dropout."""

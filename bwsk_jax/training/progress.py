@@ -21,12 +21,18 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Prints step, loss, last validation, tokens per second and the time left, validations included."""
+    """Prints step, loss, last validation, tokens per second and the time left, validations included.
 
-    def __init__(self, total_steps: int, tokens_per_step: int, stream: TextIO | None = None):
+    `steps_before` were taken by an earlier session and do not count in the times.
+    """
+
+    def __init__(
+        self, total_steps: int, tokens_per_step: int, stream: TextIO | None = None, *, steps_before: int = 0
+    ):
         self.total_steps = total_steps
         self.tokens_per_step = tokens_per_step
         self.stream = stream or sys.stdout
+        self.steps_before = steps_before
         self._validation: float | None = None
         self._started = time.perf_counter()
         self._last_line = -float("inf")
@@ -50,7 +56,7 @@ class Progress:
 
     def _print(self, step: int, loss: float) -> None:
         self._last_line = time.perf_counter()
-        per_step = (self._last_line - self._started) / step
+        per_step = (self._last_line - self._started) / (step - self.steps_before)
         parts = [f"step {step}/{self.total_steps}", f"loss {loss:.4f}"]
         if self._validation is not None:
             parts.append(f"validation {self._validation:.2f}")

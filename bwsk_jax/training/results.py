@@ -85,8 +85,10 @@ def plan_results(plan, *, max_overhead: float | None, max_bytes: int | None) -> 
 
 
 def write_json(values: dict[str, Any], path: Path) -> None:
-    """Write `values` to `path`; an infinity or NaN is a mistake of ours and raises `ValueError`."""
-    path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", "utf-8")
+    """Write `values` to `path`, whole or not at all; an infinity or NaN of ours raises `ValueError`."""
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", "utf-8")
+    beside.replace(path)
 
 
 def gather_runs(root: Path) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,10 @@ import numpy as np
 
 from bwsk_jax import bert
 from bwsk_jax.training.card import loading_snippet, write_model_card
+from bwsk_jax.training.checkpoints import Checkpoints
+from bwsk_jax.training.configuration import save_options
 from bwsk_jax.training.evaluation import make_window_loss, pseudo_perplexity
+from bwsk_jax.training.interruption import Interruption
 from bwsk_jax.training.loaded import show_loading
 from bwsk_jax.training.loop import History, fit
 from bwsk_jax.training.optimizer import make_optimizer
@@ -31,15 +34,15 @@ def run(setup: Setup) -> dict[str, Any]:
     """Train `setup`'s variant, export its best parameters and return its training results.
 
     The variant's folder holds the best parameters so far, loadable, from the first validation on; its
-    training_results.json appears when all is done.
+    training_results.json appears when all is done. An earlier session of the same run is continued.
     """
     started = time.perf_counter()
     setup.folder.mkdir(parents=True, exist_ok=True)
-    (setup.folder / RESULTS_FILE).unlink(missing_ok=True)
+    save_options(setup)
     bert.save_tokenizer(setup.tokenizer, setup.folder)
 
     parameters = sum(leaf.size for leaf in jax.tree.leaves(setup.params))
-    history, peak_bytes = _train(setup)
+    history, earlier_seconds, peak_bytes = _train(setup)
     _, best_params = bert.load_pretrained(setup.folder)
     test_metric = _evaluator(setup)(best_params, setup.test)
 
@@ -51,7 +54,7 @@ def run(setup: Setup) -> dict[str, Any]:
         history=history,
         test_metric=test_metric,
         unigram_perplexity=setup.unigram_perplexity,
-        wall_time_s=time.perf_counter() - started,
+        wall_time_s=earlier_seconds + time.perf_counter() - started,
         compiled_peak_bytes=peak_bytes,
         tokens_per_step=tokens_per_step,
         plan=None if setup.plan is None else plan_results(setup.plan, **limits),
@@ -61,15 +64,20 @@ def run(setup: Setup) -> dict[str, Any]:
     )
     plot_loss(history, setup.unigram_perplexity, setup.variant.name, setup.folder / "loss.png")
     write_json(results, setup.folder / RESULTS_FILE)
-    write_json(gather_results(setup.root, results), setup.root / "results.json")
-    write_model_card(setup.root)
+    gather(setup, results)
     return results
 
 
-def _train(setup: Setup) -> tuple[History, int]:
+def gather(setup: Setup, results: dict[str, Any]) -> None:
+    """Write what the output folder says of all its variants."""
+    write_json(gather_results(setup.root, results), setup.root / "results.json")
+    write_model_card(setup.root)
+
+
+def _train(setup: Setup) -> tuple[History, float, int]:
     recipe = setup.recipe
     optimizer = make_optimizer(setup.peak_lr, setup.total_steps)
-    state = initial_state(setup.params, optimizer)
+    state = initial_state(setup.params, optimizer, dtype=setup.dtype)
     tokens_abt = jax.ShapeDtypeStruct((recipe.grad_accum, recipe.batch_size, recipe.seq_len), np.int32)
     key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))
     train_step = make_train_step(
@@ -77,18 +85,29 @@ def _train(setup: Setup) -> tuple[History, int]:
     )
     compiled = train_step.lower(state, tokens_abt, key).compile()
     evaluate = _evaluator(setup)
-    history = fit(
-        compiled,
-        state,
-        setup.train_windows,
-        recipe,
-        total_steps=setup.total_steps,
-        seed=setup.options.seed,
-        validate=lambda state: evaluate(state.params, setup.validation),
-        keep=lambda state: bert.save_pretrained(setup.folder, setup.config, state.params),
-        progress=Progress(setup.total_steps, tokens_abt.size),
-    )
-    return history, compiled_peak_bytes(compiled)
+    with Checkpoints(setup.folder, setup.options.save_every) as checkpoints, Interruption() as interruption:
+        history = History()
+        if restored := checkpoints.restore(state):
+            for leaf in jax.tree.leaves(state):
+                leaf.delete()  # the setup still holds what no step will donate now
+            state, history = restored
+            print(f"resuming after step {history.total_steps}/{setup.total_steps}", flush=True)
+        earlier_seconds = history.seconds
+        fit(
+            compiled,
+            state,
+            history,
+            setup.train_windows,
+            recipe,
+            total_steps=setup.total_steps,
+            seed=setup.options.seed,
+            validate=lambda state: evaluate(state.params, setup.validation),
+            keep=lambda state: bert.save_pretrained(setup.folder, setup.config, state.params),
+            saves=checkpoints,
+            interruption=interruption,
+            progress=Progress(setup.total_steps, tokens_abt.size, steps_before=history.total_steps),
+        )
+    return history, earlier_seconds, compiled_peak_bytes(compiled)
 
 
 def _evaluator(setup: Setup):
@@ -103,6 +122,7 @@ def print_summary(setup: Setup, results: dict[str, Any]) -> None:
         "test pseudo-perplexity": f"{results['test_metric']:.2f}",
         "unigram perplexity": f"{results['unigram_perplexity']:.2f}",
         "steps": f"{results['total_steps']}{' (stopped early)' if results['early_stopped'] else ''}",
+        "skipped steps": f"{results['nan_count']} (not finite)",
         "step time": f"{results['step_time_ms']:.1f} ms",
         "throughput": f"{results['tokens_per_s']:,.0f} tokens/s",
         "compiled peak": f"{results['compiled_peak_mb']:.1f} MB",

@@ -22,7 +22,7 @@ from bwsk_jax.training.token_cache import cached_tokens
 from bwsk_jax.training.windows import cut_windows
 from bwsk_jax.variants import Variant, find_variant
 
-DTYPES = {"float32": jnp.float32, "bf16": jnp.bfloat16}
+DTYPES = {"float32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}
 POSITIVE = (
     "seq_len",
     "batch_size",
@@ -34,7 +34,7 @@ POSITIVE = (
 )
 # Word embeddings are often padded to a multiple of one of these, because it is faster.
 PADDED_TO = (8, 16, 32, 64, 128)
-NOT_NEGATIVE = ("max_overhead", "seed")
+NOT_NEGATIVE = ("max_overhead", "save_every", "seed")
 
 
 class SettingError(ValueError):

@@ -11,21 +11,27 @@ import jax.numpy as jnp
 import optax
 
 from bwsk_jax import bert
+from bwsk_jax.training.loss_scale import LossScale, first_loss_scale, next_loss_scale
 from bwsk_jax.training.masking import draw_positions
 from bwsk_jax.training.objective import masked_lm_loss
 
 
 class TrainState(NamedTuple):
-    """What a step reads and replaces. `step` counts optimizer steps that were taken."""
+    """What a step reads and replaces. `step` counts every step, also those that were skipped."""
 
     params: Any
     optimizer_state: Any
     step: jax.Array
+    loss_scale: LossScale | None = None
 
 
-def initial_state(params, optimizer: optax.GradientTransformation) -> TrainState:
-    """Return the state before the first step. It takes `params` over: the first step donates them."""
-    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+def initial_state(params, optimizer: optax.GradientTransformation, *, dtype=jnp.float32) -> TrainState:
+    """Return the state before the first step. It takes `params` over: the first step donates them.
+
+    With float16 as the `dtype` of the computation, the state has a loss scale.
+    """
+    loss_scale = first_loss_scale() if dtype == jnp.float16 else None
+    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), loss_scale)
 
 
 def make_train_step(
@@ -41,39 +47,55 @@ def make_train_step(
     Masks and dropout are drawn inside from `fold_in(key, state.step)`, so the same `key` serves every step.
     The masks do not depend on how the A x B windows are divided into micro-batches: with dropout off, A
     micro-batches of B give the update of one micro-batch of A x B. `loss` is the mean over the windows.
+
+    A step whose loss or gradient norm is not finite is skipped: parameters and optimizer stay as they were,
+    `step` counts on, so that the next one draws other masks, and `loss` is NaN. A state with a loss scale
+    has the loss multiplied by it and the gradient divided by it again; the scale follows what was finite.
     """
 
-    def micro_loss(params, tokens_bt, positions_bm, dropout_key):
+    def micro_loss(params, scale, tokens_bt, positions_bm, dropout_key):
         losses_b = masked_lm_loss(
             config, params, tokens_bt, positions_bm, mask_id, dropout_key=dropout_key, dtype=dtype, scan=scan
         )
-        return losses_b.mean()
+        loss = losses_b.mean()
+        return (loss if scale is None else loss * scale), loss
 
-    loss_and_gradient = jax.value_and_grad(micro_loss)
+    def loss_and_gradient(params, scale, *micro_batch):
+        (_, loss), gradient = jax.value_and_grad(micro_loss, has_aux=True)(params, scale, *micro_batch)
+        return loss, gradient if scale is None else jax.tree.map(lambda leaf: leaf / scale, gradient)
 
-    def mean_loss_and_gradient(params, tokens_abt, positions_abm, dropout_key):
+    def mean_loss_and_gradient(params, scale, tokens_abt, positions_abm, dropout_key):
         micro_batches = tokens_abt.shape[0]
         if micro_batches == 1:  # a scan would hold a second gradient beside the accumulated one
-            return loss_and_gradient(params, tokens_abt[0], positions_abm[0], dropout_key)
+            return loss_and_gradient(params, scale, tokens_abt[0], positions_abm[0], dropout_key)
 
         def accumulate(total, micro_batch):
-            return jax.tree.map(jnp.add, total, loss_and_gradient(params, *micro_batch)), None
+            return jax.tree.map(jnp.add, total, loss_and_gradient(params, scale, *micro_batch)), None
 
         zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
         keys_a = jax.random.split(dropout_key, micro_batches)
         total, _ = jax.lax.scan(accumulate, zero, (tokens_abt, positions_abm, keys_a))
         return jax.tree.map(lambda value: value / micro_batches, total)
 
+    def update(params, optimizer_state, gradient):
+        updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
+        return optax.apply_updates(params, updates), optimizer_state
+
     def train_step(state, tokens_abt, key):
         mask_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
         micro_batches, windows, seq_len = tokens_abt.shape
         positions = draw_positions(mask_key, micro_batches * windows, seq_len)
-        loss, gradient = mean_loss_and_gradient(
-            state.params, tokens_abt, positions.reshape(micro_batches, windows, -1), dropout_key
+        positions_abm = positions.reshape(micro_batches, windows, -1)
+        scale = None if state.loss_scale is None else state.loss_scale.scale
+        loss, gradient = mean_loss_and_gradient(state.params, scale, tokens_abt, positions_abm, dropout_key)
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
+        # jnp.where over the results would keep the old and the new state in memory
+        params, optimizer_state = jax.lax.cond(
+            finite, update, lambda params, optimizer_state, _: (params, optimizer_state), *state[:2], gradient
         )
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(params, optimizer_state, state.step + 1), loss
+        loss_scale = None if scale is None else next_loss_scale(state.loss_scale, finite)
+        state = TrainState(params, optimizer_state, state.step + 1, loss_scale)
+        return state, jnp.where(finite, loss, jnp.nan)
 
     return jax.jit(train_step, donate_argnums=0)
 

@@ -15,7 +15,7 @@ KEY = jax.random.key(7, impl="rbg")
 def take_steps(config, batches, *, optimizer=None, **options):
     optimizer = optimizer or make_optimizer(1e-3, 10)
     step = make_train_step(config, optimizer, MASK_ID, **options)
-    state = initial_state(params(), optimizer)
+    state = initial_state(params(), optimizer, dtype=options.get("dtype", jnp.float32))
     losses = []
     for batch in batches:
         state, loss = step(state, batch, KEY)
@@ -70,3 +70,54 @@ def test_reversible_scan_takes_the_same_steps(micro_batches):
     state, losses = take_steps(CONFIG, batches, scan=bwsk_jax.reversible_scan)
     np.testing.assert_allclose(losses, plain, rtol=1e-5)
     assert jax.tree.structure(state) == jax.tree.structure(plain_state)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_a_step_that_is_not_finite_is_skipped(micro_batches):
+    """An infinite layer-norm scale in the head makes the loss NaN."""
+    optimizer = make_optimizer(1e-3, 10)
+    step = make_train_step(CONFIG, optimizer, MASK_ID)
+    broken = params()
+    broken["head"]["layer_norm"]["scale"] = broken["head"]["layer_norm"]["scale"].at[0].set(jnp.inf)
+    state = initial_state(broken, optimizer)
+    before = jax.tree.map(np.array, state)
+    state, loss = step(state, tokens(micro_batches, 3, 16), KEY)
+    assert np.isnan(loss) and int(state.step) == 1
+    jax.tree.map(np.testing.assert_array_equal, state[:2], before[:2])
+
+
+def test_an_infinite_gradient_under_a_finite_loss_is_skipped_too():
+    """With weights this large, the mean loss is finite and the squares of the gradient are not."""
+    optimizer = make_optimizer(1e-3, 10)
+    step = make_train_step(CONFIG, optimizer, MASK_ID)
+    large = params()
+    large["head"]["layer_norm"]["scale"] = large["head"]["layer_norm"]["scale"] * 1e25
+    state, loss = step(initial_state(large, optimizer), tokens(1, 3, 16), KEY)
+    assert np.isnan(loss)
+    np.testing.assert_array_equal(state.params["head"]["layer_norm"]["scale"], np.float32(1e25))
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("scan", [jax.lax.scan, bwsk_jax.reversible_scan])
+def test_float16_follows_float32_with_its_loss_scaled(micro_batches, scan):
+    batches = [tokens(micro_batches, 3, 16, seed=seed) for seed in range(5)]
+    _, plain = take_steps(CONFIG, batches)
+    state, losses = take_steps(CONFIG, batches, dtype=jnp.float16, scan=scan)
+    np.testing.assert_allclose(losses, plain, rtol=5e-3)
+    assert state.loss_scale.scale == 2**16 and state.loss_scale.finite_steps == 5
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.params))
+
+
+def test_a_scale_that_overflows_is_halved_until_steps_are_taken():
+    optimizer = make_optimizer(1e-3, 10)
+    step = make_train_step(CONFIG, optimizer, MASK_ID, dtype=jnp.float16)
+    state = initial_state(params(), optimizer, dtype=jnp.float16)
+    state = state._replace(loss_scale=state.loss_scale._replace(scale=jnp.float32(2**30)))
+    losses = []
+    for _ in range(20):
+        state, loss = step(state, tokens(1, 3, 16), KEY)
+        losses.append(float(loss))
+    skipped = np.flatnonzero(np.isnan(losses))
+    assert 2 <= len(skipped) < 20 and skipped[0] == 0 and skipped[-1] < 19
+    assert state.loss_scale.scale == 2.0 ** (30 - len(skipped))
+    assert state.loss_scale.finite_steps == 19 - skipped[-1]

@@ -1,5 +1,7 @@
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -11,7 +13,9 @@ from safetensors.numpy import load_file, save_file
 import bwsk_jax
 from bwsk_jax import bert
 from bwsk_jax.train import main
+from bwsk_jax.training.checkpoints import Checkpoints
 from bwsk_jax.training.options import Options
+from bwsk_jax.training.progress import Progress
 from bwsk_jax.training.setup import prepare
 from bwsk_jax.variants import VARIANTS
 
@@ -143,6 +147,83 @@ def test_the_closing_table_is_followed_by_the_loading_code(text_folder, tmp_path
     assert f"from_pretrained('{tmp_path}', subfolder='scratch-conventional')" in load
 
 
+def test_a_run_that_was_cut_short_goes_on_bit_for_bit(finished, text_folder, tmp_path, monkeypatch, capsys):
+    """Killed after the save at step 2, then told to terminate at step 3, then left alone."""
+    flags = ["--variant", "scratch-reversible", "--dataset", text_folder, "--out", str(tmp_path)]
+    flags += ["--seq-len", "16", "--batch-size", "4", "--max-steps", "4", "--lr", "1e-2", "--save-every", "0"]
+    save = Checkpoints.save
+
+    def save_and_die(self, state, history, *, improved):
+        save(self, state, history, improved=improved)
+        if history.total_steps == 2:
+            raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(Checkpoints, "save", save_and_die)
+        main(flags)
+    assert not (tmp_path / "scratch-reversible" / "training_results.json").exists()
+    capsys.readouterr()
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(Progress, "step", lambda self, step, loss: os.kill(os.getpid(), signal.SIGTERM))
+        main(flags)
+    assert ended.value.code == 143
+    captured = capsys.readouterr()
+    assert "resuming after step 2/4" in captured.out
+    assert captured.err == "SIGTERM at step 3: saved; the same command continues from here\n"
+
+    main(flags)
+    assert "resuming after step 3/4" in capsys.readouterr().out
+    for curve in ("loss_curve", "val_curve", "test_metric"):
+        assert (
+            results(tmp_path, "scratch-reversible")[curve] == results(finished, "scratch-reversible")[curve]
+        )
+    weights = [
+        (root / "scratch-reversible" / "model.safetensors").read_bytes() for root in (tmp_path, finished)
+    ]
+    assert weights[0] == weights[1]
+
+
+def test_a_finished_run_is_reported_again_and_another_one_refused(finished, text_folder, capsys):
+    flags = ["--variant", "scratch-conventional", "--dataset", text_folder, "--out", str(finished)]
+    flags += ["--seq-len", "16", "--max-steps", "4", "--lr", "1e-2"]
+    files = [file for file in (finished / "scratch-conventional").rglob("*") if file.is_file()]
+    before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
+    main([*flags, "--batch-size", "4"])
+    captured = capsys.readouterr().out
+    assert "is finished" in captured and "test pseudo-perplexity" in captured
+
+    with pytest.raises(SystemExit) as ended:
+        main([*flags, "--batch-size", "5", "--seed", "1"])
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert "holds another run: --batch-size was 4, now 5; --seed was 0, now 1: give another --out" in message
+    assert before == {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
+
+
+def test_changed_text_and_unknown_runs_are_refused(finished, text_folder, tmp_path, capsys):
+    copied = tmp_path / "text"
+    shutil.copytree(text_folder, copied)
+    flags = ["--variant", "scratch-conventional", "--dataset", str(copied), "--out", str(tmp_path)]
+    flags += ["--seq-len", "16", "--batch-size", "4", "--max-steps", "4", "--lr", "1e-2"]
+    shutil.copytree(finished / "scratch-conventional", tmp_path / "scratch-conventional")
+    options = tmp_path / "scratch-conventional" / "options.json"
+    options.write_text(options.read_text().replace(text_folder, str(copied)))
+
+    def refused():
+        with pytest.raises(SystemExit) as ended:
+            main(flags)
+        assert ended.value.code == 2
+        return capsys.readouterr().err
+
+    (copied / "test.txt").write_text("the layer " * 100)
+    assert "text or vocabulary behind --dataset and --tokenizer has changed" in refused()
+    options.write_text("{")
+    assert "options.json is damaged" in refused()
+    options.unlink()
+    assert "holds a run without options.json" in refused()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -166,6 +247,7 @@ def test_the_closing_table_is_followed_by_the_loading_code(text_folder, tmp_path
         ("--seq-len 128 --dataset {short}", "fewer than one window of 128"),
         ("--batch-size 9999", "fewer than one step of --batch-size 9999"),
         ("--batch-size 0", "--batch-size 0 must be positive"),
+        ("--save-every -1", "--save-every -1.0 must not be negative"),
         ("--lr -1", "--lr -1.0 must be positive"),
         ("--out {file}", "is a file"),
         ("--out {project}", "is no model card"),

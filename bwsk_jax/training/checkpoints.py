@@ -1,0 +1,119 @@
+"""Everything a run needs to go on bit for bit, kept by Orbax: the latest state and the best.
+
+Batches, masks and dropout are functions of the seed and the step, so a checkpoint is the training state and
+the history. A save blocks: the next step would overwrite, in place, what a background save still reads.
+"""
+
+import shutil
+import time
+from pathlib import Path
+
+import jax
+
+from bwsk_jax.training.loop import History
+from bwsk_jax.training.step import TrainState
+
+CHECKPOINT_FOLDER = "checkpoints"
+METRIC = "validation"
+
+
+class RestoreError(ValueError):
+    """Checkpoints of which none can be read."""
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Return whether the variant's `folder` holds a complete checkpoint."""
+    return any(path.name.isdigit() for path in (folder / CHECKPOINT_FOLDER).glob("*"))
+
+
+class Checkpoints:
+    """The checkpoints below a variant's `folder`, at most about `save_every` seconds of work apart.
+
+    Opening removes what a killed save left behind.
+    """
+
+    def __init__(self, folder: Path, save_every: float):
+        from orbax.checkpoint import v1 as ocp
+
+        for stale in (folder / CHECKPOINT_FOLDER).glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(stale)  # Orbax's own cleanup may still be at it when the constructor returns
+        policies = ocp.training.preservation_policies
+        best = policies.BestN(
+            get_metric_fn=lambda metrics: metrics[METRIC],
+            reverse=True,
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        self.save_every = save_every
+        self._orbax = ocp.training.Checkpointer(
+            (folder / CHECKPOINT_FOLDER).absolute(),
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(1), best]),
+        )
+        self._saved_at = time.perf_counter()
+        self._save_seconds = 0.0
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._orbax.close()
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints, in ascending order."""
+        return [checkpoint.step for checkpoint in self._orbax.checkpoints]
+
+    def restore(self, like: TrainState) -> tuple[TrainState, History] | None:
+        """Return the newest state that can be read and its history; None where there are no checkpoints.
+
+        `like` has the shapes, types and placement of the state; its values are not read.
+        Raises `RestoreError` when there are checkpoints and none can be read.
+        """
+        abstract = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like
+        )
+        faults = []
+        for step in reversed(self.steps):
+            try:
+                history = self._orbax.metadata(step).custom_metadata["history"]
+                state = self._orbax.load(step, abstract)
+            except Exception as fault:  # whatever a damaged file makes of Orbax's many layers
+                faults.append(f"step {step}: {str(fault).splitlines()[0][:200]}")
+                continue
+            for newer in self.steps:
+                if newer > step:  # unreadable, and in the way of the steps to come
+                    self._orbax.delete(newer)
+            self._saved_at = time.perf_counter()
+            return state, _history(history)
+        if faults:
+            raise RestoreError(
+                f"{self._orbax.directory}: no checkpoint can be read ({'; '.join(faults)}): "
+                "remove the folder to start again"
+            )
+        return None
+
+    def due(self, upcoming_seconds: float) -> bool:
+        """Return whether `save_every` would be exceeded by `upcoming_seconds` more work and a save."""
+        unsaved = time.perf_counter() - self._saved_at
+        return unsaved + upcoming_seconds + self._save_seconds >= self.save_every
+
+    def save(self, state: TrainState, history: History, *, improved: bool) -> None:
+        """Write `state` and `history` as of the last step, and drop what is neither latest nor best."""
+        started = time.perf_counter()
+        saved = self._orbax.save(
+            history.total_steps,
+            state,
+            force=True,
+            metrics={METRIC: history.best} if improved else None,
+            custom_metadata={"history": vars(history)},
+        )
+        if not saved:
+            raise RuntimeError(f"Orbax declined to save step {history.total_steps}")
+        self._saved_at = started
+        self._save_seconds = time.perf_counter() - started
+
+
+def _history(saved: dict) -> History:
+    curves = {name: [(step, value) for step, value in saved[name]] for name in ("loss_curve", "val_curve")}
+    return History(**(saved | curves))

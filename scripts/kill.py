@@ -1,0 +1,122 @@
+"""Kill training runs at random moments and compare their curves with those of an unbroken run.
+
+    python scripts/kill.py --kills 50    (about 20 minutes on two cores)
+
+Each round starts a run of the demo model, kills it with SIGKILL after a random time, gives the same command
+again, and so on until it finishes. Loss curve, validation curve, test metric and exported weights have to be
+those of the unbroken run bit for bit. Moments are drawn from the end of the set-up to the end of the run, so
+that saves, validations, exports, the test and the report are hit as well as steps. Prints one line per round
+and a total; ends with status 1 if anything differs.
+"""
+
+import json
+import math
+import random
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import tyro
+
+from bwsk_jax.training.checkpoints import CHECKPOINT_FOLDER
+from bwsk_jax.training.corpus import embedded_corpus
+
+VARIANT = "scratch-reversible"
+COMPARED = ("loss_curve", "val_curve", "test_metric", "best_val_metric", "early_stopped", "nan_count")
+
+
+def main(
+    kills: int = 50,
+    seed: int = 0,
+    minutes: float = 60,
+    flags: str = "--max-steps 150 --save-every 0.5",
+) -> None:
+    """Run rounds of `flags` until `kills` kills are done, or until none is started after `minutes`."""
+    deadline = time.time() + 60 * minutes
+    place = Path(tempfile.mkdtemp(prefix="kill-"))
+    moments = random.Random(seed)
+    dataset = place / "text"
+    write_text(dataset)
+    training = ["--variant", VARIANT, "--dataset", str(dataset), *shlex.split(flags)]
+    command = [sys.executable, "-m", "bwsk_jax.train", *training]
+    started = time.time()
+    seconds = run(command, place / "unbroken", math.inf)
+    expected = outcome(place / "unbroken")
+    print(
+        f"unbroken: {len(expected[0]['loss_curve'])} steps, {time.time() - started:.0f} s, of which "
+        f"{seconds:.0f} s after the set-up: kills are drawn from these",
+        flush=True,
+    )
+
+    done = differing = rounds = 0
+    while done < kills and time.time() < deadline:
+        rounds += 1
+        out = place / f"round-{rounds}"
+        at = []
+        while True:
+            more = done + len(at) < kills and time.time() < deadline
+            if run(command, out, moments.uniform(0, seconds) if more else math.inf) is not None:
+                break
+            at.append(latest_step(out))
+        done += len(at)
+        same = outcome(out) == expected
+        differing += not same
+        print(
+            f"round {rounds}: {'the same' if same else 'DIFFERENT'}, killed {len(at)} times, saved steps {at}"
+        )
+        sys.stdout.flush()
+        shutil.rmtree(out)
+    print(f"{done} kills in {rounds} runs; {differing} runs differ from the unbroken one")
+    shutil.rmtree(place)
+    sys.exit(1 if differing else 0)
+
+
+def run(command: list[str], out: Path, patience: float) -> float | None:
+    """Run `command`; kill it `patience` seconds after it has written its flags, and return None then.
+
+    Returns the seconds from there to the end if it finishes first.
+    """
+    launched = time.time()
+    process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL)
+    options = out / VARIANT / "options.json"
+    while process.poll() is None and not (options.is_file() and options.stat().st_mtime > launched):
+        time.sleep(0.02)
+    started = time.time()
+    try:
+        status = process.wait(timeout=None if patience == math.inf else patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return None
+    if status != 0:
+        sys.exit(f"a run ended with status {status}")
+    return time.time() - started
+
+
+def write_text(folder: Path) -> None:
+    """Write a small part of the embedded text, so that little time goes into tokenizing."""
+    folder.mkdir()
+    corpus = embedded_corpus()
+    for name, text, size in (("train", corpus.train, 150_000), ("valid", corpus.validation, 15_000)):
+        (folder / f"{name}.txt").write_text(text[:size], "utf-8")
+    (folder / "test.txt").write_text(corpus.test[:15_000], "utf-8")
+
+
+def latest_step(out: Path) -> int:
+    """Return the step of the newest complete checkpoint, 0 if there is none."""
+    found = (out / VARIANT / CHECKPOINT_FOLDER).glob("*")
+    return max((int(path.name) for path in found if path.name.isdigit()), default=0)
+
+
+def outcome(out: Path) -> tuple[dict, bytes]:
+    """Return what has to be the same: curves, metrics and weights."""
+    results = json.loads((out / VARIANT / "training_results.json").read_text())
+    return {name: results[name] for name in COMPARED}, (out / VARIANT / "model.safetensors").read_bytes()
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)
