@@ -25,9 +25,7 @@ class OtherRunError(ValueError):
 def resolved_options(setup: Setup) -> dict[str, Any]:
     """Return flag -> value with the recipe filled in, as JSON has it (infinity as a string)."""
     values = dataclasses.asdict(setup.options)
-    values |= {
-        name: getattr(setup.recipe, name) for name in ("seq_len", "batch_size", "grad_accum", "epochs")
-    }
+    values |= {name: getattr(setup.recipe, name) for name in IN_RECIPE}
     values |= {"variant": setup.variant.name, "lr": setup.peak_lr}
     return {
         name: str(value) if isinstance(value, float) and math.isinf(value) else value
