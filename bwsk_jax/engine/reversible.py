@@ -102,7 +102,7 @@ def forward_mode_explained(name: str):
         if "forward-mode" not in str(error) or "custom_vjp" not in str(error):
             raise
         raise TypeError(
-            f"{name} has no forward-mode derivative (jvp, jacfwd, hessian): its rule inverts on the way "
+            f"{name} has no forward-mode derivative (jvp, jacfwd): its rule inverts on the way "
             "back, and going forward there is nothing to save. Use jax.grad, jax.vjp or jax.jacrev, or the "
             "plain function."
         ) from error
