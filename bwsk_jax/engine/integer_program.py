@@ -57,8 +57,7 @@ def candidates(problem: Problem) -> list[int]:
 
 
 def weights(limit: Limit) -> tuple[float, float]:
-    """What a plan is judged by: the factors of its bytes (as a fraction of the residuals') and its
-    overhead."""
+    """The factors of a plan's bytes (as a fraction of the residuals') and of its overhead, when judged."""
     return (1.0, WEIGHT) if limit.max_bytes is None else (1e-6, 1.0)
 
 

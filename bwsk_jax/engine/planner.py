@@ -78,12 +78,12 @@ class Plan:
         """Number of inverse steps."""
         return sum(s.inverts for s in self.steps)
 
-    @property
-    def risky(self) -> tuple[Step, ...]:
+    @functools.cached_property
+    def risky(self) -> frozenset[Step]:
         """The inverses that the data can refuse."""
         if self.fallback is None:
-            return ()
-        return tuple(s for s in self.steps if s.risky and s not in self.fallback)
+            return frozenset()
+        return frozenset(s for s in self.steps if s.risky).difference(self.fallback)
 
     @functools.cached_property
     def inexact(self) -> frozenset[int]:
@@ -184,7 +184,10 @@ def _solve_guarded(problem: Problem, limit: Limit, deadline: float) -> Plan | No
     of them reaches none of them, so one of them has to be saved. That cut goes into the next round.
     """
     replaying = problem.without(lambda s: s.inverts)
-    incumbent = _plan(problem, limit, *integer_program(replaying, limit, [], deadline, math.inf))
+    solution, bound = integer_program(replaying, limit, [], deadline, math.inf)
+    if solution is None and limit.max_bytes is None:  # out of time: what plain autodiff does needs no search
+        solution = [v for v in problem.targets if v not in problem.trivial], {}
+    incumbent = _plan(problem, limit, solution, bound)
     if len(replaying.steps) == len(problem.steps):
         return incumbent
     cuts: list[list[int]] = []
@@ -213,8 +216,9 @@ def _plan(problem: Problem, limit: Limit, solution, bound: float) -> Plan | None
     fallback = ordered(problem, saved, _without_guards(problem, saved))
     if fallback is None:
         return None
-    avoidable = any(s.risky and s not in fallback for s in schedule)
-    found = Plan(problem, saved, schedule, fallback if avoidable else None)
+    found = Plan(problem, saved, schedule, fallback)
+    if not found.risky:
+        found = dataclasses.replace(found, fallback=None)
     return dataclasses.replace(found, gap=_gap(_objective(found, limit), bound))
 
 
@@ -241,7 +245,7 @@ def _objective(plan: Plan, limit: Limit) -> float:
 def _least(problem: Problem, limit: Limit) -> Plan:
     """The plan of least memory, where nothing else was found under `max_bytes` and this one keeps to it."""
     least = solve(problem, Limit(max_overhead=math.inf))
-    if limit.max_bytes is None or least.saved_bytes > limit.max_bytes:
+    if least.saved_bytes > limit.max_bytes:
         raise PlanError(
             f"max_bytes={limit.max_bytes:,} is below the least possible: {least.saved_bytes:,} bytes, "
             f"with {least.overhead:.1%} recomputation"

@@ -172,13 +172,10 @@ def _problem(trace, known, carry_in, fixed, length, invert) -> Problem:
     ]
     inversions = list(_inversions(program, ground, length)) if invert else []
     shown = _digits_shown(trace, carry_in)
-    narrowed = [
-        s
-        for s in inversions
-        if s.grade is Grade.NARROWED and shown[s.writes[0]] <= _digits(program, s.reads[0])
-    ]
-    inversions = [s for s in inversions if s.grade is not Grade.NARROWED or s in narrowed]
-    narrow = min((_digits(program, s.reads[0]) for s in narrowed), default=0)
+    narrows = lambda s: s.grade is Grade.NARROWED
+    blurs = lambda s: narrows(s) and shown[s.writes[0]] > _digits(program, s.reads[0])
+    inversions = [s for s in inversions if not blurs(s)]
+    narrow = min((_digits(program, s.reads[0]) for s in inversions if narrows(s)), default=0)
     steps = sorted(
         (*replays, *inversions), key=lambda s: (s.equation, -1 if s.operand is None else s.operand)
     )

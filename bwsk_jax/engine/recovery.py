@@ -99,24 +99,25 @@ def _reads(steps: Sequence[Step], environment: dict[int, Any]) -> list[int]:
 
 
 def _stages(plan: Plan) -> tuple[list[Step], list[Step], list[Step]]:
-    """Split both schedules: (what comes before the conditional, its branch with inverses, its branch
-    without).
+    """Split both schedules: (before the conditional, its branch with inverses, its branch without).
 
     Every step that reads a key comes before. Inside the conditional, `vmap` would batch the key with the
     branch, and the `rbg` generator then draws other bits than the forward pass did. So does what the risky
     inverses are applied to, for the guard to look at.
     """
     program = plan.problem.program
-    common = {s for s in plan.fallback if s in set(plan.steps) and plan.problem.ground.issuperset(s.writes)}
+    common = {
+        s for s in set(plan.steps).intersection(plan.fallback) if plan.problem.ground.issuperset(s.writes)
+    }
     for schedule in (plan.steps, plan.fallback):
         drawn: set[int] = set()
         for step in reversed(schedule):
             if program.equations[step.equation].primitive in _READS_KEY or drawn.intersection(step.writes):
                 common.add(step)
                 drawn.update(step.reads)
-    risky, uncertain, sure = set(plan.risky), set(), []
+    uncertain, sure = set(), []
     for step in plan.steps:
-        if step in risky or uncertain.intersection(step.reads):
+        if step in plan.risky or uncertain.intersection(step.reads):
             uncertain.update(step.writes)
         else:
             sure.append(step)
@@ -140,11 +141,10 @@ def _stages(plan: Plan) -> tuple[list[Step], list[Step], list[Step]]:
 
 def _chain(plan: Plan, steps: Sequence[Step]) -> list[Step]:
     """The steps that lead to risky inverses, and these: what the guard has to look at."""
-    risky = set(plan.risky)
     needed: set[int] = set()
     chain = []
     for step in reversed(steps):
-        if step in risky or needed.intersection(step.writes):
+        if step in plan.risky or needed.intersection(step.writes):
             chain.append(step)
             needed.update(step.reads)
     return chain[::-1]
@@ -160,8 +160,7 @@ def _trusted(plan: Plan, steps: Sequence[Step], environment: dict[int, Any]):
     by 0 would reach them as 0 times infinity.
     """
     program = plan.problem.program
-    risky = set(plan.risky)
-    handed_on = set(plan.problem.targets).union(*(s.reads for s in plan.steps if s not in risky))
+    handed_on = set(plan.problem.targets).union(*(s.reads for s in plan.steps if s not in plan.risky))
     chain = _chain(plan, steps)
     environment = {v: lax.stop_gradient(environment[v]) for v in _reads(chain, environment)}
     _run(plan, chain, environment)
@@ -194,7 +193,7 @@ def _trusted(plan: Plan, steps: Sequence[Step], environment: dict[int, Any]):
             tangents = [magnitude(v).astype(x.dtype) if j == k else x for j, x in enumerate(zeros)]
             parts.append(jnp.abs(jax.jvp(solve, primals, tangents)[1]))
         error[target] = functools.reduce(jnp.add, parts)
-        if step in risky and target in handed_on:
+        if step in plan.risky and target in handed_on:
             verdicts.append(_small(error[target], environment[target], epsilon[target]))
     refused = ~functools.reduce(jnp.logical_and, verdicts)
     # One verdict for all of a mapped axis: a batched predicate would turn the conditional into a select that

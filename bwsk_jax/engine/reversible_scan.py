@@ -171,8 +171,7 @@ def _reverse_step(scan: ScanBody, plan: Plan, consts: list[Any]) -> Callable:
 
 @dataclasses.dataclass(frozen=True)
 class _Segments:
-    """A scan as `count` segments of `size` iterations and one last of `rest`; each ends in a carry that is
-    kept."""
+    """A scan as `count` segments of `size` iterations and a last one of `rest`; each ends in a kept carry."""
 
     count: int
     size: int

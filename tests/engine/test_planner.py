@@ -100,11 +100,18 @@ def test_the_default_limit_is_three_percent():
 def test_too_few_bytes_name_the_least(name):
     found = problem(name)
     least = solve(found, Limit(max_overhead=INF)).saved_bytes
-    if least == 0:
-        pytest.skip("nothing has to be saved")
-    with pytest.raises(PlanError, match=f"{least:,} bytes"):
-        solve(found, Limit(max_bytes=least - 1))
+    if least > 0:
+        with pytest.raises(PlanError, match=f"{least:,} bytes"):
+            solve(found, Limit(max_bytes=least - 1))
     assert solve(found, Limit(max_bytes=least)).saved_bytes == least
+
+
+def test_without_time_the_plan_is_that_of_plain_autodiff(monkeypatch):
+    monkeypatch.setattr(planner, "integer_program", lambda *args: (None, 0.0))
+    plan = solve(problem("normalised"), Limit())
+    assert set(plan.saved) == set(plan.problem.targets) - plan.problem.trivial.keys()
+    assert plan.overhead == 0.0 and plan.gap > 0
+    check_plan(plan)
 
 
 @every_body
