@@ -1,13 +1,13 @@
 """Traps: functions for which an engine that inverts is easily, and silently, wrong."""
 
 import functools
-import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from parity import warned
 
 import bwsk_jax
 from bwsk_jax.engine import planning
@@ -31,14 +31,6 @@ def assert_same_gradient(body, init, xs, scan=LEAST, rtol=1e-3):
     (ours,) = ours
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(run(lax.scan)), strict=True):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * float(jnp.abs(b).max()))
-
-
-def warned(fun):
-    with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("always")
-        fun()
-        jax.effects_barrier()
-    return [w for w in seen if issubclass(w.category, bwsk_jax.ReconstructionWarning)]
 
 
 # --- a value inside the body is buried, the carry is not: nobody notices ---

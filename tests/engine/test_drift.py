@@ -1,0 +1,57 @@
+"""A carry that is lost on the way back is reported, and only then."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+from parity import INIT, LEAST, B, H, W, X, assert_same, gradients, loss_of, random, warned
+from scan_bodies import CASES, with_outputs
+
+
+def burying(size):
+    def body(c, w):
+        a, b = c
+        a = a + size * jnp.tanh(b @ w)
+        return (a, b + jnp.tanh(a / size @ w)), None
+
+    return body
+
+
+@pytest.mark.parametrize("how", ["eager", "jit", "vmap"])
+def test_a_buried_carry_is_reported_once(how):
+    grad = jax.grad(lambda w: loss_of(LEAST(burying(1e9), INIT, w)))
+    runs = {"eager": grad, "jit": jax.jit(grad), "vmap": lambda w: jax.vmap(grad)(jnp.stack([w, w]))}
+    assert len(warned(lambda: runs[how](W))) == 1
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_keeping_carries_ends_the_drift_of_later_segments(every):
+    grad = lambda scan: jax.grad(lambda w: loss_of(scan(burying(3e2), INIT, w)[0][1]))(W)
+    drifted = grad(LEAST)
+    kept = grad(functools.partial(LEAST, save_every=every))
+    plain = grad(lax.scan)
+    distance = lambda g: float(jnp.linalg.norm(g - plain))
+    assert distance(kept) <= distance(drifted)
+
+
+def test_keeping_every_carry_recovers_it_exactly():
+    grad = lambda scan: jax.grad(lambda w: loss_of(scan(with_outputs, X, w)))(W)
+    assert not warned(lambda: grad(functools.partial(LEAST, save_every=1)))
+
+
+@pytest.mark.parametrize(
+    "name", ["coupling", "rotating", "momentum", "masks and exact zeros", "integers, bools and keys"]
+)
+def test_healthy_scans_are_quiet(name):
+    body, init, xs, length = CASES[name]
+    assert not warned(lambda: gradients(lambda i, x: LEAST(body, i, x, length), init, xs)[1])
+
+
+def test_a_strong_damping_is_not_undone():
+    body = lambda c, x: (c * 0.1 + x, None)
+    xs = random(9, 200, B, H)
+    run = lambda scan: jax.grad(lambda i, x: jnp.sum(jnp.sin(scan(body, i, x)[0])), (0, 1))(X, xs)
+    assert not warned(lambda: run(LEAST))
+    assert_same(run(LEAST), run(lax.scan))

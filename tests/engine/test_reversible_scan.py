@@ -1,0 +1,91 @@
+"""`reversible_scan` against `lax.scan`: the same values and gradients, however often the carry is kept."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from parity import INF, LEAST, B, H, L, W, X, assert_same, gradients, random, warned
+from scan_bodies import (
+    CASES,
+    coupling,
+    dense,
+    half_precision,
+    mixed_types,
+    momentum,
+    nested,
+    nested_plain,
+    with_outputs,
+)
+
+import bwsk_jax
+
+OPTIONS = {
+    "default": {},
+    "least memory": {"max_overhead": INF},
+    "no recomputation": {"max_overhead": 0.0},
+    "every": {"max_overhead": INF, "save_every": 1},
+    "every other": {"max_overhead": INF, "save_every": 2},
+    "without inverses": {"max_overhead": INF, "invert": False},
+}
+
+
+@functools.cache
+def plain_gradients(name):
+    body, init, xs, length = CASES[name]
+    return gradients(lambda i, x: lax.scan(body, i, x, length), init, xs)
+
+
+@pytest.mark.parametrize("options", ["default", "least memory", "every other"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_scan_has_the_values_and_gradients_of_lax_scan(name, options):
+    body, init, xs, length = CASES[name]
+    scan = functools.partial(bwsk_jax.reversible_scan, **OPTIONS[options])
+    assert_same(gradients(lambda i, x: scan(body, i, x, length), init, xs), plain_gradients(name))
+    jax.effects_barrier()
+
+
+@pytest.mark.parametrize(
+    ("every", "length"), [(1, 1), (1, 6), (2, 1), (3, 6), (3, 7), (6, 6), (7, 8), (100, 3)]
+)
+def test_carries_may_be_kept_however_often(every, length):
+    w, scan = random(0, length, H, H), functools.partial(LEAST, save_every=every)
+    run = lambda scan: gradients(lambda i, x: scan(with_outputs, i, x), X, w)
+    assert_same(run(scan), run(lax.scan))
+
+
+@pytest.mark.parametrize("options", ["no recomputation", "every", "without inverses"])
+@pytest.mark.parametrize("name", ["coupling", "integers, bools and keys", "masks and exact zeros"])
+def test_every_option_keeps_the_gradient(name, options):
+    test_a_scan_has_the_values_and_gradients_of_lax_scan(name, options)
+
+
+def test_a_scan_inside_a_scan():
+    run = lambda scan, body: gradients(lambda i, x: scan(body, i, x), (X, X), W)
+    assert_same(run(LEAST, nested), run(lax.scan, nested_plain))
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(jnp.bfloat16, 6e-2), (jnp.float16, 1e-2)])
+@pytest.mark.parametrize("body", [half_precision, dense], ids=["computed wide", "computed narrow"])
+def test_narrow_carries(dtype, rtol, body):
+    w = W.astype(dtype) if body is dense else W
+    run = lambda scan: gradients(lambda i, x: scan(body, i, x), X.astype(dtype), w)
+    assert_same(run(functools.partial(LEAST, save_every=3)), run(lax.scan), rtol)
+
+
+def test_carries_of_different_types():
+    run = lambda scan: gradients(lambda i, x: scan(mixed_types, i, x), (X, X.astype(jnp.bfloat16)), W)
+    ours = []
+    warned(lambda: ours.append(run(LEAST)))  # the wide carry follows the narrow one's rounding, and says so
+    assert_same(ours[0], run(lax.scan), 6e-2)
+
+
+@pytest.mark.parametrize("body", [coupling, momentum], ids=["coupling", "momentum"])
+def test_double_precision_is_recovered_to_double_precision(body):
+    with jax.enable_x64(True):
+        wide = lambda a: jnp.asarray(np.asarray(a, np.float64))
+        init, xs = (wide(X), wide(X) + 1), wide(W if body is coupling else random(3, L, B, H))
+        run = lambda scan: gradients(lambda i, x: scan(body, i, x), init, xs)
+        assert_same(run(LEAST), run(lax.scan), 1e-12)

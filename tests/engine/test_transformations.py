@@ -1,0 +1,139 @@
+"""Both under JAX transformations, with the same random bits and the same effects."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+from parity import INF, INIT, LEAST, L, W, X, assert_same, both, gradients, loss_of
+from scan_bodies import block, coupling, dense
+
+import bwsk_jax
+
+
+def scan_loss(scan, body=coupling):
+    return lambda init, w: loss_of(scan(body, init, w))
+
+
+TRANSFORMS = {
+    "jit": lambda scan: jax.jit(jax.grad(scan_loss(scan), (0, 1)))(INIT, W),
+    "jit of the scan": lambda scan: jax.grad(jax.jit(scan_loss(scan)), (0, 1))(INIT, W),
+    "vmap over init": lambda scan: jax.vmap(jax.grad(scan_loss(scan), (0, 1)), (0, None))(
+        jax.tree.map(lambda a: jnp.stack([a, 2 * a, 0 * a]), INIT), W
+    ),
+    "vmap over xs": lambda scan: jax.vmap(jax.grad(scan_loss(scan), (0, 1)), (None, 1))(
+        INIT, jnp.stack([W, W * 2], 1)
+    ),
+    "grad of vmap": lambda scan: jax.grad(
+        lambda w: jax.vmap(scan_loss(scan), (0, None))(
+            jax.tree.map(lambda a: jnp.stack([a, 2 * a]), INIT), w
+        ).sum()
+    )(W),
+    "vmap over closed-over": lambda scan: jax.vmap(
+        jax.grad(lambda k: scan_loss(scan, lambda c, w: coupling(c, w * k))(INIT, W))
+    )(jnp.asarray([0.5, 1.0])),
+    "vmap of vmap": lambda scan: jax.vmap(
+        jax.vmap(
+            jax.grad(lambda k, m: scan_loss(scan, lambda c, w: coupling(c, w * k * m))(INIT, W)), (0, None)
+        ),
+        (None, 0),
+    )(jnp.asarray([0.5, 1.0]), jnp.asarray([1.0, 0.0, 2.0])),
+    "vmap over axis of size 1": lambda scan: jax.vmap(jax.grad(scan_loss(scan)), (0, None))(
+        jax.tree.map(lambda a: a[None], INIT), W
+    ),
+    "grad of grad": lambda scan: jax.grad(lambda w: loss_of(jax.grad(scan_loss(scan), (0, 1))(INIT, w)))(W),
+    "checkpoint around": lambda scan: jax.grad(jax.checkpoint(scan_loss(scan)), (0, 1))(INIT, W),
+    "checkpoint around the gradient": lambda scan: jax.grad(
+        jax.checkpoint(lambda w: loss_of(jax.grad(scan_loss(scan), 1)(INIT, w)))
+    )(W),
+    "in a cond": lambda scan: jax.grad(
+        lambda w: lax.cond(w[0, 0, 0] > -9, scan_loss(scan), lambda i, w: w.sum(), INIT, w)
+    )(W),
+    "in a scan": lambda scan: jax.grad(
+        lambda w: lax.scan(lambda c, k: (scan(coupling, c, w * k)[0], None), INIT, jnp.arange(3.0))[0][
+            0
+        ].sum()
+    )(W),
+    "its gradient in a while": lambda scan: lax.while_loop(
+        lambda s: s[0] < 2,
+        lambda s: (s[0] + 1, s[1] - 0.1 * jax.grad(scan_loss(scan), 1)(INIT, s[1])),
+        (0, W),
+    )[1],
+    "jacrev": lambda scan: jax.jacrev(lambda x: scan(dense, x, W)[0].sum(0))(X),
+    "linear transpose": lambda scan: jax.vjp(lambda w: scan(coupling, INIT, w)[0], W)[1]((X, X))[0],
+    "gradient of some": lambda scan: jax.grad(lambda b: scan_loss(scan)((X, b), W))(X),
+    "reversible around": lambda scan: jax.grad(
+        bwsk_jax.reversible(scan_loss(scan)) if scan is not lax.scan else scan_loss(scan), 1
+    )(INIT, W),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transformations_compose(name):
+    assert_same(*both(TRANSFORMS[name]))
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_second_derivatives_with_kept_carries(every):
+    assert_same(
+        TRANSFORMS["grad of grad"](functools.partial(LEAST, save_every=every)),
+        TRANSFORMS["grad of grad"](lax.scan),
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["jit", "vmap over closed-over", pytest.param("grad of grad", marks=pytest.mark.slow)]
+)
+def test_no_tracer_leaks(name):
+    with jax.checking_leaks():
+        TRANSFORMS[name](LEAST)
+
+
+def test_without_jit():
+    with jax.disable_jit():
+        ours = TRANSFORMS["jit"](LEAST)
+        called = jax.grad(lambda x: loss_of(bwsk_jax.reversible(block)(x, W[0])))(X)
+    assert_same(ours, TRANSFORMS["jit"](lax.scan))
+    assert_same(called, jax.grad(lambda x: loss_of(block(x, W[0])))(X))
+
+
+@pytest.mark.parametrize("how", ["plain", "vmap", "call"])
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_dropout_draws_the_same_bits_forward_and_backward(impl, how):
+    def body(c, xs):
+        w, key = xs
+        kept = jax.random.bernoulli(key, 0.6, c.shape)
+        return c + jnp.where(kept, jnp.tanh(c @ w) / 0.6, 0.0), None
+
+    keys = jax.random.split(jax.random.key(2, impl=impl), L)
+    if how == "call":
+        fun = lambda x, w: body(x, (w, keys[0]))[0]
+        run = lambda make: gradients(make(fun), X, W[0])
+        assert_same(run(functools.partial(bwsk_jax.reversible, max_overhead=INF)), run(lambda f: f))
+        return
+    one = lambda scan, init: jax.grad(lambda i, w: loss_of(scan(body, i, (w, keys))[0]), (0, 1))(init, W)
+    if how == "vmap":
+        assert_same(*both(lambda scan: jax.vmap(functools.partial(one, scan))(jnp.stack([X, 2 * X]))))
+    else:
+        assert_same(*both(lambda scan: one(scan, X)))
+
+
+def test_what_the_body_prints_is_printed_once(capfd):
+    def body(c, w):
+        jax.debug.print("seen {}", w[0, 0] * 0)
+        return dense(c, w)[0], None
+
+    jax.jit(jax.grad(lambda w: LEAST(body, X, w)[0].sum()))(W).block_until_ready()
+    jax.effects_barrier()
+    assert capfd.readouterr().out.count("seen") == L
+
+
+def test_what_the_function_prints_is_printed_once(capfd):
+    def fun(x):
+        jax.debug.print("seen {}", x[0, 0] * 0)
+        return jnp.sin(jnp.exp(x)).sum()
+
+    jax.jit(jax.grad(bwsk_jax.reversible(fun, max_overhead=INF)))(X).block_until_ready()
+    jax.effects_barrier()
+    assert capfd.readouterr().out.count("seen") == 1
