@@ -9,41 +9,21 @@ from jax import lax
 from jax.extend.core import Literal
 from jax.extend.core import primitives as p
 
-from bwsk_jax.engine.jaxprs import Equation, Program, subprograms
+from bwsk_jax.engine.jaxprs import Equation, Program, present, subprograms
 
 __all__ = ["cost", "forward_cost"]
 
 _FREE = {
-    *(
-        p.reshape_p,
-        p.squeeze_p,
-        p.broadcast_in_dim_p,
-        p.transpose_p,
-        p.rev_p,
-        p.slice_p,
-        p.concatenate_p,
-        p.pad_p,
-    ),
+    *(p.reshape_p, p.squeeze_p, p.broadcast_in_dim_p, p.transpose_p, p.rev_p, p.slice_p, p.concatenate_p),
     *(p.convert_element_type_p, p.bitcast_convert_type_p, p.copy_p, p.stop_gradient_p, p.name_p, p.iota_p),
-    *(lax.split_p, lax.optimization_barrier_p, p.real_p, p.imag_p, p.complex_p, p.conj_p),
-    *(p.gather_p, p.dynamic_slice_p, p.dynamic_update_slice_p),
+    *(lax.split_p, lax.stack_p, lax.unstack_p, lax.tile_p, p.pad_p, lax.optimization_barrier_p),
+    *(p.real_p, p.imag_p, p.complex_p, p.conj_p, p.gather_p, p.dynamic_slice_p, p.dynamic_update_slice_p),
 }
 _TRANSCENDENTAL = {
-    *(
-        p.exp_p,
-        p.exp2_p,
-        p.log_p,
-        p.log1p_p,
-        p.expm1_p,
-        p.tanh_p,
-        p.logistic_p,
-        p.pow_p,
-        p.sin_p,
-        p.cos_p,
-        p.tan_p,
-    ),
-    *(p.asin_p, p.acos_p, p.atan_p, p.atan2_p, p.sinh_p, p.cosh_p, p.asinh_p, p.acosh_p, p.atanh_p, p.sqrt_p),
-    *(p.rsqrt_p, p.cbrt_p, p.erf_p, p.erfc_p, p.erf_inv_p, p.lgamma_p, p.digamma_p),
+    *(p.exp_p, p.exp2_p, p.log_p, p.log1p_p, p.expm1_p, p.tanh_p, p.logistic_p, p.pow_p, p.sin_p, p.cos_p),
+    *(p.tan_p, p.asin_p, p.acos_p, p.atan_p, p.atan2_p, p.sinh_p, p.cosh_p, p.asinh_p, p.acosh_p, p.atanh_p),
+    *(p.sqrt_p, p.rsqrt_p, p.cbrt_p, p.erf_p, p.erfc_p, p.erf_inv_p, p.lgamma_p, p.digamma_p),
+    *present("log2_p"),
 }
 _RANDOM = {p.random_bits_p, p.threefry2x32_p, p.rng_bit_generator_p}
 _REDUCTIONS = {p.reduce_sum_p, p.reduce_max_p, p.reduce_min_p, p.reduce_prod_p, p.reduce_and_p, p.reduce_or_p}

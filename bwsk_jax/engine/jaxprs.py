@@ -9,11 +9,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax._src import core
+from jax._src.lax import parallel
 from jax.extend import source_info_util
 from jax.extend.core import Literal
 from jax.extend.core import primitives as lax_p
@@ -24,10 +27,14 @@ __all__ = [
     "VjpTrace",
     "is_differentiable",
     "is_real",
+    "kept_by_autodiff",
     "literal_value",
     "merge",
     "nbytes",
+    "present",
     "read",
+    "source_of",
+    "source_of_function",
     "split",
     "struct",
     "subprograms",
@@ -35,7 +42,19 @@ __all__ = [
     "trace_vjp",
 ]
 
-INLINED = {lax_p.jit_p, lax_p.closed_call_p, lax_p.remat_p}
+INLINED = frozenset({lax_p.jit_p, lax_p.closed_call_p, lax_p.remat_p})
+"""Calls that mean no more than their body."""
+CUSTOM_DERIVATIVES = frozenset({lax_p.custom_jvp_call_p, lax_p.custom_vjp_call_p})
+
+
+def present(*names: str) -> tuple[Any, ...]:
+    """The primitives of these names that the installed JAX has, exported or not."""
+    homes = (lax_p, core, parallel)
+    return tuple(
+        next(getattr(h, n) for h in homes if hasattr(h, n))
+        for n in names
+        if any(hasattr(h, n) for h in homes)
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -156,24 +175,39 @@ def literal_value(atom: Any) -> float | None:
     return None
 
 
-def subprograms(equation: Equation) -> Iterator[Program]:
-    """The bodies of a higher-order equation (a loop, a conditional, a custom derivative)."""
+def subprograms(equation: Equation, **how: Any) -> Iterator[Program]:
+    """The bodies of a higher-order equation (a loop, a conditional, a custom derivative), by `flatten`."""
     for value in equation.params.values():
         for item in value if isinstance(value, (tuple, list)) else (value,):
             if hasattr(getattr(item, "jaxpr", item), "eqns"):
-                yield flatten(item)
+                yield flatten(item, **how)
+
+
+def source_of(equation: Any) -> str | None:
+    """Of a call to a `custom_jvp` or `custom_vjp` function: `name at file:line` of that function."""
+    if equation.primitive not in CUSTOM_DERIVATIVES:
+        return None
+    body = equation.params["call_jaxpr"]
+    return getattr(body, "jaxpr", body).debug_info.func_src_info
+
+
+def source_of_function(fun: Callable) -> str:
+    """The same, of the function itself."""
+    code = inspect.unwrap(fun).__code__
+    return f"{inspect.unwrap(fun).__name__} at {code.co_filename}:{code.co_firstlineno}"
 
 
 # --- tracing -----------------------------------------------------------------------------------------------
 
 
-def trace(fun: Callable, *avals: Any) -> tuple[Program, list[Any], Any]:
+def trace(fun: Callable, *avals: Any, **how: Any) -> tuple[Program, list[Any], Any]:
     """Trace `fun` over `avals`: its program, the tracers and arrays it closes over, and the output tree.
 
-    Everything that `fun` closes over, integers and keys too, becomes a leading input of the program.
+    Everything that `fun` closes over, integers and keys too, becomes a leading input of the program. `how` is
+    for `flatten`.
     """
     closed, out_shape = jax.make_jaxpr(fun, return_shape=True)(*avals)
-    return flatten(closed, hoist=True), list(closed.consts), jax.tree.structure(out_shape)
+    return flatten(closed, hoist=True, **how), list(closed.consts), jax.tree.structure(out_shape)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -236,6 +270,37 @@ def trace_vjp(program: Program) -> VjpTrace:
     return VjpTrace(flatten(closed), len(program.outputs), vjp_tree, differentiable, out_differentiable)
 
 
+def kept_by_autodiff(program: Program, like: Program) -> frozenset[int] | None:
+    """The values of `like` that reverse-mode autodiff of `program` keeps; None where there is no derivative.
+
+    Both compute the same function of the same inputs, but `like` may have had its custom derivatives inlined.
+    """
+    avals = [program.avals[v] for v in program.inputs]
+    differentiable = tuple(map(is_differentiable, avals))
+    inner = [v for equation in like.equations for v in equation.outputs]
+
+    def forward(*args):
+        varied, fixed = split(differentiable, args)
+
+        def fun(*varied):
+            outputs = program.evaluate(merge(differentiable, varied, fixed), program.outputs)
+            return [x for x in outputs if is_differentiable(jax.typeof(x))]
+
+        _, vjp = jax.vjp(fun, *varied)
+        return like.evaluate(args, inner), jax.tree.leaves(vjp)
+
+    try:
+        closed = jax.make_jaxpr(forward)(*map(struct, avals))
+    except (TypeError, ValueError, NotImplementedError):  # what JAX raises where a rule is missing
+        return None
+    merged = flatten(closed)
+    kept = frozenset(v for v in merged.outputs[len(inner) :] if not isinstance(v, Literal))
+    number = dict(zip(like.inputs, merged.inputs, strict=True)) | dict(
+        zip(inner, merged.outputs, strict=False)
+    )
+    return frozenset(v for v, n in number.items() if not isinstance(n, Literal) and n in kept)
+
+
 def split(mask: Sequence[bool], items: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     """The items where the mask holds, and the others."""
     pairs = list(zip(mask, items, strict=True))
@@ -251,12 +316,19 @@ def merge(mask: Sequence[bool], chosen: Sequence[Any], others: Sequence[Any]) ->
 # --- flattening --------------------------------------------------------------------------------------------
 
 
-def flatten(closed: Any, *, hoist: bool = False) -> Program:
-    """Inline calls and merge repeated equations of a closed jaxpr.
+def flatten(
+    closed: Any,
+    *,
+    hoist: bool = False,
+    merged: bool = True,
+    inlined: Callable[[Any], bool] = lambda eqn: eqn.primitive in INLINED,
+) -> Program:
+    """Inline calls, and merge repeated equations if `merged`, of a closed jaxpr.
 
-    With `hoist`, its constants become the first inputs; otherwise they are kept as constants.
+    With `hoist`, its constants become the first inputs; otherwise they are kept as constants. Which calls
+    `inlined` says; those that mean more than their body stay.
     """
-    build = _Builder()
+    build = _Builder(merged, inlined)
     jaxpr = getattr(closed, "jaxpr", closed)
     hoist = hoist or not hasattr(closed, "consts")  # an open jaxpr has none to keep
     consts = [build.new(v.aval) for v in jaxpr.constvars]
@@ -274,7 +346,8 @@ def flatten(closed: Any, *, hoist: bool = False) -> Program:
 class _Builder:
     """Numbers values and collects equations while jaxprs are inlined into one another."""
 
-    def __init__(self):
+    def __init__(self, merged, inlined):
+        self.merged, self.inlined = merged, inlined
         self.avals, self.equations, self.constants, self.seen = [], [], {}, {}
 
     def new(self, aval) -> int:
@@ -288,7 +361,7 @@ class _Builder:
         for eqn in jaxpr.eqns:
             inputs = tuple(map(look, eqn.invars))
             stack = name_stack + eqn.source_info.name_stack
-            body = _body_to_inline(eqn)
+            body = _body_to_inline(eqn) if self.inlined(eqn) else None
             if body is None:
                 outputs = self.add(eqn, inputs, eqn.source_info.replace(name_stack=stack))
             else:
@@ -300,7 +373,7 @@ class _Builder:
         return [look(v) for v in jaxpr.outvars]
 
     def add(self, eqn, inputs, source):
-        key = None if eqn.effects else _equation_key(eqn, inputs)
+        key = _equation_key(eqn, inputs) if self.merged and not eqn.effects else None
         if key is not None and key in self.seen:
             return self.seen[key]
         outputs = tuple(self.new(v.aval) for v in eqn.outvars)
@@ -323,8 +396,8 @@ class _Builder:
 
 
 def _body_to_inline(eqn):
-    """The jaxpr of a call that means no more than its body, else None (a jit with shardings means more)."""
-    if eqn.primitive not in INLINED or eqn.effects:
+    """The jaxpr of a call, or None if it means more than that (by effects, or a jit's shardings)."""
+    if eqn.effects:
         return None
     shardings = (*eqn.params.get("in_shardings", ()), *eqn.params.get("out_shardings", ()))
     if any(type(s).__name__ != "UnspecifiedValue" for s in shardings):

@@ -10,7 +10,7 @@ from jax import lax
 from jax.extend.core import Literal
 from jax.extend.core import primitives as p
 
-from bwsk_jax.engine.jaxprs import Equation, is_differentiable, subprograms
+from bwsk_jax.engine.jaxprs import Equation, is_differentiable, present, subprograms
 
 __all__ = ["LIPSCHITZ", "mixes", "sensitive_inputs"]
 
@@ -20,10 +20,12 @@ LIPSCHITZ = {
     *(p.cosh_p, p.asinh_p, p.atan_p, p.select_n_p, p.real_p, p.imag_p, p.complex_p, p.conj_p),
     *(p.reshape_p, p.squeeze_p, p.broadcast_in_dim_p, p.transpose_p, p.rev_p, p.slice_p, p.concatenate_p),
     *(p.pad_p, p.copy_p, p.stop_gradient_p, p.name_p, lax.split_p, lax.optimization_barrier_p),
+    *(lax.stack_p, lax.unstack_p, lax.tile_p),
     *(p.gather_p, p.dynamic_slice_p, p.dynamic_update_slice_p, p.scatter_p, p.scatter_add_p, p.scatter_mul_p),
     *(p.reduce_sum_p, p.reduce_max_p, p.reduce_min_p, p.reduce_prod_p, p.cumsum_p, p.cummax_p, p.cummin_p),
     *(p.dot_general_p, p.conv_general_dilated_p, p.reduce_window_sum_p, p.reduce_window_max_p, p.fft_p),
     *(p.reduce_window_min_p, p.psum_p, p.all_gather_p, p.ppermute_p),
+    *present("one_minus_square_p"),
 }
 """Primitives that change their result by rounding when an operand changes by rounding, on bounded inputs.
 
