@@ -17,4 +17,5 @@ from bwsk_jax.engine.planning import plan_scan as plan_scan
 from bwsk_jax.engine.report import Report as Report
 from bwsk_jax.engine.reversible import reversible as reversible
 from bwsk_jax.engine.reversible_scan import reversible_scan as reversible_scan
+from bwsk_jax.engine.rules import Grade as Grade
 from bwsk_jax.engine.rules import register_inverse as register_inverse

@@ -15,6 +15,7 @@ import dataclasses
 import enum
 import functools
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -152,8 +153,9 @@ _INPUTS: dict[Any, Callable[[Equation, list[Standing], int], list[Standing]]] = 
 class _Facts:
     """What is known of the values of one program without computing them.
 
-    `origin_bytes[v]` is the size of v where it was smallest on its way, `masks` hold values that may be 0
-    because they were a condition, `readers[v]` counts who reads v, the program's outputs included.
+    `origin_bytes[v]` is the size of v where it was smallest on its way, `roots[v]` are the inputs that it was
+    computed from, `masks` hold values that may be 0 because they were a condition, and `readers[v]` counts
+    who reads v, the program's outputs included.
     """
 
     def __init__(self, program: Program, standings: Sequence[Standing]):
@@ -161,6 +163,7 @@ class _Facts:
         self.standings = dict.fromkeys(program.constants, Standing.KNOWN)
         self.standings |= dict(zip(program.inputs, standings, strict=True))
         self.origin_bytes = {v: nbytes(program.avals[v]) for v in self.standings}
+        self.roots = {v: frozenset([v]) for v in self.standings}
         self.masks: set[int] = set()
         self.bounds: dict[int, intervals.Interval] = {}
         for equation in program.equations:
@@ -177,7 +180,9 @@ class _Facts:
         was_bool = moves and equation.in_avals[0].dtype == bool
         scales = moves or equation.primitive in (p.mul_p, p.div_p)
         masked = was_bool or (scales and not self.masks.isdisjoint(equation.reads))
+        roots = frozenset().union(*(self.roots[v] for v in equation.reads))
         for value, aval in zip(equation.outputs, equation.out_avals, strict=True):
+            self.roots[value] = roots
             self.standings[value] = standing
             self.bounds[value] = bounds
             self.origin_bytes[value] = nbytes(aval)
@@ -254,14 +259,16 @@ def _inverses(equation: Equation, facts: _Facts) -> list[Inverse]:
 
 
 def _leading(equation: Equation, facts: _Facts) -> set[int]:
-    """The operands that would have to come back: those of the highest standing.
+    """The operands that would have to come back: those of the highest standing, and what they come from.
 
     A contraction of two of them is read as a map of the vector, of the larger one if both were computed,
     and of the first otherwise, as layers and their inputs are written.
     """
     highest = max(map(facts.standing, equation.reads))
     leading = [v for v in equation.reads if facts.standing(v) is highest]
-    if equation.primitive is not p.dot_general_p or len(set(leading)) < 2:
+    if equation.primitive is not p.dot_general_p:
+        return set(leading).union(*(facts.roots[v] for v in leading))
+    if len(set(leading)) < 2:
         return set(leading)
     avals = equation.in_avals
     vectors = [v for v, aval in zip(leading, avals, strict=True) if len(aval.shape) == 1]
@@ -415,14 +422,18 @@ def _phases(body: _Body, entries: Sequence[_Entry], facts: _Facts, label: Callab
 
 def _way_back(run: Sequence[_Entry], facts: _Facts, leaving: Sequence[int]) -> tuple[list[int], list[int]]:
     """What the inverses of a run recover from what leaves it, and what else that takes from outside it."""
-    made = {v for entry in run for v in entry.equation.outputs}
+    comes_from: dict[int, set[int]] = {}
+    for entry in run:
+        read = set().union(*(comes_from.get(v, {v}) for v in entry.equation.reads))
+        comes_from.update(dict.fromkeys(entry.equation.outputs, read))
     known, side, recovered = set(leaving), {}, {}
     for entry in reversed(run):
         equation, claim = entry.equation, entry.claim
         if claim.inverse is None or not known.issuperset(equation.outputs):
             continue
         target, given = equation.inputs[claim.inverse.operand], claim.given(equation)
-        if target in known or any(v in made and v not in known for v in given):
+        computes_it = comes_from.get(target, {target}).intersection(given)
+        if target in known or computes_it or any(v in comes_from and v not in known for v in given):
             continue
         side.update(dict.fromkeys(v for v in given if v not in known))
         known.update((target, *given))
@@ -471,14 +482,33 @@ def _comes_back(
     target: int, group: Sequence[_Entry], facts: _Facts, leaving: set[int], at_hand: set[int]
 ) -> bool:
     """Whether `target` can be solved for from what leaves the module, what is at hand, and little else."""
-    known, side = set(leaving), 0
-    at_hand = at_hand - {target}
+    sources = _smallest_sources(group, facts, at_hand - {target})
+    known, side = set(leaving), set()
     for entry in reversed(group):
         equation, claim = entry.equation, entry.claim
         if claim.inverse is not None and known.issuperset(equation.outputs):
             known.add(equation.inputs[claim.inverse.operand])
-            side += sum(facts.origin_bytes[v] for v in claim.given(equation) if v not in at_hand | known)
-    return target in known and side <= SMALL * nbytes(facts.program.avals[target])
+            side.update(*(sources(v) for v in claim.given(equation) if v not in known))
+    return target in known and sum(facts.origin_bytes[v] for v in side) <= SMALL * facts.origin_bytes[target]
+
+
+def _smallest_sources(group: Sequence[_Entry], facts: _Facts, at_hand: set[int]) -> Callable[[int], set[int]]:
+    """Of a value: itself, or what it can be computed from if that is smaller; nothing if it is at hand."""
+    size = lambda values: sum(facts.origin_bytes[v] for v in values)
+    sources: dict[int, set[int]] = {v: set() for v in at_hand}
+    for entry in group:
+        from_inputs = set().union(*(sources.get(v, {v}) for v in entry.equation.reads))
+        for v in entry.equation.outputs:
+            sources.setdefault(v, min({v}, from_inputs, key=size))
+    return lambda v: sources.get(v, {v})
+
+
+def _reference_preserves(group: Sequence[_Entry], facts: _Facts) -> bool:
+    size = lambda entry: math.prod(entry.equation.out_avals[0].shape)
+    largest = max(map(size, group))
+    needs_size = lambda entry: REFERENCE_ERASES[entry.equation.primitive]
+    erasing = [entry for entry in group if entry.claim.kind == "K"]
+    return not any(size(entry) == largest or not needs_size(entry) for entry in erasing)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -491,5 +521,5 @@ class _Taxonomy:
 
 _TAXONOMIES = {
     "strict": _Taxonomy(_strict, _preserves),
-    "reference": _Taxonomy(_reference, lambda group, facts: all(e.claim.kind == "S" for e in group)),
+    "reference": _Taxonomy(_reference, _reference_preserves),
 }

@@ -286,12 +286,18 @@ def kept_by_autodiff(program: Program, like: Program) -> frozenset[int] | None:
             outputs = program.evaluate(merge(differentiable, varied, fixed), program.outputs)
             return [x for x in outputs if is_differentiable(jax.typeof(x))]
 
-        _, vjp = jax.vjp(fun, *varied)
+        outputs, vjp = jax.vjp(fun, *varied)
+        vjp(jax.tree.map(jax.numpy.zeros_like, outputs))  # some derivatives turn out to be missing only here
         return like.evaluate(args, inner), jax.tree.leaves(vjp)
 
     try:
         closed = jax.make_jaxpr(forward)(*map(struct, avals))
-    except (TypeError, ValueError, NotImplementedError):  # what JAX raises where a rule is missing
+    except (
+        TypeError,
+        ValueError,
+        NotImplementedError,
+        NameError,
+    ):  # a rule is missing, or an axis has no name
         return None
     merged = flatten(closed)
     kept = frozenset(v for v in merged.outputs[len(inner) :] if not isinstance(v, Literal))

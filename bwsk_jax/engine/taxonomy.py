@@ -126,13 +126,18 @@ def _cumlogsumexp(equation, interval_of):
     yield Inverse(0, solve, Grade.GUARDED, condition="no element is lost beside the sum before it")
 
 
+_INVERSE_FFT = {
+    lax.FftType.FFT: jnp.fft.ifftn,
+    lax.FftType.IFFT: jnp.fft.fftn,
+    lax.FftType.RFFT: jnp.fft.irfftn,
+}
+
+
 def _fft(equation, interval_of):
-    lengths, name = equation.params["fft_lengths"], str(equation.params["fft_type"]).upper()
-    axes = tuple(range(-len(lengths), 0))
-    back = {"RFFT": jnp.fft.irfftn, "IFFT": jnp.fft.fftn, "FFT": jnp.fft.ifftn}
-    kind = next((kind for kind in ("IRFFT", *back) if name.endswith(kind)), "")
-    if kind in back:
-        solve = lambda ins, outs: back[kind](outs[0], lengths, axes).astype(equation.in_avals[0].dtype)
+    lengths, back = equation.params["fft_lengths"], _INVERSE_FFT.get(equation.params["fft_type"])
+    if back is not None:
+        axes = tuple(range(-len(lengths), 0))
+        solve = lambda ins, outs: back(outs[0], lengths, axes).astype(equation.in_avals[0].dtype)
         yield Inverse(0, solve, Grade.ROUNDED)
 
 
@@ -156,17 +161,42 @@ def _triangular_solve(equation, interval_of):
 
 
 def _cholesky(equation, interval_of):
-    solve = lambda ins, outs: outs[0] @ jnp.conj(jnp.swapaxes(outs[0], -1, -2))
+    def solve(ins, outs):
+        factor = jnp.tril(outs[0])
+        return factor @ jnp.conj(jnp.swapaxes(factor, -1, -2))
+
     yield Inverse(0, solve, Grade.GUARDED, condition="the operand is Hermitian and positive definite")
 
 
 # --- elementwise -------------------------------------------------------------------------------------------
 
 
+def _spread(grade: Grade, *solves: Any, condition: str = ""):
+    """The operand of a sum or product that was spread over the other: one of its copies is enough."""
+
+    def entry(equation, interval_of):
+        shape = equation.out_avals[0].shape
+        for operand, solve in enumerate(solves):
+            own = equation.in_avals[operand].shape
+            if own == shape or isinstance(equation.inputs[operand], Literal) or 0 in shape:
+                continue
+            first = lambda v, own=own: lax.slice(v, [0] * len(own), np.minimum(own, v.shape))
+            back = lambda ins, outs, k=operand, solve=solve, first=first: solve(
+                first(outs[0]), first(ins[1 - k]) if ins[1 - k].ndim else ins[1 - k]
+            )
+            yield Inverse(operand, back, grade, condition=condition)
+
+    return entry
+
+
+_spread_sum = _spread(Grade.ROUNDED, lax.sub, lax.sub)
+
+
 def _add(equation, interval_of):
     """x + x is 2x."""
     if equation.inputs[0] == equation.inputs[1] and is_differentiable(equation.out_avals[0]):
         yield Inverse(0, lambda ins, outs: outs[0] / 2, Grade.RELATIVE, reads=())
+    yield from _spread_sum(equation, interval_of)
 
 
 def _pow(equation, interval_of):
@@ -238,6 +268,9 @@ DEAR: dict[Any, Any] = {
     p.triangular_solve_p: _triangular_solve,
     p.cholesky_p: _cholesky,
     p.add_p: _add,
+    p.sub_p: _spread(Grade.ROUNDED, lax.add, lambda z, x: x - z),
+    p.mul_p: _spread(Grade.GUARDED, lax.div, lax.div, condition="one other factor of each is not 0"),
+    p.div_p: _spread(Grade.GUARDED, lax.mul, lambda z, x: x / z, condition="one quotient of each is not 0"),
     p.pow_p: _pow,
     p.atan2_p: _atan2,
     p.erfc_p: _erfc,
@@ -313,11 +346,10 @@ ERASES: dict[Any, str] = {
     **_each("random bits do not give their key away", p.threefry2x32_p, p.rng_bit_generator_p),
 }
 
-REFERENCE_ERASES: frozenset[Any] = frozenset(
-    (
-        *(p.random_bits_p, p.threefry2x32_p, p.rng_bit_generator_p, p.rng_uniform_p),
-        *(p.tanh_p, p.erf_p, p.erfc_p, p.logistic_p, p.max_p, p.expm1_p),
-    )
-)
-"""What makes a leaf module K in the reference's count, which knows dropout and activations: random bits, and
-the nonlinear functions that activations are made of. All else is S there, projections and look-ups too."""
+REFERENCE_ERASES: dict[Any, bool] = {
+    **dict.fromkeys((p.random_bits_p, p.threefry2x32_p, p.rng_bit_generator_p, p.rng_uniform_p), False),
+    **dict.fromkeys((p.tanh_p, p.erf_p, p.erfc_p, p.logistic_p, p.max_p, p.expm1_p), True),
+}
+"""What makes a module K in the reference's count, which knows dropout and activations: random bits, and the
+nonlinear functions that activations are made of, the latter only on values of the module's full size (a layer
+norm may clip its variance). All else is S there, projections and look-ups too."""
