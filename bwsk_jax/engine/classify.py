@@ -357,9 +357,11 @@ def _label(body: int, atom: int | Literal) -> str:
 
 
 def _module(body: _Body, equation: Equation) -> str:
-    """The name stack, without the specifications that `einsum` puts on it."""
-    scopes = (*body.module.split("/"), *equation.module.split("/"))
-    return "/".join(scope for scope in scopes if scope and "->" not in scope)
+    """The name stack, without the specifications that `einsum` puts on it, or else the calling classes."""
+    scopes = [scope for scope in equation.module.split("/") if scope and "->" not in scope]
+    if not scopes and (callers := equation.callers):
+        return callers
+    return "/".join(filter(None, (body.module, *scopes)))
 
 
 def _line(entry: _Entry, body: _Body, facts: _Facts, label: Callable) -> Line:

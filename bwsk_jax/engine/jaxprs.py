@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import inspect
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -44,6 +45,7 @@ __all__ = [
 
 INLINED = frozenset({lax_p.jit_p, lax_p.closed_call_p, lax_p.remat_p})
 """Calls that mean no more than their body."""
+_JAX_FOLDER = os.path.dirname(jax.__file__)
 CUSTOM_DERIVATIVES = frozenset({lax_p.custom_jvp_call_p, lax_p.custom_vjp_call_p})
 
 
@@ -93,6 +95,20 @@ class Equation:
     def module(self) -> str:
         """The name stack it was traced under, as Linen and NNX write it."""
         return str(self.source.name_stack)
+
+    @property
+    def callers(self) -> str:
+        """The classes whose `__call__` it was written in, outermost first, each with the line that called it.
+
+        This is what names modules of libraries that leave no name stack, NNX and Equinox among them.
+        """
+        path, line = [], None
+        for frame in reversed(self.source.traceback.frames if self.source.traceback else ()):
+            owner, _, function = frame.function_name.rpartition(".")
+            if owner and function == "__call__" and not frame.file_name.startswith(_JAX_FOLDER):
+                path.append(owner if line is None else f"{owner}:{line}")
+                line = frame.line_num
+        return "/".join(path)
 
     @property
     def reads(self) -> tuple[int, ...]:
@@ -343,7 +359,7 @@ def flatten(
     return Program(
         avals=tuple(build.avals),
         inputs=tuple(consts + inputs if hoist else inputs),
-        constants={} if hoist else dict(zip(consts, closed.consts, strict=True)) | build.constants,
+        constants=build.constants | ({} if hoist else dict(zip(consts, closed.consts, strict=True))),
         equations=tuple(build.equations),
         outputs=tuple(outputs),
     )

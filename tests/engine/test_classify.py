@@ -273,17 +273,36 @@ def test_a_module_preserves_if_its_input_comes_back(how, rows):
     }
 
 
-def test_nnx_modules_are_named():
-    class Net(nnx.Module):
-        def __init__(self, rngs):
-            self.up = nnx.Linear(8, 16, rngs=rngs)
+class Net(nnx.Module):
+    def __init__(self, rngs):
+        self.up, self.norm = nnx.Linear(8, 16, rngs=rngs), nnx.LayerNorm(16, rngs=rngs)
+        self.down = nnx.Linear(16, 8, rngs=rngs)
 
-        @jax.named_scope("net")
-        def __call__(self, x):
-            return jax.named_scope("up")(self.up)(x)
+    def __call__(self, x):
+        x = self.up(x)
+        x = self.norm(x)
+        return self.down(x)
 
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, jax.checkpoint])
+def test_nnx_modules_are_named_by_their_classes_and_who_calls_them(wrap):
+    report = classify(wrap(Net(nnx.Rngs(0))), X)
+    leaves = [(m.name.split(":")[0], m.kind) for m in report.modules if m.leaf]
+    assert leaves == [("Net/Linear", "S"), ("Net/LayerNorm", "S"), ("Net/Linear", "K")]
+
+
+def test_a_name_stack_goes_before_calling_classes():
+    report = classify(jax.named_scope("mine")(Net(nnx.Rngs(0))), X)
+    assert {m.name for m in report.modules} == {"mine"}
+
+
+def test_modules_inside_a_loop_are_named_once():
     net = Net(nnx.Rngs(0))
-    assert {m.name for m in classify(net, X).modules if m.leaf} == {"net/up"}
+    report = classify(lambda x: lax.scan(lambda c, _: (net(c), None), x, None, length=3)[0], X)
+    assert {(m.name.split(":")[0], m.repeats) for m in report.modules if m.leaf} == {
+        ("Net/Linear", 3),
+        ("Net/LayerNorm", 3),
+    }
 
 
 @functools.cache

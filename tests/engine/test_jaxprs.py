@@ -193,3 +193,14 @@ def test_the_pullback_of_the_residuals_is_the_vjp():
 )
 def test_bytes_of_a_value(aval, size):
     assert jaxprs.nbytes(aval) == size
+
+
+def test_what_an_inner_call_closes_over_is_a_constant():
+    weights = jnp.arange(3.0)
+    inner = jax.jit(lambda x: x * weights)
+    for hoist in (False, True):
+        closed = jax.make_jaxpr(lambda x: inner(x) + inner(2 * x))(jnp.ones(3))
+        program = jaxprs.flatten(closed, hoist=hoist)
+        held = list(closed.consts) if hoist else []
+        (out,) = program.evaluate([*held, jnp.ones(3)], program.outputs)
+        np.testing.assert_array_equal(out, 3 * weights)
