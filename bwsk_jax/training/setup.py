@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from bwsk_jax import bert
+from bwsk_jax.training.byte_sizes import parse_bytes
 from bwsk_jax.training.corpus import DatasetError, load_corpus
 from bwsk_jax.training.evaluation import EvaluationSet, evaluation_set, unigram_perplexity
 from bwsk_jax.training.loop import steps_per_epoch
@@ -196,11 +197,14 @@ def _check(options: Options, variant: Variant) -> None:
         value = getattr(options, name)
         if value is not None and not value >= 0:
             raise SettingError(f"--{name.replace('_', '-')} {value} must not be negative")
-    limits = [name for name in ("max_overhead", "max_bytes") if getattr(options, name) is not None]
-    if len(limits) == 2:
-        raise SettingError("--max-overhead and --max-bytes are both given: give at most one limit")
+    limits = [name for name in ("max_overhead", "max_bytes", "fit") if getattr(options, name) is not None]
+    flags = [f"--{name.replace('_', '-')}" for name in limits]
+    if len(limits) > 1:
+        raise SettingError(f"{flags[0]} and {flags[1]} are both given: give at most one limit")
     if limits and not variant.plans:
-        raise SettingError(f"--{limits[0].replace('_', '-')} limits a plan, and {variant.name} has none")
+        raise SettingError(f"{flags[0]} limits a plan, and {variant.name} has none")
+    if options.fit is not None:
+        _check_fit(options.fit, variant)
     if variant.experiment == "scratch" and options.init is not None:
         raise SettingError(
             f"{variant.name} starts from random parameters: drop --init, or use a finetune variant"
@@ -211,6 +215,15 @@ def _check(options: Options, variant: Variant) -> None:
     card = root / "README.md"
     if card.is_file() and not card.read_text("utf-8").startswith("---\n"):
         raise SettingError(f"--out {root}: its README.md is no model card and would be overwritten")
+
+
+def _check_fit(fit: str, variant: Variant) -> None:
+    if not variant.inverts:
+        raise SettingError(f"--fit limits the plan that a step follows, and {variant.name} follows none")
+    try:
+        parse_bytes(fit)
+    except ValueError as fault:
+        raise SettingError(f"--fit {fit}: {fault}") from None
 
 
 def _resolve(recipe: Recipe, options: Options) -> Recipe:

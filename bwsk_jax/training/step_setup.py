@@ -14,7 +14,7 @@ from bwsk_jax import bert
 from bwsk_jax.training.optimizer import make_optimizer
 from bwsk_jax.training.options import Options
 from bwsk_jax.training.recipe import Recipe
-from bwsk_jax.training.step import compile_step
+from bwsk_jax.training.step import TrainState, compile_step, state_shapes
 from bwsk_jax.variants import Variant
 
 DTYPES = {"float32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}
@@ -66,12 +66,16 @@ class StepSetup:
         """The scan body of one encoder layer, its carry and what it scans over, as shapes."""
         recipe, config = self.recipe, self.config
         hidden_bth = jax.ShapeDtypeStruct((recipe.batch_size, recipe.seq_len, config.hidden_size), self.dtype)
-        params = jax.eval_shape(functools.partial(bert.init_params, config), jax.random.key(0))
         layer = jax.tree.map(
-            lambda stack: jax.ShapeDtypeStruct(stack.shape[1:], stack.dtype), params["layers"]
+            lambda stack: jax.ShapeDtypeStruct(stack.shape[1:], stack.dtype), self.state.params["layers"]
         )
         key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))
         return bert.layer_body(config, dtype=self.dtype, train=True), hidden_bth, (layer, key)
+
+    @property
+    def state(self) -> TrainState:
+        """The state before the first step, as shapes."""
+        return state_shapes(self.config, self.optimizer, dtype=self.dtype)
 
     def compile(self) -> jax.stages.Compiled:
         """Compile the step from shapes alone."""
