@@ -20,7 +20,6 @@ from bwsk_jax.training.sources import (
     cached_model_config,
     cached_tokenizer,
 )
-from bwsk_jax.training.step import compiled_peak_bytes
 from bwsk_jax.training.step_setup import StepSetup
 from bwsk_jax.training.token_cache import cached_tokens
 
@@ -76,7 +75,7 @@ def step_memory(setup: StepSetup) -> dict[str, Any]:
     plan = setup.plan or bwsk_jax.plan_scan(*setup.encoder_layer, length=layers)
     follows = setup.plan is not None
     return {
-        "compiled_peak_mb": compiled_peak_bytes(setup.compile()) / 1e6,
+        "compiled_peak_mb": setup.peak_bytes() / 1e6,
         "floor_mb": (2 * params_bytes + _bytes(state.optimizer_state)) / 1e6,
         "saved_mb": layers * (plan.saved_bytes if follows else plan.residual_bytes) / 1e6,
         "residual_mb": layers * plan.residual_bytes / 1e6,

@@ -7,7 +7,6 @@ from typing import TypeVar
 
 import bwsk_jax
 from bwsk_jax.training.byte_sizes import parse_bytes
-from bwsk_jax.training.step import compiled_peak_bytes
 from bwsk_jax.training.step_setup import StepSetup
 
 AnySetup = TypeVar("AnySetup", bound=StepSetup)
@@ -32,7 +31,7 @@ def fit_memory(setup: AnySetup) -> AnySetup:
     peaks = []
 
     def too_large(plan: bwsk_jax.Plan) -> bool:
-        peak = compiled_peak_bytes(limited(setup, plan.saved_bytes).compile())
+        peak = limited(setup, plan.saved_bytes).peak_bytes()
         peaks.append(peak)
         print(
             f"--fit {setup.options.fit}: {plan.saved_bytes:,} bytes saved per layer, {plan.overhead:.1%} "

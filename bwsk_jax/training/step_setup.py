@@ -14,7 +14,7 @@ from bwsk_jax import bert
 from bwsk_jax.training.optimizer import make_optimizer
 from bwsk_jax.training.options import Options
 from bwsk_jax.training.recipe import Recipe
-from bwsk_jax.training.step import TrainState, compile_step, state_shapes
+from bwsk_jax.training.step import TrainState, compile_step, compiled_peak_bytes, state_shapes
 from bwsk_jax.variants import Variant
 
 DTYPES = {"float32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}
@@ -88,6 +88,10 @@ class StepSetup:
             dtype=self.dtype,
             scan=self.scan,
         )
+
+    def peak_bytes(self) -> int:
+        """Compile the step and return its compiled peak."""
+        return compiled_peak_bytes(self.compile())
 
     @property
     def _limits(self) -> dict[str, Any]:

@@ -10,12 +10,10 @@ from tiny import CONFIG, MASK_ID
 
 import bwsk_jax
 from bwsk_jax.train import main
-from bwsk_jax.training import memory_limit
 from bwsk_jax.training.checkpoints import Checkpoints
-from bwsk_jax.training.memory_limit import FitError, fit_memory, limited
+from bwsk_jax.training.memory_limit import FitError, fit_memory
 from bwsk_jax.training.options import Options
 from bwsk_jax.training.recipe import Recipe
-from bwsk_jax.training.step import compiled_peak_bytes
 from bwsk_jax.training.step_setup import StepSetup
 from bwsk_jax.variants import find_variant
 
@@ -32,39 +30,51 @@ def setup():
     )
 
 
-@pytest.fixture(scope="module")
-def frontier(setup):
-    """Saved bytes per layer -> compiled peak, of every plan on the frontier."""
-    plans = bwsk_jax.frontier(*setup.encoder_layer, length=setup.config.num_hidden_layers)
-    return {
-        plan.saved_bytes: compiled_peak_bytes(limited(setup, plan.saved_bytes).compile()) for plan in plans
-    }
+@pytest.fixture
+def peaks(setup, monkeypatch):
+    """Saved bytes per layer -> peak of every plan on the frontier, by a model of the compiler."""
+    monkeypatch.setattr(StepSetup, "peak_bytes", lambda self: 1000 + 6 * self.options.max_bytes)
+    plans = bwsk_jax.frontier(*setup.encoder_layer, length=6)
+    return {plan.saved_bytes: 1000 + 6 * plan.saved_bytes for plan in plans}
 
 
 def fitted(setup, limit):
     return fit_memory(dataclasses.replace(setup, options=dataclasses.replace(setup.options, fit=str(limit))))
 
 
-def test_the_next_larger_plan_does_not_fit(setup, frontier, capsys):
-    assert len(frontier) >= 4
-    for (saved, peak), (_, larger_peak) in itertools.pairwise(frontier.items()):
-        assert peak < larger_peak
+def test_the_next_larger_plan_does_not_fit_as_compiled(setup, monkeypatch):
+    compiled = {}
+    peak_bytes = StepSetup.peak_bytes
+    monkeypatch.setattr(
+        StepSetup,
+        "peak_bytes",
+        lambda self: compiled.setdefault(self.plan.saved_bytes, peak_bytes(self)),
+    )
+    found = fitted(setup, "1.6MB")
+    larger = [plan.saved_bytes for plan in bwsk_jax.frontier(*setup.encoder_layer, length=6)]
+    larger = larger[larger.index(found.plan.saved_bytes) + 1]
+    assert compiled[found.plan.saved_bytes] <= 1_600_000 < compiled[larger]
+    assert len(compiled) == 3
+
+
+def test_every_limit_gets_the_largest_plan_that_fits(setup, peaks, capsys):
+    assert len(peaks) >= 4
+    for (saved, peak), (_, larger_peak) in itertools.pairwise(peaks.items()):
         for limit in (peak, larger_peak - 1):
             found = fitted(setup, limit)
             assert found.options.max_bytes == found.plan.saved_bytes == saved
-            assert compiled_peak_bytes(found.compile()) == peak
         told = capsys.readouterr().err.splitlines()
         assert any(line.endswith("fits") for line in told) and any(line.endswith("too much") for line in told)
         assert len(told) <= 2 * 4
 
 
-def test_where_there_is_room_nothing_is_recomputed(setup, frontier):
+def test_where_there_is_room_nothing_is_recomputed(setup, peaks):
     found = fitted(setup, "1GB")
-    assert found.plan.overhead == 0 and found.plan.saved_bytes == max(frontier)
+    assert found.plan.overhead == 0 and found.plan.saved_bytes == max(peaks)
 
 
-def test_too_little_memory_is_an_error_with_the_least_there_is(setup, frontier):
-    least = min(frontier.values())
+def test_too_little_memory_is_an_error_with_the_least_there_is(setup, peaks):
+    least = min(peaks.values())
     with pytest.raises(FitError, match=f"the step takes at least {least:,}"):
         fitted(setup, least - 1)
 
@@ -92,6 +102,7 @@ def train(tmp_path, capsys):
 
 
 def test_a_run_resumes_with_the_plan_it_began_with(train, monkeypatch, tmp_path):
+    monkeypatch.setattr(StepSetup, "peak_bytes", lambda self: 1000)
     save = Checkpoints.save
 
     def save_and_die(self, state, history, *, improved):
@@ -105,7 +116,7 @@ def test_a_run_resumes_with_the_plan_it_began_with(train, monkeypatch, tmp_path)
     def searched(*_, **__):
         raise AssertionError("the limit was looked for again")
 
-    monkeypatch.setattr(memory_limit, "compiled_peak_bytes", searched)
+    monkeypatch.setattr(StepSetup, "peak_bytes", searched)
     captured, options = train("--fit", "8GiB")
     assert "resuming after step 1/2" in captured.out
     assert options["fit"] == "8GiB" and options["max_bytes"] > 0
@@ -118,7 +129,8 @@ def test_a_run_resumes_with_the_plan_it_began_with(train, monkeypatch, tmp_path)
         train("--fit", "4GiB")
 
 
-def test_what_does_not_fit_writes_nothing(train, tmp_path, capsys):
+def test_what_does_not_fit_writes_nothing(train, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(StepSetup, "peak_bytes", lambda self: 4000 + self.options.max_bytes)
     with pytest.raises(SystemExit) as ended:
         train("--fit", "1KiB")
     assert ended.value.code == 2
