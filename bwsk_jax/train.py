@@ -1,5 +1,6 @@
 """Train a variant from the command line: `python -m bwsk_jax.train --variant scratch-reversible`."""
 
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from bwsk_jax.variants import UnknownVariantError
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Parse `args` (the command line's by default) and train.
+    """Parse `args` (the command line's by default) and train; or, with `--dry-run`, print what it takes.
 
     Ends with one line on standard error and status 2 when the flags, files or data cannot be used, before
     anything is written; with status 1 when training diverged; with 143 or 130 when SIGTERM or Ctrl-C ended
@@ -21,10 +22,17 @@ def main(args: Sequence[str] | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from bwsk_jax import PlanError, bert
     from bwsk_jax.training.checkpoints import RestoreError
-    from bwsk_jax.training.configuration import OtherRunError, check_same_run, finished_results
+    from bwsk_jax.training.configuration import (
+        OtherRunError,
+        check_same_run,
+        finished_results,
+        with_recorded_limit,
+    )
     from bwsk_jax.training.corpus import DatasetError
+    from bwsk_jax.training.dry_run import dry_run
     from bwsk_jax.training.interruption import TrainingInterruptedError
     from bwsk_jax.training.loop import DivergedError
+    from bwsk_jax.training.memory_limit import FitError, fit_memory
     from bwsk_jax.training.run import gather, print_summary, run
     from bwsk_jax.training.setup import SettingError, prepare
     from bwsk_jax.training.sources import SourceError
@@ -38,14 +46,19 @@ def main(args: Sequence[str] | None = None) -> None:
         bert.CheckpointError,
         bert.TokenizerError,
         PlanError,
+        FitError,
         OtherRunError,
     )
     try:
+        if options.dry_run:
+            return print(json.dumps(dry_run(options), indent=2))
         setup = prepare(options)
         check_same_run(setup)
+        results = finished_results(setup)
+        if results is None:
+            setup = fit_memory(with_recorded_limit(setup))
     except mistakes as mistake:
         _quit(mistake, status=2)
-    results = finished_results(setup)
     if results is not None:
         print(f"{setup.folder} is finished; to train again give another --out, or remove the folder")
         gather(setup, results)

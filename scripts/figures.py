@@ -24,7 +24,7 @@ import tyro
 import bwsk_jax
 from bwsk_jax import bert
 from bwsk_jax.training.optimizer import make_optimizer
-from bwsk_jax.training.step import compiled_peak_bytes, initial_state, make_train_step
+from bwsk_jax.training.step import compile_step, compiled_peak_bytes, initial_state, make_train_step
 
 MODES: dict[str, Callable] = {
     "conventional": jax.lax.scan,
@@ -36,24 +36,23 @@ MODES: dict[str, Callable] = {
 MASK_ID = 103
 
 
-def step_and_state(preset: str, scan: Callable, dtype, steps: int = 100):
+def step_and_state(preset: str, scan: Callable, steps: int = 100):
     """The jitted training step of a preset and a function that makes its first state."""
     config = bert.PRESETS[preset]
     optimizer = make_optimizer(3e-4, steps)
-    step = make_train_step(config, optimizer, MASK_ID, dtype=dtype, scan=scan)
+    step = make_train_step(config, optimizer, MASK_ID, scan=scan)
     return step, lambda key: initial_state(bert.init_params(config, key), optimizer)
 
 
 def peak(preset: str = "base", batch_size: int = 4, seq_len: int = 512) -> None:
     """Print the compiled peak of one bfloat16 training step of one micro-batch, in each mode."""
-    tokens = jax.ShapeDtypeStruct((1, batch_size, seq_len), jnp.int32)
-    key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))
+    config, optimizer = bert.PRESETS[preset], make_optimizer(3e-4, 100)
     baseline = None
     print(f"{preset}, B={batch_size}, T={seq_len}, bf16, one micro-batch, {jax.default_backend()}")
     print(f"{'mode':<26}{'compiled peak MiB':>18}{'/ conventional':>16}")
     for name, scan in MODES.items():
-        step, state_of = step_and_state(preset, scan, jnp.bfloat16)
-        compiled = step.lower(jax.eval_shape(state_of, jax.random.key(0)), tokens, key).compile()
+        shape_abt = (1, batch_size, seq_len)
+        compiled = compile_step(config, optimizer, MASK_ID, shape_abt, dtype=jnp.bfloat16, scan=scan)
         mebibytes = compiled_peak_bytes(compiled) / 2**20
         baseline = baseline or mebibytes
         print(f"{name:<26}{mebibytes:>18.0f}{mebibytes / baseline:>16.3f}", flush=True)
@@ -65,7 +64,7 @@ def timing(preset: str = "mini", batch_size: int = 4, seq_len: int = 512, rounds
     key = jax.random.key(0, impl="rbg")
     runs = {}
     for name, scan in MODES.items():
-        step, state_of = step_and_state(preset, scan, jnp.float32)
+        step, state_of = step_and_state(preset, scan)
         state = state_of(jax.random.key(0))
         compiled = step.lower(state, tokens, key).compile()
         state, _ = jax.block_until_ready(compiled(state, tokens, key))
@@ -91,7 +90,7 @@ def curves(preset: str = "mini", batch_size: int = 2, seq_len: int = 256, steps:
     text = np.random.default_rng(0).zipf(1.3, (steps, 1, batch_size, seq_len)) % 29000 + 1000
     losses = {}
     for name in ("conventional", "reversible, 3%", "reversible, least memory"):
-        step, state_of = step_and_state(preset, MODES[name], jnp.float32, steps)
+        step, state_of = step_and_state(preset, MODES[name], steps)
         state, key = state_of(jax.random.key(0)), jax.random.key(1, impl="rbg")
         losses[name] = []
         for tokens in text.astype(np.int32):

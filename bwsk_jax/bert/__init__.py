@@ -1,7 +1,13 @@
 """BERT for masked language modelling, and its exchange with Hugging Face."""
 
 from bwsk_jax.bert.config import PRESETS, BertConfig, BertConfigError
-from bwsk_jax.bert.huggingface import CheckpointError, load_for_finetuning, load_pretrained, save_pretrained
+from bwsk_jax.bert.huggingface import (
+    CheckpointError,
+    load_config,
+    load_for_finetuning,
+    load_pretrained,
+    save_pretrained,
+)
 from bwsk_jax.bert.model import BertInputError, encode, forward, init_params, layer_body, predict
 from bwsk_jax.bert.tokenizer import TokenizerError, load_tokenizer, save_tokenizer, train_tokenizer
 
@@ -16,6 +22,7 @@ __all__ = [
     "forward",
     "init_params",
     "layer_body",
+    "load_config",
     "load_for_finetuning",
     "load_pretrained",
     "load_tokenizer",

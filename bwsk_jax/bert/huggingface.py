@@ -241,6 +241,20 @@ def _raise_all(faults: list[str], what: str) -> None:
 # --- folders ------------------------------------------------------------------------------------------------
 
 
+def load_config(folder: str | os.PathLike[str]) -> BertConfig:
+    """Read the configuration of a Hugging Face folder.
+
+    Raises:
+        CheckpointError: no readable ``config.json``.
+        BertConfigError: a configuration of another architecture or of a BERT that is not computed here.
+    """
+    file = Path(folder) / CONFIG_FILE
+    try:
+        return BertConfig.from_hf(_read_json(file))
+    except BertConfigError as error:
+        raise BertConfigError(f"{file}: {error}") from None
+
+
 def load_pretrained(folder: str | os.PathLike[str]) -> tuple[BertConfig, Params]:
     """Read a Hugging Face folder; return its configuration and float32 parameters.
 
@@ -283,11 +297,7 @@ def load_for_finetuning(
 
 
 def _read_folder(folder: Path) -> tuple[BertConfig, dict[str, np.ndarray]]:
-    config_file = folder / CONFIG_FILE
-    try:
-        config = BertConfig.from_hf(_read_json(config_file))
-    except BertConfigError as error:
-        raise BertConfigError(f"{config_file}: {error}") from None
+    config = load_config(folder)
     tensors: dict[str, np.ndarray] = {}
     for file in _weight_files(folder):
         tensors.update(_read_tensors(file))

@@ -4,9 +4,11 @@ import dataclasses
 import hashlib
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 from bwsk_jax.training.checkpoints import has_checkpoint
+from bwsk_jax.training.memory_limit import limited
 from bwsk_jax.training.options import Options
 from bwsk_jax.training.results import RESULTS_FILE, write_json
 from bwsk_jax.training.setup import Setup
@@ -15,6 +17,7 @@ OPTIONS_FILE = "options.json"
 TEXT = "text"
 IN_RECIPE = ("seq_len", "batch_size", "grad_accum", "epochs")
 MAY_DIFFER = {"out", "save_every"}
+ADVICE = "give another --out, or remove the folder"
 WORK = (RESULTS_FILE, "model.safetensors")
 
 
@@ -43,32 +46,50 @@ def check_same_run(setup: Setup) -> None:
 
     A folder without checkpoint, export or results holds no work.
     """
-    folder = setup.folder
-    if not has_checkpoint(folder) and not any((folder / name).exists() for name in WORK):
+    saved = _saved_options(setup.folder)
+    if saved is None:
         return
-    advice = "give another --out, or remove the folder"
-    try:
-        saved = json.loads((folder / OPTIONS_FILE).read_text("utf-8"))
-    except FileNotFoundError:
-        raise OtherRunError(f"{folder} holds a run without {OPTIONS_FILE}: {advice}") from None
-    except ValueError as fault:
-        raise OtherRunError(f"{folder / OPTIONS_FILE} is damaged ({fault}): {advice}") from None
+    may_differ = MAY_DIFFER | ({"max_bytes"} if setup.options.fit is not None else set())
     defaults = {field.name: field.default for field in dataclasses.fields(Options)}
     differences = [
         f"--{name.replace('_', '-')} was {_shown(before)}, now {_shown(now)}"
         for name, now in resolved_options(setup).items()
-        if name not in MAY_DIFFER and (before := saved.get(name, defaults[name])) != now
+        if name not in may_differ and (before := saved.get(name, defaults[name])) != now
     ]
     if not differences and saved.get(TEXT) != _text_digest(setup):
         differences = ["the text or vocabulary behind --dataset and --tokenizer has changed"]
     if differences:
-        raise OtherRunError(f"{folder} holds another run: {'; '.join(differences)}: {advice}")
+        raise OtherRunError(f"{setup.folder} holds another run: {'; '.join(differences)}: {ADVICE}")
+
+
+def with_recorded_limit(setup: Setup) -> Setup:
+    """Return `setup` with the `max_bytes` that `--fit` led to when this run, if it is one, was begun.
+
+    Another version of the compiler might choose another plan, and the curves would no longer be those of an
+    unbroken run.
+    """
+    saved = _saved_options(setup.folder)
+    if setup.options.fit is None or saved is None:
+        return setup
+    return limited(setup, saved["max_bytes"])
 
 
 def finished_results(setup: Setup) -> dict[str, Any] | None:
     """Return the results of the run in the variant's folder if it is finished."""
     file = setup.folder / RESULTS_FILE
     return json.loads(file.read_text("utf-8")) if file.is_file() else None
+
+
+def _saved_options(folder: Path) -> dict[str, Any] | None:
+    """Return what `save_options` wrote for the work in `folder`, None if there is no work."""
+    if not has_checkpoint(folder) and not any((folder / name).exists() for name in WORK):
+        return None
+    try:
+        return json.loads((folder / OPTIONS_FILE).read_text("utf-8"))
+    except FileNotFoundError:
+        raise OtherRunError(f"{folder} holds a run without {OPTIONS_FILE}: {ADVICE}") from None
+    except ValueError as fault:
+        raise OtherRunError(f"{folder / OPTIONS_FILE} is damaged ({fault}): {ADVICE}") from None
 
 
 def _shown(value: Any) -> str:

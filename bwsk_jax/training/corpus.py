@@ -5,6 +5,9 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from bwsk_jax.training.hub import is_hub_name
+
+EMBEDDED = "embedded"
 SPLIT_FILES = {"train": "train.txt", "validation": "valid.txt", "test": "test.txt"}
 HELD_OUT_FRACTION = 0.1
 RULE = re.compile(r"(\W)\1{3,}")
@@ -87,12 +90,27 @@ def load_corpus(dataset: str) -> Corpus:
     return corpus
 
 
+def on_the_hub(dataset: str) -> bool:
+    """Whether `--dataset` names something that is not here but may be on the Hub or in its cache.
+
+    >>> on_the_hub("owner/name:config"), on_the_hub("embedded"), on_the_hub("./texts")
+    (True, False, False)
+    """
+    name, _ = _name_and_config(dataset)
+    return dataset != EMBEDDED and not Path(name).exists() and is_hub_name(name)
+
+
+def _name_and_config(dataset: str) -> tuple[str, str | None]:
+    if ":" not in dataset or Path(dataset).exists():
+        return dataset, None
+    name, _, config = dataset.rpartition(":")
+    return name, config
+
+
 def _load(dataset: str) -> Corpus:
-    if dataset == "embedded":
+    if dataset == EMBEDDED:
         return embedded_corpus()
-    name, config = dataset, None
-    if ":" in dataset and not Path(dataset).exists():
-        name, _, config = dataset.rpartition(":")
+    name, config = _name_and_config(dataset)
     folder = Path(name)
     if folder.is_file():
         raise DatasetError(f"--dataset {name} is a file: give the folder that holds the splits")

@@ -77,7 +77,7 @@ def fetch(repository: str, files: tuple[str, ...]) -> Path:
             return Path(snapshot_download(repository, allow_patterns=list(files)))
         # Whatever the Hub's client, its HTTP library or the disk raises, the user needs the sentence.
         except Exception as error:
-            cached = _cached_folder(repository, files)
+            cached = cached_folder(repository, files)
             if cached is not None:
                 return cached
             raise HubError(explain(error, fault)) from error
@@ -126,7 +126,7 @@ def _probe(endpoint: str) -> str | None:
     return fault and f"{endpoint} {fault}"
 
 
-def _cached_folder(repository: str, files: tuple[str, ...]) -> Path | None:
+def cached_folder(repository: str, files: tuple[str, ...]) -> Path | None:
     """Return the cached snapshot that holds the first of `files` it can, complete or not."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError

@@ -44,7 +44,12 @@ class Options:
     max_overhead: float | None = None
     """Recomputation the backward pass may do, as a fraction of the step's FLOPs; inf is least memory."""
     max_bytes: int | None = None
-    """Bytes that a layer may save for the backward pass. At most one of this and --max-overhead."""
+    """Bytes that a layer may save for the backward pass."""
+    fit: str | None = None
+    """Bytes that the whole step may take, like 8GiB or 500MB: least recomputation within them, as compiled.
+    At most one of this, --max-overhead and --max-bytes."""
+    dry_run: bool = False
+    """Will it fit? Compile the step, print its memory as JSON, and train nothing. Asks the Hub nothing."""
     save_every: float = 60.0
     """Seconds of work that may be lost when the process is killed; the same command resumes."""
     seed: int = 0

@@ -26,6 +26,11 @@ class Recipe:
     patience: int = 3
     """Validations in a row without a new best after which training stops."""
 
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one optimizer step sees."""
+        return self.grad_accum * self.batch_size * self.seq_len
+
 
 RECIPES = {
     "demo": Recipe(

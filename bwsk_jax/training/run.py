@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 
 from bwsk_jax import bert
 from bwsk_jax.training.card import loading_snippet, write_model_card
@@ -16,7 +15,6 @@ from bwsk_jax.training.evaluation import make_window_loss, pseudo_perplexity
 from bwsk_jax.training.interruption import Interruption
 from bwsk_jax.training.loaded import show_loading
 from bwsk_jax.training.loop import History, fit
-from bwsk_jax.training.optimizer import make_optimizer
 from bwsk_jax.training.plot import plot_loss
 from bwsk_jax.training.progress import Progress, duration
 from bwsk_jax.training.results import (
@@ -27,7 +25,7 @@ from bwsk_jax.training.results import (
     write_json,
 )
 from bwsk_jax.training.setup import Setup
-from bwsk_jax.training.step import compiled_peak_bytes, initial_state, make_train_step
+from bwsk_jax.training.step import compiled_peak_bytes, initial_state
 
 
 def run(setup: Setup) -> dict[str, Any]:
@@ -46,7 +44,6 @@ def run(setup: Setup) -> dict[str, Any]:
     _, best_params = bert.load_pretrained(setup.folder)
     test_metric = _evaluator(setup)(best_params, setup.test)
 
-    tokens_per_step = setup.recipe.grad_accum * setup.recipe.batch_size * setup.recipe.seq_len
     limits = {"max_overhead": setup.options.max_overhead, "max_bytes": setup.options.max_bytes}
     results = training_results(
         model_slug=setup.model_slug,
@@ -56,7 +53,7 @@ def run(setup: Setup) -> dict[str, Any]:
         unigram_perplexity=setup.unigram_perplexity,
         wall_time_s=earlier_seconds + time.perf_counter() - started,
         compiled_peak_bytes=peak_bytes,
-        tokens_per_step=tokens_per_step,
+        tokens_per_step=setup.recipe.tokens_per_step,
         plan=None if setup.plan is None else plan_results(setup.plan, **limits),
         parameters=parameters,
         settings=setup.settings,
@@ -76,14 +73,8 @@ def gather(setup: Setup, results: dict[str, Any]) -> None:
 
 def _train(setup: Setup) -> tuple[History, float, int]:
     recipe = setup.recipe
-    optimizer = make_optimizer(setup.peak_lr, setup.total_steps)
-    state = initial_state(setup.params, optimizer, dtype=setup.dtype)
-    tokens_abt = jax.ShapeDtypeStruct((recipe.grad_accum, recipe.batch_size, recipe.seq_len), np.int32)
-    key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))
-    train_step = make_train_step(
-        setup.config, optimizer, setup.tokenizer.mask_token_id, dtype=setup.dtype, scan=setup.scan
-    )
-    compiled = train_step.lower(state, tokens_abt, key).compile()
+    compiled = setup.compile()
+    state = initial_state(setup.params, setup.optimizer, dtype=setup.dtype)
     evaluate = _evaluator(setup)
     with Checkpoints(setup.folder, setup.options.save_every) as checkpoints, Interruption() as interruption:
         history = History()
@@ -105,13 +96,13 @@ def _train(setup: Setup) -> tuple[History, float, int]:
             keep=lambda state: bert.save_pretrained(setup.folder, setup.config, state.params),
             saves=checkpoints,
             interruption=interruption,
-            progress=Progress(setup.total_steps, tokens_abt.size, steps_before=history.total_steps),
+            progress=Progress(setup.total_steps, recipe.tokens_per_step, steps_before=history.total_steps),
         )
     return history, earlier_seconds, compiled_peak_bytes(compiled)
 
 
 def _evaluator(setup: Setup):
-    window_loss = make_window_loss(setup.config, setup.tokenizer.mask_token_id, dtype=setup.dtype)
+    window_loss = make_window_loss(setup.config, setup.mask_id, dtype=setup.dtype)
     return lambda params, held_out: pseudo_perplexity(window_loss, params, held_out, setup.recipe.batch_size)
 
 

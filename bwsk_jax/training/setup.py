@@ -1,28 +1,26 @@
 """From flags to everything a run needs, checked, before anything is written."""
 
 import dataclasses
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bwsk_jax import bert
+from bwsk_jax.training.byte_sizes import parse_bytes
 from bwsk_jax.training.corpus import DatasetError, load_corpus
 from bwsk_jax.training.evaluation import EvaluationSet, evaluation_set, unigram_perplexity
 from bwsk_jax.training.loop import steps_per_epoch
 from bwsk_jax.training.options import Options
 from bwsk_jax.training.recipe import RECIPES, Recipe
 from bwsk_jax.training.sources import model_folder, tokenizer_path, with_default_sources
+from bwsk_jax.training.step_setup import StepSetup
 from bwsk_jax.training.token_cache import cached_tokens
 from bwsk_jax.training.windows import cut_windows
 from bwsk_jax.variants import Variant, find_variant
 
-DTYPES = {"float32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}
 POSITIVE = (
     "seq_len",
     "batch_size",
@@ -42,24 +40,15 @@ class SettingError(ValueError):
 
 
 @dataclass(frozen=True)
-class Setup:
-    """A run that can start: `params` are its first parameters, `plan` that of one encoder layer."""
+class Setup(StepSetup):
+    """A run that can start: its step, and `params`, its first parameters."""
 
-    options: Options
-    variant: Variant
-    recipe: Recipe
-    peak_lr: float
-    total_steps: int
-    config: bert.BertConfig
     params: Any
     tokenizer: Any
     train_windows: np.ndarray
     validation: EvaluationSet
     test: EvaluationSet
     unigram_perplexity: float
-    dtype: Any
-    scan: Callable
-    plan: Any | None
     notes: tuple[str, ...] = ()
     """What the user should know before the run starts, a line each."""
 
@@ -104,56 +93,99 @@ def prepare(options: Options) -> Setup:
     Raises `UnknownVariantError`, `SettingError`, `SourceError`, `DatasetError` or an error of `bwsk_jax.bert`
     or the planner, each with a message for the user.
     """
-    variant = find_variant(options.variant)
-    _check(options, variant)
-    options = with_default_sources(options, variant)
-    recipe = _resolve(RECIPES[options.preset], options)
+    variant, options, recipe = settle(options)
     init = options.init and model_folder(options.init)
     tokenizer_at = init if options.tokenizer == options.init else tokenizer_path(options.tokenizer)
     corpus = load_corpus(options.dataset)
-    tokenizer = _tokenizer(options, tokenizer_at, corpus.train)
-    config, params, notes = _model(options, recipe, init, tokenizer)
-    if recipe.seq_len > config.max_position_embeddings:
-        raise SettingError(
-            f"--seq-len {recipe.seq_len} is beyond the model's {config.max_position_embeddings} positions"
-        )
+    tokenizer = make_tokenizer(options, tokenizer_at, corpus.train)
+    config = model_config(options, recipe, init and bert.load_config(init), tokenizer)
+    params, notes = _first_params(options, config, init)
 
     tokens = {
         split: cached_tokens(tokenizer, text, label=f"{split} text")
         for split, text in dataclasses.asdict(corpus).items()
     }
-    train_windows = cut_windows(tokens["train"], recipe.seq_len, recipe.seq_len, split="train")
+    train_windows = cut_train_windows(tokens["train"], recipe)
     stride = max(1, recipe.seq_len // 2)
     validation, test = (
         evaluation_set(cut_windows(tokens[split], recipe.seq_len, stride, split=split))
         for split in ("validation", "test")
     )
-    epoch_steps = steps_per_epoch(len(train_windows), recipe)
-    if epoch_steps == 0:
-        raise DatasetError(
-            f"the train text has {len(train_windows)} windows of {recipe.seq_len} tokens, fewer than "
-            f"one step of --batch-size {recipe.batch_size} x --grad-accum {recipe.grad_accum}"
-        )
-    total_steps = epoch_steps * recipe.epochs
-    dtype = DTYPES[options.precision]
     return Setup(
         options=options,
         variant=variant,
         recipe=recipe,
-        peak_lr=options.lr or (recipe.finetune_lr if variant.experiment == "finetune" else recipe.scratch_lr),
-        total_steps=min(total_steps, options.max_steps or total_steps),
         config=config,
+        mask_id=tokenizer.mask_token_id,
+        total_steps=planned_steps(options, recipe, len(train_windows)),
         params=params,
         tokenizer=tokenizer,
         train_windows=train_windows,
         validation=validation,
         test=test,
         unigram_perplexity=unigram_perplexity(tokens["train"], validation, config.vocab_size),
-        dtype=dtype,
-        scan=_scan(options, variant),
-        plan=_plan(options, variant, recipe, config, params, dtype),
         notes=notes,
     )
+
+
+def settle(options: Options) -> tuple[Variant, Options, Recipe]:
+    """Check the flags by themselves; return their variant, themselves with sources, and their recipe.
+
+    Raises `UnknownVariantError` or `SettingError`.
+    """
+    variant = find_variant(options.variant)
+    _check(options, variant)
+    return variant, with_default_sources(options, variant), _resolve(RECIPES[options.preset], options)
+
+
+def make_tokenizer(options: Options, path: Path | None, train_text: str):
+    """Load the tokenizer at `path`, or train it where that is None."""
+    if path is not None:
+        tokenizer = bert.load_tokenizer(path)
+    else:
+        preset = bert.PRESETS[options.preset]
+        tokenizer = bert.train_tokenizer(train_text.splitlines(), vocab_size=preset.vocab_size)
+        tokenizer.model_max_length = preset.max_position_embeddings
+    if tokenizer.mask_token_id is None:
+        raise SettingError(f"--tokenizer {options.tokenizer}: it has no mask token")
+    return tokenizer
+
+
+def model_config(
+    options: Options, recipe: Recipe, init: bert.BertConfig | None, tokenizer: Any | None
+) -> bert.BertConfig:
+    """Return the configuration to train: `init`'s, else the preset's, with the tokenizer's vocabulary.
+
+    Without a tokenizer the vocabulary is not checked, and the preset's from scratch. Raises `SettingError`.
+    """
+    config = init or _scratch_config(options, recipe, tokenizer)
+    if tokenizer is not None and not vocabulary_fits(len(tokenizer), config.vocab_size):
+        raise SettingError(
+            f"the tokenizer in {options.tokenizer} has {len(tokenizer)} pieces, but the model in "
+            f"{options.init} has {config.vocab_size}: they do not belong together"
+        )
+    if recipe.seq_len > config.max_position_embeddings:
+        raise SettingError(
+            f"--seq-len {recipe.seq_len} is beyond the model's {config.max_position_embeddings} positions"
+        )
+    return config
+
+
+def cut_train_windows(tokens: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """Return int32 [W, T], enough for one step at least. Raises `DatasetError`."""
+    windows = cut_windows(tokens, recipe.seq_len, recipe.seq_len, split="train")
+    if steps_per_epoch(len(windows), recipe) == 0:
+        raise DatasetError(
+            f"the train text has {len(windows)} windows of {recipe.seq_len} tokens, fewer than "
+            f"one step of --batch-size {recipe.batch_size} x --grad-accum {recipe.grad_accum}"
+        )
+    return windows
+
+
+def planned_steps(options: Options, recipe: Recipe, windows: int) -> int:
+    """Return how many optimizer steps a run over `windows` takes, unless it stops early."""
+    steps = steps_per_epoch(windows, recipe) * recipe.epochs
+    return min(steps, options.max_steps or steps)
 
 
 def _check(options: Options, variant: Variant) -> None:
@@ -165,11 +197,14 @@ def _check(options: Options, variant: Variant) -> None:
         value = getattr(options, name)
         if value is not None and not value >= 0:
             raise SettingError(f"--{name.replace('_', '-')} {value} must not be negative")
-    limits = [name for name in ("max_overhead", "max_bytes") if getattr(options, name) is not None]
-    if len(limits) == 2:
-        raise SettingError("--max-overhead and --max-bytes are both given: give at most one limit")
+    limits = [name for name in ("max_overhead", "max_bytes", "fit") if getattr(options, name) is not None]
+    flags = [f"--{name.replace('_', '-')}" for name in limits]
+    if len(limits) > 1:
+        raise SettingError(f"{flags[0]} and {flags[1]} are both given: give at most one limit")
     if limits and not variant.plans:
-        raise SettingError(f"--{limits[0].replace('_', '-')} limits a plan, and {variant.name} has none")
+        raise SettingError(f"{flags[0]} limits a plan, and {variant.name} has none")
+    if options.fit is not None:
+        _check_fit(options.fit, variant)
     if variant.experiment == "scratch" and options.init is not None:
         raise SettingError(
             f"{variant.name} starts from random parameters: drop --init, or use a finetune variant"
@@ -182,6 +217,15 @@ def _check(options: Options, variant: Variant) -> None:
         raise SettingError(f"--out {root}: its README.md is no model card and would be overwritten")
 
 
+def _check_fit(fit: str, variant: Variant) -> None:
+    if not variant.inverts:
+        raise SettingError(f"--fit limits the plan that a step follows, and {variant.name} follows none")
+    try:
+        parse_bytes(fit)
+    except ValueError as fault:
+        raise SettingError(f"--fit {fit}: {fault}") from None
+
+
 def _resolve(recipe: Recipe, options: Options) -> Recipe:
     given = {
         name: value
@@ -191,42 +235,27 @@ def _resolve(recipe: Recipe, options: Options) -> Recipe:
     return dataclasses.replace(recipe, **given)
 
 
-def _tokenizer(options: Options, path: Path | None, train_text: str):
-    if path is not None:
-        tokenizer = bert.load_tokenizer(path)
-    else:
-        preset = bert.PRESETS[options.preset]
-        tokenizer = bert.train_tokenizer(train_text.splitlines(), vocab_size=preset.vocab_size)
-        tokenizer.model_max_length = preset.max_position_embeddings
-    if tokenizer.mask_token_id is None:
-        raise SettingError(f"--tokenizer {options.tokenizer}: it has no mask token")
-    return tokenizer
-
-
-def _model(
-    options: Options, recipe: Recipe, init: Path | None, tokenizer
-) -> tuple[bert.BertConfig, Any, tuple[str, ...]]:
-    if init is not None:
-        config, params, fresh = bert.load_for_finetuning(init, jax.random.key(options.seed))
-        if not vocabulary_fits(len(tokenizer), config.vocab_size):
-            raise SettingError(
-                f"the tokenizer in {options.tokenizer} has {len(tokenizer)} pieces, but the model in "
-                f"{options.init} has {config.vocab_size}: they do not belong together"
-            )
-        said = (
-            f"{options.init} has no masked-LM head: its {len(fresh)} tensors start from --seed {options.seed}"
-        )
-        return config, params, (said,) if fresh else ()
+def _scratch_config(options: Options, recipe: Recipe, tokenizer: Any | None) -> bert.BertConfig:
     config = dataclasses.replace(
         bert.PRESETS[options.preset],
-        vocab_size=len(tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
         hidden_dropout_prob=recipe.dropout,
         attention_probs_dropout_prob=recipe.dropout,
         initializer_range=recipe.initializer_range,
     )
-    init_params = jax.jit(bert.init_params, static_argnums=0)
-    return config, init_params(config, jax.random.key(options.seed)), ()
+    if tokenizer is None:
+        return config
+    return dataclasses.replace(config, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
+
+
+def _first_params(
+    options: Options, config: bert.BertConfig, init: Path | None
+) -> tuple[Any, tuple[str, ...]]:
+    key = jax.random.key(options.seed)
+    if init is None:
+        return jax.jit(bert.init_params, static_argnums=0)(config, key), ()
+    _, params, fresh = bert.load_for_finetuning(init, key)
+    said = f"{options.init} has no masked-LM head: its {len(fresh)} tensors start from --seed {options.seed}"
+    return params, (said,) if fresh else ()
 
 
 def vocabulary_fits(pieces: int, rows: int) -> bool:
@@ -236,31 +265,3 @@ def vocabulary_fits(pieces: int, rows: int) -> bool:
     (True, True, False)
     """
     return pieces == rows or rows in {-(-pieces // multiple) * multiple for multiple in PADDED_TO}
-
-
-def _scan(options: Options, variant: Variant) -> Callable:
-    if not variant.inverts:
-        return jax.lax.scan
-    import bwsk_jax
-
-    return functools.partial(
-        bwsk_jax.reversible_scan, max_overhead=options.max_overhead, max_bytes=options.max_bytes
-    )
-
-
-def _plan(options: Options, variant: Variant, recipe: Recipe, config: bert.BertConfig, params, dtype):
-    if not variant.plans:
-        return None
-    import bwsk_jax
-
-    hidden_bth = jax.ShapeDtypeStruct((recipe.batch_size, recipe.seq_len, config.hidden_size), dtype)
-    layer = jax.tree.map(lambda stack: jax.ShapeDtypeStruct(stack.shape[1:], stack.dtype), params["layers"])
-    key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))
-    return bwsk_jax.plan_scan(
-        bert.layer_body(config, dtype=dtype, train=True),
-        hidden_bth,
-        (layer, key),
-        max_overhead=options.max_overhead,
-        max_bytes=options.max_bytes,
-        length=config.num_hidden_layers,
-    )

@@ -100,6 +100,34 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0)
 
 
+def state_shapes(
+    config: bert.BertConfig, optimizer: optax.GradientTransformation, *, dtype=jnp.float32
+) -> TrainState:
+    """Return the state before the first step as `jax.ShapeDtypeStruct`s."""
+
+    def first_state():
+        return initial_state(bert.init_params(config, jax.random.key(0)), optimizer, dtype=dtype)
+
+    return jax.eval_shape(first_state)
+
+
+def compile_step(
+    config: bert.BertConfig,
+    optimizer: optax.GradientTransformation,
+    mask_id: int,
+    shape_abt: tuple[int, int, int],
+    *,
+    dtype=jnp.float32,
+    scan: Callable = jax.lax.scan,
+) -> jax.stages.Compiled:
+    """Compile the step that `make_train_step` makes, for tokens of `shape_abt`; no array is materialised."""
+    state = state_shapes(config, optimizer, dtype=dtype)
+    tokens_abt = jax.ShapeDtypeStruct(shape_abt, jnp.int32)
+    key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))
+    train_step = make_train_step(config, optimizer, mask_id, dtype=dtype, scan=scan)
+    return train_step.lower(state, tokens_abt, key).compile()
+
+
 def compiled_peak_bytes(compiled: jax.stages.Compiled) -> int:
     """Return arguments + outputs + temporaries - aliased bytes of a compiled call.
 

@@ -1,0 +1,140 @@
+"""`--fit` finds the plan of least recomputation whose step keeps to the limit."""
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pytest
+from tiny import CONFIG, MASK_ID
+
+import bwsk_jax
+from bwsk_jax.train import main
+from bwsk_jax.training.checkpoints import Checkpoints
+from bwsk_jax.training.memory_limit import FitError, fit_memory
+from bwsk_jax.training.options import Options
+from bwsk_jax.training.recipe import Recipe
+from bwsk_jax.training.step_setup import StepSetup
+from bwsk_jax.variants import find_variant
+
+
+@pytest.fixture(scope="module")
+def setup():
+    return StepSetup(
+        options=Options(variant="scratch-reversible"),
+        variant=find_variant("scratch-reversible"),
+        recipe=Recipe(seq_len=24, batch_size=8, grad_accum=1),
+        config=dataclasses.replace(CONFIG, num_hidden_layers=6),
+        mask_id=MASK_ID,
+        total_steps=10,
+    )
+
+
+@pytest.fixture
+def peaks(setup, monkeypatch):
+    """Saved bytes per layer -> peak of every plan on the frontier, by a model of the compiler."""
+    monkeypatch.setattr(StepSetup, "peak_bytes", lambda self: 1000 + 6 * self.options.max_bytes)
+    plans = bwsk_jax.frontier(*setup.encoder_layer, length=6)
+    return {plan.saved_bytes: 1000 + 6 * plan.saved_bytes for plan in plans}
+
+
+def fitted(setup, limit):
+    return fit_memory(dataclasses.replace(setup, options=dataclasses.replace(setup.options, fit=str(limit))))
+
+
+def test_the_next_larger_plan_does_not_fit_as_compiled(setup, monkeypatch):
+    compiled = {}
+    peak_bytes = StepSetup.peak_bytes
+    monkeypatch.setattr(
+        StepSetup,
+        "peak_bytes",
+        lambda self: compiled.setdefault(self.plan.saved_bytes, peak_bytes(self)),
+    )
+    found = fitted(setup, "1.6MB")
+    larger = [plan.saved_bytes for plan in bwsk_jax.frontier(*setup.encoder_layer, length=6)]
+    larger = larger[larger.index(found.plan.saved_bytes) + 1]
+    assert compiled[found.plan.saved_bytes] <= 1_600_000 < compiled[larger]
+    assert len(compiled) <= 4
+
+
+def test_every_limit_gets_the_largest_plan_that_fits(setup, peaks, capsys):
+    assert len(peaks) >= 4
+    for (saved, peak), (_, larger_peak) in itertools.pairwise(peaks.items()):
+        for limit in (peak, larger_peak - 1):
+            found = fitted(setup, limit)
+            assert found.options.max_bytes == found.plan.saved_bytes == saved
+        told = capsys.readouterr().err.splitlines()
+        assert any(line.endswith("fits") for line in told) and any(line.endswith("too much") for line in told)
+        assert len(told) <= 2 * 4
+
+
+def test_where_there_is_room_nothing_is_recomputed(setup, peaks):
+    found = fitted(setup, "1GB")
+    assert found.plan.overhead == 0 and found.plan.saved_bytes == max(peaks)
+
+
+def test_too_little_memory_is_an_error_with_the_least_there_is(setup, peaks):
+    least = min(peaks.values())
+    with pytest.raises(FitError, match=f"the step takes at least {least:,}"):
+        fitted(setup, least - 1)
+
+
+def test_without_fit_nothing_is_looked_for(setup):
+    assert fit_memory(setup) is setup
+
+
+@pytest.fixture
+def train(tmp_path, capsys):
+    """Train with `--fit` in one folder; the lines on standard error and the recorded options."""
+    generator = np.random.default_rng(0)
+    for split, lines in (("train", 100), ("valid", 10), ("test", 10)):
+        text = "\n".join(" ".join(generator.choice(["the", "layer", "saves"], 12)) for _ in range(lines))
+        (tmp_path / f"{split}.txt").write_text(text, "utf-8")
+    flags = ["--variant", "scratch-reversible", "--dataset", str(tmp_path), "--out", str(tmp_path / "out")]
+    flags += ["--seq-len", "16", "--batch-size", "4", "--max-steps", "2", "--save-every", "0"]
+
+    def run(*more):
+        main([*flags, *more])
+        options = tmp_path / "out" / "scratch-reversible" / "options.json"
+        return capsys.readouterr(), options.is_file() and json.loads(options.read_text())
+
+    return run
+
+
+def test_a_run_resumes_with_the_plan_it_began_with(train, monkeypatch, tmp_path):
+    monkeypatch.setattr(StepSetup, "peak_bytes", lambda self: 1000)
+    save = Checkpoints.save
+
+    def save_and_die(self, state, history, *, improved):
+        save(self, state, history, improved=improved)
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(Checkpoints, "save", save_and_die)
+        train("--fit", "8GiB")
+
+    def searched(*_, **__):
+        raise AssertionError("the limit was looked for again")
+
+    monkeypatch.setattr(StepSetup, "peak_bytes", searched)
+    captured, options = train("--fit", "8GiB")
+    assert "resuming after step 1/2" in captured.out
+    assert options["fit"] == "8GiB" and options["max_bytes"] > 0
+    results = json.loads((tmp_path / "out" / "scratch-reversible" / "training_results.json").read_text())
+    assert results["plan"]["saved_bytes"] == results["plan"]["max_bytes"] == options["max_bytes"]
+
+    captured, _ = train("--fit", "8GiB")
+    assert "is finished" in captured.out
+    with pytest.raises(SystemExit):
+        train("--fit", "4GiB")
+
+
+def test_what_does_not_fit_writes_nothing(train, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(StepSetup, "peak_bytes", lambda self: 4000 + self.options.max_bytes)
+    with pytest.raises(SystemExit) as ended:
+        train("--fit", "1KiB")
+    assert ended.value.code == 2
+    *tried, error = capsys.readouterr().err.splitlines()
+    assert all(line.endswith("too much") for line in tried)
+    assert error.startswith("error: --fit 1KiB is 1,024 bytes, and the step takes at least ")
+    assert not (tmp_path / "out").exists()
