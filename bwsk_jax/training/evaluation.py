@@ -1,7 +1,8 @@
 """Pseudo-perplexity on fixed masks, and the unigram perplexity that it has to beat.
 
 Both are exp of a mean cross-entropy over the same masked tokens, so that they compare. Masks come from a
-fixed key: every validation, variant and seed is measured on the same positions.
+fixed key: every validation, variant and seed is measured on the same positions. [MASK] stands at all of them,
+however training masks.
 
 Axes: W windows, T positions, B windows per batch, M masked positions per window.
 """

@@ -39,6 +39,9 @@ class Options:
     """Stop, and end the learning-rate schedule, after this many optimizer steps."""
     lr: float | None = None
     """Peak learning rate."""
+    masking: Literal["mask", "bert"] = "mask"
+    """What stands at masked positions in training: always [MASK], or BERT's 80% [MASK], 10% a random token,
+    10% the token itself. Evaluation always has [MASK] there, so that settings compare."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     """What the model computes in. Parameters, loss and optimizer are float32; fp16 scales its loss."""
     max_overhead: float | None = None

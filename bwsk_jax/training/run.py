@@ -81,7 +81,12 @@ def _train(setup: Setup) -> tuple[History, float, int]:
     tokens_abt = jax.ShapeDtypeStruct((recipe.grad_accum, recipe.batch_size, recipe.seq_len), np.int32)
     key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))
     train_step = make_train_step(
-        setup.config, optimizer, setup.tokenizer.mask_token_id, dtype=setup.dtype, scan=setup.scan
+        setup.config,
+        optimizer,
+        setup.tokenizer.mask_token_id,
+        random_pieces=len(setup.tokenizer) if setup.options.masking == "bert" else None,
+        dtype=setup.dtype,
+        scan=setup.scan,
     )
     compiled = train_step.lower(state, tokens_abt, key).compile()
     evaluate = _evaluator(setup)

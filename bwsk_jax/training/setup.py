@@ -93,6 +93,7 @@ class Setup:
             "planned_steps": self.total_steps,
             "lr": self.peak_lr,
             "dropout": self.config.hidden_dropout_prob,
+            "masking": self.options.masking,
             "precision": self.options.precision,
             "seed": self.options.seed,
         }

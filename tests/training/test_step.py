@@ -6,6 +6,7 @@ import pytest
 from tiny import CONFIG, MASK_ID, WITHOUT_DROPOUT, params, tokens
 
 import bwsk_jax
+from bwsk_jax.training import step
 from bwsk_jax.training.optimizer import make_optimizer
 from bwsk_jax.training.step import compiled_peak_bytes, initial_state, make_train_step
 
@@ -30,6 +31,34 @@ def test_accumulated_micro_batches_equal_one_big_batch():
     at_once, big_loss = take_steps(WITHOUT_DROPOUT, [batch.reshape(1, 12, 16)], optimizer=optimizer)
     np.testing.assert_allclose(loss, big_loss, rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), accumulated.params, at_once.params)
+
+
+def test_bert_s_masking_is_of_all_windows_whatever_the_micro_batches():
+    batch = tokens(4, 3, 16)
+    options = {"optimizer": optax.sgd(1.0), "random_pieces": CONFIG.vocab_size}
+    accumulated, loss = take_steps(WITHOUT_DROPOUT, [batch], **options)
+    at_once, big_loss = take_steps(WITHOUT_DROPOUT, [batch.reshape(1, 12, 16)], **options)
+    np.testing.assert_allclose(loss, big_loss, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), accumulated.params, at_once.params)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 4])
+def test_bert_s_masking_hides_the_same_positions_with_other_tokens(monkeypatch, micro_batches):
+    """A loss that tells what it was given: a window's masked positions as bits, or its share of [MASK]."""
+    batch = [tokens(micro_batches, 100 // micro_batches, 16)] * 3
+    frozen = {"optimizer": optax.set_to_zero()}
+    losses = {}
+    for name, seen in {
+        "positions": lambda positions_bm, _: (2.0**positions_bm).sum(axis=1),
+        "masks": lambda _, substitutes_bm: (substitutes_bm == MASK_ID).mean(axis=1),
+    }.items():
+        monkeypatch.setattr(step, "masked_lm_loss", lambda _, params, tokens_bt, *masks, **__: seen(*masks))
+        losses[name] = take_steps(CONFIG, batch, **frozen)[1]
+        losses[name, "bert"] = take_steps(CONFIG, batch, random_pieces=CONFIG.vocab_size, **frozen)[1]
+    assert losses["positions"] == losses["positions", "bert"] and len(set(losses["positions"])) == 3
+    np.testing.assert_allclose(losses["masks"], 1)
+    np.testing.assert_allclose(losses["masks", "bert"], 0.8, atol=0.1)
+    assert len(set(losses["masks", "bert"])) > 1
 
 
 def test_masks_and_dropout_change_with_the_step_and_are_reproducible():
