@@ -1,3 +1,5 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ from tiny import CONFIG, MASK_ID, WITHOUT_DROPOUT, params, tokens
 
 import bwsk_jax
 from bwsk_jax.training import step
+from bwsk_jax.training.evaluation import evaluation_set, make_window_loss, pseudo_perplexity
 from bwsk_jax.training.optimizer import make_optimizer
 from bwsk_jax.training.step import compiled_peak_bytes, initial_state, make_train_step
 
@@ -150,3 +153,56 @@ def test_a_scale_that_overflows_is_halved_until_steps_are_taken():
     assert 2 <= len(skipped) < 20 and skipped[0] == 0 and skipped[-1] < 19
     assert state.loss_scale.scale == 2.0 ** (30 - len(skipped))
     assert state.loss_scale.finite_steps == 19 - skipped[-1]
+
+
+def test_float16_accumulates_the_gradient_of_one_big_micro_batch():
+    """With SGD at rate 1 the update is the gradient."""
+    batch, start = tokens(2, 6, 16), params()
+    gradients = []
+    for shape in ((2, 6, 16), (1, 12, 16)):
+        state, loss = take_steps(
+            WITHOUT_DROPOUT, [batch.reshape(shape)], optimizer=optax.sgd(1.0), dtype=jnp.float16
+        )
+        assert np.isfinite(loss).all()
+        gradients.append(jax.tree.map(jnp.subtract, start, state.params))
+    difference = optax.tree.norm(jax.tree.map(jnp.subtract, *gradients))
+    assert 0 < difference < 2e-3 * optax.tree.norm(gradients[1])
+
+
+def test_one_micro_batch_that_overflows_skips_the_whole_step():
+    """A model that knows `easy` by heart: there is a scale at which only `hard` overflows."""
+    easy, hard = np.full((6, 16), 5, np.int32), tokens(6, 16)
+    learned, _ = take_steps(WITHOUT_DROPOUT, [easy[None]] * 40, optimizer=make_optimizer(3e-2, 40))
+    optimizer = make_optimizer(1e-3, 10)
+    train_step = make_train_step(WITHOUT_DROPOUT, optimizer, MASK_ID, dtype=jnp.float16)
+
+    def after(scale, *micro_batches):
+        state = initial_state(jax.tree.map(jnp.copy, learned.params), optimizer, dtype=jnp.float16)
+        state = state._replace(loss_scale=state.loss_scale._replace(scale=jnp.float32(scale)))
+        state, loss = train_step(state, np.stack(micro_batches), KEY)
+        return state, bool(np.isfinite(loss))
+
+    scale = next(2.0**power for power in range(8, 40) if not after(2.0**power, hard, hard)[1])
+    assert after(scale, easy, easy)[1]
+    for micro_batches in ((easy, hard), (hard, easy)):
+        state, finite = after(scale, *micro_batches)
+        assert not finite and state.loss_scale.scale == scale / 2 and state.step == 1
+        jax.tree.map(np.testing.assert_array_equal, state.params, learned.params)
+
+
+def test_lower_precisions_train_to_the_validation_loss_of_float32():
+    """Tokens that follow from their neighbours: there is something to learn."""
+    generator = np.random.default_rng(0)
+    windows = (generator.integers(0, 12, (112, 1)) + np.arange(16)) % 12 + 5
+    windows = windows.astype(np.int32)
+    held_out, losses = evaluation_set(windows[96:]), {}
+    for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
+        batches = np.tile(windows[:96].reshape(3, 2, 16, 16), (20, 1, 1, 1))
+        optimizer = make_optimizer(1e-2, len(batches))
+        state, _ = take_steps(CONFIG, batches, optimizer=optimizer, dtype=dtype)
+        window_loss = make_window_loss(CONFIG, MASK_ID, dtype=dtype)
+        losses[dtype] = math.log(pseudo_perplexity(window_loss, state.params, held_out, 16))
+    plain = losses[jnp.float32]
+    print(losses)
+    assert plain < 0.7 * math.log(12)
+    np.testing.assert_allclose([*losses.values()], plain, rtol=0.02)

@@ -197,9 +197,9 @@ def test_a_run_that_was_cut_short_goes_on_bit_for_bit(finished, text_folder, tmp
 
 
 def test_bert_s_masks_and_the_exact_metric_outlive_interruptions(text_folder, tmp_path, monkeypatch, capsys):
-    """Told to terminate at step 2, then in the exact test, then left alone."""
+    """Told to terminate at step 1, then in the exact test, then left alone."""
     flags = ["--variant", "scratch-conventional", "--dataset", text_folder, "--seq-len", "16"]
-    flags += ["--batch-size", "4", "--max-steps", "4", "--save-every", "1000"]
+    flags += ["--batch-size", "4", "--max-steps", "4", "--save-every", "0"]
     flags += ["--masking", "bert", "--eval-metric", "exact"]
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     main([*flags, "--out", str(unbroken)])
@@ -219,7 +219,7 @@ def test_bert_s_masks_and_the_exact_metric_outlive_interruptions(text_folder, tm
             terminate()
 
     for cls, name, patched, said in (
-        (Progress, "step", terminate, "SIGTERM at step 2: saved"),
+        (Progress, "step", terminate, "SIGTERM at step 1: saved"),
         (TaskProgress, "advance", terminate_in_the_test, "SIGTERM in the exact test: saved"),
     ):
         with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
