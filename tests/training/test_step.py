@@ -191,18 +191,15 @@ def test_one_micro_batch_that_overflows_skips_the_whole_step():
 
 
 def test_lower_precisions_train_to_the_validation_loss_of_float32():
-    """Tokens that follow from their neighbours: there is something to learn."""
+    """A window tosses coins between two tokens, which its other tokens tell: log 2, log 4 without them."""
     generator = np.random.default_rng(0)
-    windows = (generator.integers(0, 12, (112, 1)) + np.arange(16)) % 12 + 5
-    windows = windows.astype(np.int32)
-    held_out, losses = evaluation_set(windows[96:]), {}
+    windows = 2 * generator.integers(0, 2, (112, 1)) + generator.integers(5, 7, (112, 16))
+    batches = np.tile(windows[:96].astype(np.int32).reshape(3, 2, 16, 16), (60, 1, 1, 1))
+    held_out, losses = evaluation_set(windows[96:].astype(np.int32)), []
     for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
-        batches = np.tile(windows[:96].reshape(3, 2, 16, 16), (20, 1, 1, 1))
-        optimizer = make_optimizer(1e-2, len(batches))
-        state, _ = take_steps(CONFIG, batches, optimizer=optimizer, dtype=dtype)
+        optimizer = make_optimizer(3e-2, len(batches))
+        state, _ = take_steps(WITHOUT_DROPOUT, batches, optimizer=optimizer, dtype=dtype)
         window_loss = make_window_loss(CONFIG, MASK_ID, dtype=dtype)
-        losses[dtype] = math.log(pseudo_perplexity(window_loss, state.params, held_out, 16))
-    plain = losses[jnp.float32]
-    print(losses)
-    assert plain < 0.7 * math.log(12)
-    np.testing.assert_allclose([*losses.values()], plain, rtol=0.02)
+        losses.append(math.log(pseudo_perplexity(window_loss, state.params, held_out, 16)))
+    assert losses[0] < 0.75
+    np.testing.assert_allclose(losses[1:], losses[0], rtol=0.02)
