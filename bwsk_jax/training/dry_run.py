@@ -54,6 +54,7 @@ def dry_run(options: Options) -> dict[str, Any]:
         recipe=recipe,
         config=config,
         mask_id=tokenizer.mask_token_id if tokenizer else MASK_ID,
+        pieces=len(tokenizer) if tokenizer else config.vocab_size,
         total_steps=planned_steps(options, recipe, windows) if windows else options.max_steps or STEPS,
     )
     if tokenizer is None:
@@ -73,7 +74,7 @@ def step_memory(setup: StepSetup) -> dict[str, Any]:
     params_bytes = _bytes(state.params)
     layers = setup.config.num_hidden_layers
     plan = setup.plan or bwsk_jax.plan_scan(*setup.encoder_layer, length=layers)
-    follows = setup.plan is not None
+    follows = setup.variant.inverts
     return {
         "compiled_peak_mb": setup.peak_bytes() / 1e6,
         "floor_mb": (2 * params_bytes + _bytes(state.optimizer_state)) / 1e6,

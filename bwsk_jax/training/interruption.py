@@ -7,10 +7,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class TrainingInterruptedError(Exception):
-    """A signal asked training to end; its state was saved after `step`."""
+    """A signal asked the run to end `where` it was ("at step 3"), with all saved that was done."""
 
-    def __init__(self, number: signal.Signals, step: int):
-        super().__init__(f"{number.name} at step {step}: saved; the same command continues from here")
+    def __init__(self, number: signal.Signals, where: str):
+        super().__init__(f"{number.name} {where}: saved; the same command continues from here")
         self.exit_status = 128 + number
 
 
@@ -31,6 +31,11 @@ class Interruption:
 
     def __exit__(self, *exception) -> None:
         self._restore()
+
+    def check(self, where: str) -> None:
+        """Raise `TrainingInterruptedError`, which says `where`, if a signal came."""
+        if self.signal is not None:
+            raise TrainingInterruptedError(self.signal, where)
 
     def _note(self, number: int, frame) -> None:
         self.signal = signal.Signals(number)

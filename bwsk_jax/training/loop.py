@@ -13,7 +13,7 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from bwsk_jax.training.interruption import Interruption, TrainingInterruptedError
+from bwsk_jax.training.interruption import Interruption
 from bwsk_jax.training.progress import Progress
 from bwsk_jax.training.recipe import Recipe
 from bwsk_jax.training.step import TrainState
@@ -170,7 +170,7 @@ def fit(
             clock = time.perf_counter()
         if interruption.signal is not None:
             progress.close()
-            raise TrainingInterruptedError(interruption.signal, step)
+            interruption.check(f"at step {step}")
         if ends:
             break
     progress.close()

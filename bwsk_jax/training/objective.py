@@ -18,7 +18,7 @@ def masked_lm_loss(
     params,
     tokens_bt: jax.Array,
     positions_bm: jax.Array,
-    mask_id: int,
+    substitutes: int | jax.Array,
     *,
     dropout_key: jax.Array | None = None,
     dtype=jnp.float32,
@@ -26,10 +26,11 @@ def masked_lm_loss(
 ) -> jax.Array:
     """Return float32 [B]: each window's mean cross-entropy, in nats, over its masked positions.
 
-    The head sees the M gathered positions only. Without `dropout_key` nothing is dropped. `scan` is how
-    the encoder goes through its layers, and must compute what `jax.lax.scan` computes.
+    What the model sees there are the `substitutes`: ids [B, M], or one id for all. The head runs on the M
+    gathered positions only. Without `dropout_key` nothing is dropped. `scan` is how the encoder goes through
+    its layers, and must compute what `jax.lax.scan` computes.
     """
-    inputs_bt, labels_bm = mask_tokens(tokens_bt, positions_bm, mask_id)
+    inputs_bt, labels_bm = mask_tokens(tokens_bt, positions_bm, substitutes)
     hidden_bth = bert.encode(config, params, inputs_bt, dropout_key=dropout_key, dtype=dtype, scan=scan)
     hidden_bmh = jnp.take_along_axis(hidden_bth, positions_bm[..., None], axis=1)
     logits_bmv = bert.predict(config, params, hidden_bmh)

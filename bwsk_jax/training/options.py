@@ -39,6 +39,12 @@ class Options:
     """Stop, and end the learning-rate schedule, after this many optimizer steps."""
     lr: float | None = None
     """Peak learning rate."""
+    masking: Literal["mask", "bert"] = "mask"
+    """What stands at masked positions in training: always [MASK], or BERT's 80% [MASK], 10% a random token,
+    10% the token itself. Evaluation always has [MASK] there, so that settings compare."""
+    eval_metric: Literal["sampled", "exact"] = "sampled"
+    """How the exported model is measured: with 15% of the tokens masked at once, as validations in training
+    always are, or 'exact', every token masked one at a time, about seq_len / 2 times as long."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     """What the model computes in. Parameters, loss and optimizer are float32; fp16 scales its loss."""
     max_overhead: float | None = None

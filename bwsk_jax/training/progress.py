@@ -6,7 +6,7 @@ from typing import TextIO
 
 SECONDS_BETWEEN_PIPED_LINES = 10.0
 SECONDS_BETWEEN_TERMINAL_LINES = 0.1
-SECONDS_BEFORE_TOKEN_LINES = 1.0
+SECONDS_BEFORE_TASK_LINES = 3.0
 
 
 def duration(seconds: float) -> str:
@@ -67,34 +67,39 @@ class Progress:
         self.stream.flush()
 
 
-class TokenProgress:
-    """Prints on standard error how much of a text is tokenised; nothing when that takes a second or less."""
+class TaskProgress:
+    """Prints on standard error how far a task is and the time left, if it takes more than seconds.
 
-    def __init__(self, label: str, total_lines: int, stream: TextIO | None = None):
+    At the end of a `with` the line is taken off a terminal.
+    """
+
+    def __init__(self, label: str, total: int, stream: TextIO | None = None):
         self.label = label
-        self.total_lines = total_lines
+        self.total = total
         self.stream = stream or sys.stderr
-        self._lines = self._tokens = 0
+        self._done = 0
         self._started = time.perf_counter()
-        self._next_line = self._started + SECONDS_BEFORE_TOKEN_LINES
+        self._next_line = self._started + SECONDS_BEFORE_TASK_LINES
         self._printed = False
 
-    def advance(self, lines: int, tokens: int) -> None:
-        """Report `lines` more that gave `tokens`."""
-        self._lines += lines
-        self._tokens += tokens
+    def __enter__(self) -> "TaskProgress":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._printed and self.stream.isatty():
+            self.stream.write("\r\x1b[K")
+            self.stream.flush()
+
+    def advance(self, count: int) -> None:
+        """Report `count` more of the `total`."""
+        self._done += count
         now = time.perf_counter()
         if now < self._next_line:
             return
         terminal = self.stream.isatty()
-        rate = self._tokens / (now - self._started)
-        text = f"tokenising {self.label}: {self._lines / self.total_lines:.0%}  {rate:,.0f} tokens/s"
+        left = (now - self._started) / self._done * (self.total - self._done)
+        text = f"{self.label}: {self._done / self.total:.0%}  {duration(left)} left"
         self.stream.write(f"\r{text}\x1b[K" if terminal else f"{text}\n")
         self.stream.flush()
         self._next_line = now + (SECONDS_BETWEEN_TERMINAL_LINES if terminal else SECONDS_BETWEEN_PIPED_LINES)
         self._printed = True
-
-    def close(self) -> None:
-        """Take the line off a terminal."""
-        if self._printed and self.stream.isatty():
-            self.stream.write("\r\x1b[K")

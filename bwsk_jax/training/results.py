@@ -11,10 +11,10 @@ import jax
 import numpy as np
 
 from bwsk_jax.training.loop import History
+from bwsk_jax.training.measuring import METRIC_NAMES, FinalMetrics
 from bwsk_jax.variants import VARIANTS, Variant
 
 RESULTS_FILE = "training_results.json"
-METRIC_NAME = "pseudo_perplexity"
 PACKAGES = ("bwsk_jax", "jax", "jaxlib", "flax", "optax", "transformers", "tokenizers", "safetensors")
 
 
@@ -23,7 +23,7 @@ def training_results(
     model_slug: str,
     variant: Variant,
     history: History,
-    test_metric: float,
+    final: FinalMetrics,
     unigram_perplexity: float,
     wall_time_s: float,
     compiled_peak_bytes: int,
@@ -36,7 +36,9 @@ def training_results(
     """Return the contents of training_results.json: the reference's keys first, then this project's.
 
     Memory is in MB of 10^6 bytes. `peak_memory_mb` is what the device reports where it does (a GPU), else
-    the compiled peak. `best_val_metric`, `test_metric` and `val_curve` are pseudo-perplexities.
+    the compiled peak. `val_metric_name` says what `val_curve` and its least, `best_val_metric`, are;
+    `metric_name` what `test_metric` and `final_val_metric` are, the two splits under the exported model.
+    `unigram_perplexity` is on the tokens of `best_val_metric`; the two others named so, on those of theirs.
     """
     step_seconds = float(np.median(history.step_seconds))
     compiled_peak_mb = compiled_peak_bytes / 1e6
@@ -46,8 +48,8 @@ def training_results(
         "mode": variant.mode,
         "final_train_loss": history.loss_curve[-1][1],
         "best_val_metric": history.best,
-        "test_metric": test_metric,
-        "metric_name": METRIC_NAME,
+        "test_metric": final.test,
+        "metric_name": final.name,
         "epochs_completed": history.epochs_completed,
         "total_steps": history.total_steps,
         "early_stopped": history.early_stopped,
@@ -58,7 +60,11 @@ def training_results(
         "nan_count": history.nan_count,
         "erasure_budget": None,
         "parallelism_ratio": None,
+        "val_metric_name": METRIC_NAMES["sampled"],
         "unigram_perplexity": unigram_perplexity,
+        "final_val_metric": final.validation,
+        "final_val_unigram_perplexity": final.validation_unigram,
+        "test_unigram_perplexity": final.test_unigram,
         "compiled_peak_mb": compiled_peak_mb,
         "step_time_ms": step_seconds * 1e3,
         "tokens_per_s": tokens_per_step / step_seconds,

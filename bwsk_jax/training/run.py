@@ -11,10 +11,10 @@ from bwsk_jax import bert
 from bwsk_jax.training.card import loading_snippet, write_model_card
 from bwsk_jax.training.checkpoints import Checkpoints
 from bwsk_jax.training.configuration import save_options
-from bwsk_jax.training.evaluation import make_window_loss, pseudo_perplexity
 from bwsk_jax.training.interruption import Interruption
 from bwsk_jax.training.loaded import show_loading
 from bwsk_jax.training.loop import History, fit
+from bwsk_jax.training.measuring import final_metrics, make_evaluator
 from bwsk_jax.training.plot import plot_loss
 from bwsk_jax.training.progress import Progress, duration
 from bwsk_jax.training.results import (
@@ -41,15 +41,14 @@ def run(setup: Setup) -> dict[str, Any]:
 
     parameters = sum(leaf.size for leaf in jax.tree.leaves(setup.params))
     history, earlier_seconds, peak_bytes = _train(setup)
-    _, best_params = bert.load_pretrained(setup.folder)
-    test_metric = _evaluator(setup)(best_params, setup.test)
+    final = final_metrics(setup, history.best)
 
     limits = {"max_overhead": setup.options.max_overhead, "max_bytes": setup.options.max_bytes}
     results = training_results(
         model_slug=setup.model_slug,
         variant=setup.variant,
         history=history,
-        test_metric=test_metric,
+        final=final,
         unigram_perplexity=setup.unigram_perplexity,
         wall_time_s=earlier_seconds + time.perf_counter() - started,
         compiled_peak_bytes=peak_bytes,
@@ -75,7 +74,7 @@ def _train(setup: Setup) -> tuple[History, float, int]:
     recipe = setup.recipe
     compiled = setup.compile()
     state = initial_state(setup.params, setup.optimizer, dtype=setup.dtype)
-    evaluate = _evaluator(setup)
+    evaluate = make_evaluator(setup)
     with Checkpoints(setup.folder, setup.options.save_every) as checkpoints, Interruption() as interruption:
         history = History()
         if restored := checkpoints.restore(state):
@@ -92,7 +91,7 @@ def _train(setup: Setup) -> tuple[History, float, int]:
             recipe,
             total_steps=setup.total_steps,
             seed=setup.options.seed,
-            validate=lambda state: evaluate(state.params, setup.validation),
+            validate=lambda state: evaluate(state.params, setup.validation, "validation"),
             keep=lambda state: bert.save_pretrained(setup.folder, setup.config, state.params),
             saves=checkpoints,
             interruption=interruption,
@@ -101,17 +100,23 @@ def _train(setup: Setup) -> tuple[History, float, int]:
     return history, earlier_seconds, compiled_peak_bytes(compiled)
 
 
-def _evaluator(setup: Setup):
-    window_loss = make_window_loss(setup.config, setup.mask_id, dtype=setup.dtype)
-    return lambda params, held_out: pseudo_perplexity(window_loss, params, held_out, setup.recipe.batch_size)
+def _beside(perplexity: float, unigram_perplexity: float) -> str:
+    return f"{perplexity:.2f} (unigram frequencies: {unigram_perplexity:.2f})"
+
+
+def _final_rows(results: dict[str, Any]) -> dict[str, str]:
+    test = _beside(results["test_metric"], results["test_unigram_perplexity"])
+    if results["metric_name"] == results["val_metric_name"]:
+        return {"test pseudo-perplexity": test}
+    validation = _beside(results["final_val_metric"], results["final_val_unigram_perplexity"])
+    return {"exact validation": validation, "exact test": test}
 
 
 def print_summary(setup: Setup, results: dict[str, Any]) -> None:
     """Print the closing table and how to load what was exported."""
     rows = {
-        "validation pseudo-perplexity": f"{results['best_val_metric']:.2f}",
-        "test pseudo-perplexity": f"{results['test_metric']:.2f}",
-        "unigram perplexity": f"{results['unigram_perplexity']:.2f}",
+        "validation pseudo-perplexity": _beside(results["best_val_metric"], results["unigram_perplexity"]),
+        **_final_rows(results),
         "steps": f"{results['total_steps']}{' (stopped early)' if results['early_stopped'] else ''}",
         "skipped steps": f"{results['nan_count']} (not finite)",
         "step time": f"{results['step_time_ms']:.1f} ms",

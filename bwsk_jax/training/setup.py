@@ -1,6 +1,7 @@
 """From flags to everything a run needs, checked, before anything is written."""
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import numpy as np
 from bwsk_jax import bert
 from bwsk_jax.training.byte_sizes import parse_bytes
 from bwsk_jax.training.corpus import DatasetError, load_corpus
-from bwsk_jax.training.evaluation import EvaluationSet, evaluation_set, unigram_perplexity
+from bwsk_jax.training.evaluation import EvaluationSet, HeldOut, evaluation_set, unigram_perplexity
+from bwsk_jax.training.exact import ExactSet
 from bwsk_jax.training.loop import steps_per_epoch
 from bwsk_jax.training.options import Options
 from bwsk_jax.training.recipe import RECIPES, Recipe
@@ -48,7 +50,13 @@ class Setup(StepSetup):
     train_windows: np.ndarray
     validation: EvaluationSet
     test: EvaluationSet
+    final_validation: HeldOut
+    """What the exported model is measured on, as the final_test."""
+    final_test: HeldOut
     unigram_perplexity: float
+    """On the masked tokens of `validation`; the next two on those of the final sets."""
+    final_validation_unigram: float
+    final_test_unigram: float
     notes: tuple[str, ...] = ()
     """What the user should know before the run starts, a line each."""
 
@@ -82,6 +90,8 @@ class Setup(StepSetup):
             "planned_steps": self.total_steps,
             "lr": self.peak_lr,
             "dropout": self.config.hidden_dropout_prob,
+            "masking": self.options.masking,
+            "eval_metric": self.options.eval_metric,
             "precision": self.options.precision,
             "seed": self.options.seed,
         }
@@ -111,19 +121,30 @@ def prepare(options: Options) -> Setup:
         evaluation_set(cut_windows(tokens[split], recipe.seq_len, stride, split=split))
         for split in ("validation", "test")
     )
+    final_validation, final_test = validation, test
+    if options.eval_metric == "exact":
+        final_validation, final_test = (
+            ExactSet(tokens[split], recipe.seq_len) for split in ("validation", "test")
+        )
+    unigram = functools.partial(unigram_perplexity, tokens["train"], vocab_size=config.vocab_size)
     return Setup(
         options=options,
         variant=variant,
         recipe=recipe,
         config=config,
         mask_id=tokenizer.mask_token_id,
+        pieces=len(tokenizer),
         total_steps=planned_steps(options, recipe, len(train_windows)),
         params=params,
         tokenizer=tokenizer,
         train_windows=train_windows,
         validation=validation,
         test=test,
-        unigram_perplexity=unigram_perplexity(tokens["train"], validation, config.vocab_size),
+        final_validation=final_validation,
+        final_test=final_test,
+        unigram_perplexity=unigram(validation),
+        final_validation_unigram=unigram(final_validation),
+        final_test_unigram=unigram(final_test),
         notes=notes,
     )
 

@@ -12,7 +12,7 @@ import optax
 
 from bwsk_jax import bert
 from bwsk_jax.training.loss_scale import LossScale, first_loss_scale, next_loss_scale
-from bwsk_jax.training.masking import draw_positions
+from bwsk_jax.training.masking import draw_positions, draw_substitutes
 from bwsk_jax.training.objective import masked_lm_loss
 
 
@@ -39,6 +39,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     mask_id: int,
     *,
+    random_pieces: int | None = None,
     dtype=jnp.float32,
     scan: Callable = jax.lax.scan,
 ) -> Callable:
@@ -47,16 +48,26 @@ def make_train_step(
     Masks and dropout are drawn inside from `fold_in(key, state.step)`, so the same `key` serves every step.
     The masks do not depend on how the A x B windows are divided into micro-batches: with dropout off, A
     micro-batches of B give the update of one micro-batch of A x B. `loss` is the mean over the windows.
+    [MASK] stands at all masked positions or, with `random_pieces`, what `draw_substitutes` draws below it.
 
     A step whose loss or gradient norm is not finite is skipped: parameters and optimizer stay as they were,
     `step` counts on, so that the next one draws other masks, and `loss` is NaN. A state with a loss scale
     has the loss multiplied by it and the gradient divided by it again; the scale follows what was finite.
     """
 
-    def micro_loss(params, scale, tokens_bt, positions_bm, dropout_key):
-        losses_b = masked_lm_loss(
-            config, params, tokens_bt, positions_bm, mask_id, dropout_key=dropout_key, dtype=dtype, scan=scan
-        )
+    def draw_masks(key, tokens_abt):
+        micro_batches, windows, seq_len = tokens_abt.shape
+        positions = draw_positions(key, micro_batches * windows, seq_len)
+        positions_abm = positions.reshape(micro_batches, windows, -1)
+        if random_pieces is None:
+            return positions_abm, jnp.full_like(positions_abm, mask_id)
+        labels_abm = jnp.take_along_axis(tokens_abt, positions_abm, axis=-1)
+        substitutes_abm = draw_substitutes(jax.random.fold_in(key, 1), labels_abm, mask_id, random_pieces)
+        return positions_abm, substitutes_abm
+
+    def micro_loss(params, scale, tokens_bt, positions_bm, substitutes_bm, dropout_key):
+        masked = tokens_bt, positions_bm, substitutes_bm
+        losses_b = masked_lm_loss(config, params, *masked, dropout_key=dropout_key, dtype=dtype, scan=scan)
         loss = losses_b.mean()
         return (loss if scale is None else loss * scale), loss
 
@@ -64,17 +75,17 @@ def make_train_step(
         (_, loss), gradient = jax.value_and_grad(micro_loss, has_aux=True)(params, scale, *micro_batch)
         return loss, gradient if scale is None else jax.tree.map(lambda leaf: leaf / scale, gradient)
 
-    def mean_loss_and_gradient(params, scale, tokens_abt, positions_abm, dropout_key):
-        micro_batches = tokens_abt.shape[0]
+    def mean_loss_and_gradient(params, scale, masked, dropout_key):
+        micro_batches = len(masked[0])
         if micro_batches == 1:  # a scan would hold a second gradient beside the accumulated one
-            return loss_and_gradient(params, scale, tokens_abt[0], positions_abm[0], dropout_key)
+            return loss_and_gradient(params, scale, *(array[0] for array in masked), dropout_key)
 
         def accumulate(total, micro_batch):
             return jax.tree.map(jnp.add, total, loss_and_gradient(params, scale, *micro_batch)), None
 
         zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
         keys_a = jax.random.split(dropout_key, micro_batches)
-        total, _ = jax.lax.scan(accumulate, zero, (tokens_abt, positions_abm, keys_a))
+        total, _ = jax.lax.scan(accumulate, zero, (*masked, keys_a))
         return jax.tree.map(lambda value: value / micro_batches, total)
 
     def update(params, optimizer_state, gradient):
@@ -83,11 +94,9 @@ def make_train_step(
 
     def train_step(state, tokens_abt, key):
         mask_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-        micro_batches, windows, seq_len = tokens_abt.shape
-        positions = draw_positions(mask_key, micro_batches * windows, seq_len)
-        positions_abm = positions.reshape(micro_batches, windows, -1)
+        masked = (tokens_abt, *draw_masks(mask_key, tokens_abt))
         scale = None if state.loss_scale is None else state.loss_scale.scale
-        loss, gradient = mean_loss_and_gradient(state.params, scale, tokens_abt, positions_abm, dropout_key)
+        loss, gradient = mean_loss_and_gradient(state.params, scale, masked, dropout_key)
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
         # jnp.where over the results would keep the old and the new state in memory
         params, optimizer_state = jax.lax.cond(
@@ -117,6 +126,7 @@ def compile_step(
     mask_id: int,
     shape_abt: tuple[int, int, int],
     *,
+    random_pieces: int | None = None,
     dtype=jnp.float32,
     scan: Callable = jax.lax.scan,
 ) -> jax.stages.Compiled:
@@ -124,7 +134,9 @@ def compile_step(
     state = state_shapes(config, optimizer, dtype=dtype)
     tokens_abt = jax.ShapeDtypeStruct(shape_abt, jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))
-    train_step = make_train_step(config, optimizer, mask_id, dtype=dtype, scan=scan)
+    train_step = make_train_step(
+        config, optimizer, mask_id, random_pieces=random_pieces, dtype=dtype, scan=scan
+    )
     return train_step.lower(state, tokens_abt, key).compile()
 
 

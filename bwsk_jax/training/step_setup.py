@@ -32,6 +32,8 @@ class StepSetup:
     recipe: Recipe
     config: bert.BertConfig
     mask_id: int
+    pieces: int
+    """Of the tokenizer; the model may have more rows."""
     total_steps: int
     plan: bwsk_jax.Plan | None = field(init=False)
 
@@ -85,6 +87,7 @@ class StepSetup:
             self.optimizer,
             self.mask_id,
             (recipe.grad_accum, recipe.batch_size, recipe.seq_len),
+            random_pieces=self.pieces if self.options.masking == "bert" else None,
             dtype=self.dtype,
             scan=self.scan,
         )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from bwsk_jax.training.corpus import DatasetError
-from bwsk_jax.training.progress import TokenProgress
+from bwsk_jax.training.progress import TaskProgress
 
 LINES_PER_BATCH = 4096
 
@@ -22,19 +22,18 @@ def tokenize(tokenizer, text: str, label: str = "text") -> np.ndarray:
     """
     lines = [line for line in text.splitlines() if line.strip()]
     pieces = [np.zeros(0, np.int32)]
-    progress = TokenProgress(label, len(lines))
-    for start in range(0, len(lines), LINES_PER_BATCH):
-        batch = lines[start : start + LINES_PER_BATCH]
-        encoded = tokenizer(
-            batch,
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )["input_ids"]
-        pieces.append(np.fromiter(itertools.chain.from_iterable(encoded), np.int32))
-        progress.advance(len(batch), len(pieces[-1]))
-    progress.close()
+    with TaskProgress(f"tokenising {label}", len(lines)) as progress:
+        for start in range(0, len(lines), LINES_PER_BATCH):
+            batch = lines[start : start + LINES_PER_BATCH]
+            encoded = tokenizer(
+                batch,
+                add_special_tokens=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )["input_ids"]
+            pieces.append(np.fromiter(itertools.chain.from_iterable(encoded), np.int32))
+            progress.advance(len(batch))
     return np.concatenate(pieces)
 
 

@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from bwsk_jax.training.interruption import Interruption
+from bwsk_jax.training.interruption import Interruption, TrainingInterruptedError
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -22,3 +22,12 @@ def test_handlers_come_back_without_a_signal_too():
     with Interruption():
         assert signal.getsignal(signal.SIGTERM) is not before
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_check_raises_only_after_a_signal():
+    with Interruption() as interruption:
+        interruption.check("in a test")
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(TrainingInterruptedError, match="SIGTERM in a test: saved") as ended:
+            interruption.check("in a test")
+    assert ended.value.exit_status == 143

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import MASK_ID, tokens
 
-from bwsk_jax.training.masking import draw_positions, mask_tokens, masked_count
+from bwsk_jax.training.masking import draw_positions, draw_substitutes, mask_tokens, masked_count
 
 
 @settings(deadline=None, max_examples=10)
@@ -25,3 +25,41 @@ def test_every_position_is_masked_about_equally_often():
     positions = draw_positions(jax.random.key(0), 20_000, 20)
     frequencies = np.bincount(np.ravel(positions), minlength=20) / 20_000
     np.testing.assert_allclose(frequencies, 0.15, atol=0.01)
+
+
+@settings(deadline=None, max_examples=8)
+@given(
+    windows=st.integers(1, 5),
+    seq_len=st.integers(1, 40),
+    pieces=st.integers(5, 61),
+    seed=st.integers(0, 2**31 - 1),
+)
+def test_substitutes_stand_at_the_masked_positions_only_and_labels_stay(windows, seq_len, pieces, seed):
+    original = tokens(windows, seq_len, seed=seed)
+    key = jax.random.key(seed, impl="rbg")
+    positions = np.asarray(draw_positions(key, windows, seq_len))
+    labels = np.take_along_axis(original, positions, axis=1)
+    substitutes = np.asarray(draw_substitutes(key, labels, MASK_ID, pieces))
+    inputs, found = map(np.asarray, mask_tokens(original, positions, substitutes))
+
+    np.testing.assert_array_equal(found, labels)
+    np.testing.assert_array_equal(np.take_along_axis(inputs, positions, axis=1), substitutes)
+    changed = inputs != original
+    np.put_along_axis(changed, positions, False, axis=1)
+    assert not changed.any()
+    assert ((substitutes == labels) | ((substitutes >= 0) & (substitutes < pieces))).all()
+    assert substitutes.dtype == labels.dtype == np.int32
+    np.testing.assert_array_equal(draw_substitutes(key, labels, MASK_ID, pieces), substitutes)
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 2**31 - 1))
+def test_substitutes_are_masks_random_tokens_and_the_token_itself_in_bert_s_shares(seed):
+    """The label is outside of the random ids, so that the three cases can be told apart."""
+    count, pieces, label = 100_000, 50, 60
+    drawn = np.asarray(draw_substitutes(jax.random.key(seed), np.full(count, label, np.int32), 55, pieces))
+    shares = [np.mean(drawn == 55), np.mean(drawn < pieces), np.mean(drawn == label)]
+    np.testing.assert_allclose(shares, [0.8, 0.1, 0.1], atol=0.006)  # over five standard deviations
+    assert sum(shares) == 1
+    counts = np.bincount(drawn[drawn < pieces], minlength=pieces)
+    np.testing.assert_allclose(counts, counts.mean(), rtol=0.5)  # seven standard deviations

@@ -26,6 +26,7 @@ def setup():
         recipe=Recipe(seq_len=24, batch_size=8, grad_accum=1),
         config=dataclasses.replace(CONFIG, num_hidden_layers=6),
         mask_id=MASK_ID,
+        pieces=CONFIG.vocab_size,
         total_steps=10,
     )
 

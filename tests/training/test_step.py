@@ -1,3 +1,5 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,8 @@ import pytest
 from tiny import CONFIG, MASK_ID, WITHOUT_DROPOUT, params, tokens
 
 import bwsk_jax
+from bwsk_jax.training import step
+from bwsk_jax.training.evaluation import evaluation_set, make_window_loss, pseudo_perplexity
 from bwsk_jax.training.optimizer import make_optimizer
 from bwsk_jax.training.step import compiled_peak_bytes, initial_state, make_train_step
 
@@ -30,6 +34,34 @@ def test_accumulated_micro_batches_equal_one_big_batch():
     at_once, big_loss = take_steps(WITHOUT_DROPOUT, [batch.reshape(1, 12, 16)], optimizer=optimizer)
     np.testing.assert_allclose(loss, big_loss, rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), accumulated.params, at_once.params)
+
+
+def test_bert_s_masking_is_of_all_windows_whatever_the_micro_batches():
+    batch = tokens(4, 3, 16)
+    options = {"optimizer": optax.sgd(1.0), "random_pieces": CONFIG.vocab_size}
+    accumulated, loss = take_steps(WITHOUT_DROPOUT, [batch], **options)
+    at_once, big_loss = take_steps(WITHOUT_DROPOUT, [batch.reshape(1, 12, 16)], **options)
+    np.testing.assert_allclose(loss, big_loss, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), accumulated.params, at_once.params)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 4])
+def test_bert_s_masking_hides_the_same_positions_with_other_tokens(monkeypatch, micro_batches):
+    """A loss that tells what it was given: a window's masked positions as bits, or its share of [MASK]."""
+    batch = [tokens(micro_batches, 100 // micro_batches, 16)] * 3
+    frozen = {"optimizer": optax.set_to_zero()}
+    losses = {}
+    for name, seen in {
+        "positions": lambda positions_bm, _: (2.0**positions_bm).sum(axis=1),
+        "masks": lambda _, substitutes_bm: (substitutes_bm == MASK_ID).mean(axis=1),
+    }.items():
+        monkeypatch.setattr(step, "masked_lm_loss", lambda _, params, tokens_bt, *masks, **__: seen(*masks))
+        losses[name] = take_steps(CONFIG, batch, **frozen)[1]
+        losses[name, "bert"] = take_steps(CONFIG, batch, random_pieces=CONFIG.vocab_size, **frozen)[1]
+    assert losses["positions"] == losses["positions", "bert"] and len(set(losses["positions"])) == 3
+    np.testing.assert_allclose(losses["masks"], 1)
+    np.testing.assert_allclose(losses["masks", "bert"], 0.8, atol=0.1)
+    assert len(set(losses["masks", "bert"])) > 1
 
 
 def test_masks_and_dropout_change_with_the_step_and_are_reproducible():
@@ -121,3 +153,53 @@ def test_a_scale_that_overflows_is_halved_until_steps_are_taken():
     assert 2 <= len(skipped) < 20 and skipped[0] == 0 and skipped[-1] < 19
     assert state.loss_scale.scale == 2.0 ** (30 - len(skipped))
     assert state.loss_scale.finite_steps == 19 - skipped[-1]
+
+
+def test_float16_accumulates_the_gradient_of_one_big_micro_batch():
+    """With SGD at rate 1 the update is the gradient."""
+    batch, start = tokens(2, 6, 16), params()
+    gradients = []
+    for shape in ((2, 6, 16), (1, 12, 16)):
+        state, loss = take_steps(
+            WITHOUT_DROPOUT, [batch.reshape(shape)], optimizer=optax.sgd(1.0), dtype=jnp.float16
+        )
+        assert np.isfinite(loss).all()
+        gradients.append(jax.tree.map(jnp.subtract, start, state.params))
+    difference = optax.tree.norm(jax.tree.map(jnp.subtract, *gradients))
+    assert 0 < difference < 2e-3 * optax.tree.norm(gradients[1])
+
+
+def test_one_micro_batch_that_overflows_skips_the_whole_step():
+    """A model that knows `easy` by heart: there is a scale at which only `hard` overflows."""
+    easy, hard = np.full((6, 16), 5, np.int32), tokens(6, 16)
+    learned, _ = take_steps(WITHOUT_DROPOUT, [easy[None]] * 40, optimizer=make_optimizer(3e-2, 40))
+    optimizer = make_optimizer(1e-3, 10)
+    train_step = make_train_step(WITHOUT_DROPOUT, optimizer, MASK_ID, dtype=jnp.float16)
+
+    def after(scale, *micro_batches):
+        state = initial_state(jax.tree.map(jnp.copy, learned.params), optimizer, dtype=jnp.float16)
+        state = state._replace(loss_scale=state.loss_scale._replace(scale=jnp.float32(scale)))
+        state, loss = train_step(state, np.stack(micro_batches), KEY)
+        return state, bool(np.isfinite(loss))
+
+    scale = next(2.0**power for power in range(8, 40) if not after(2.0**power, hard, hard)[1])
+    assert after(scale, easy, easy)[1]
+    for micro_batches in ((easy, hard), (hard, easy)):
+        state, finite = after(scale, *micro_batches)
+        assert not finite and state.loss_scale.scale == scale / 2 and state.step == 1
+        jax.tree.map(np.testing.assert_array_equal, state.params, learned.params)
+
+
+def test_lower_precisions_train_to_the_validation_loss_of_float32():
+    """A window tosses coins between two tokens, which its other tokens tell: log 2, log 4 without them."""
+    generator = np.random.default_rng(0)
+    windows = 2 * generator.integers(0, 2, (112, 1)) + generator.integers(5, 7, (112, 16))
+    batches = np.tile(windows[:96].astype(np.int32).reshape(3, 2, 16, 16), (60, 1, 1, 1))
+    held_out, losses = evaluation_set(windows[96:].astype(np.int32)), []
+    for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
+        optimizer = make_optimizer(3e-2, len(batches))
+        state, _ = take_steps(WITHOUT_DROPOUT, batches, optimizer=optimizer, dtype=dtype)
+        window_loss = make_window_loss(CONFIG, MASK_ID, dtype=dtype)
+        losses.append(math.log(pseudo_perplexity(window_loss, state.params, held_out, 16)))
+    assert losses[0] < 0.75
+    np.testing.assert_allclose(losses[1:], losses[0], rtol=0.02)

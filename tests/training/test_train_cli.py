@@ -15,7 +15,7 @@ from bwsk_jax import bert
 from bwsk_jax.train import main
 from bwsk_jax.training.checkpoints import Checkpoints
 from bwsk_jax.training.options import Options
-from bwsk_jax.training.progress import Progress
+from bwsk_jax.training.progress import Progress, TaskProgress
 from bwsk_jax.training.setup import prepare
 from bwsk_jax.variants import VARIANTS
 
@@ -25,7 +25,16 @@ REFERENCE_KEYS = [
     *("loss_curve", "val_curve", "nan_count", "erasure_budget", "parallelism_ratio"),
 ]
 OWN_KEYS = {
-    *("unigram_perplexity", "compiled_peak_mb", "step_time_ms", "tokens_per_s", "plan", "versions", "command")
+    *("val_metric_name", "final_val_metric", "final_val_unigram_perplexity", "test_unigram_perplexity"),
+    *(
+        "unigram_perplexity",
+        "compiled_peak_mb",
+        "step_time_ms",
+        "tokens_per_s",
+        "plan",
+        "versions",
+        "command",
+    ),
 }
 ROOT_KEYS = [
     *("model_name", "slug", "hf_id", "arch_family", "arch_type"),
@@ -69,6 +78,9 @@ def test_results_have_the_reference_keys_and_ours(finished):
         assert found["mode"] == VARIANTS[variant].mode
         assert found["total_steps"] == len(found["loss_curve"]) == 4
         assert found["best_val_metric"] == min(value for _, value in found["val_curve"])
+        assert found["metric_name"] == found["val_metric_name"] == "pseudo_perplexity"
+        assert found["final_val_metric"] == found["best_val_metric"]
+        assert found["final_val_unigram_perplexity"] == found["unigram_perplexity"]
         assert found["compiled_peak_mb"] > 0 and found["tokens_per_s"] > 0
         assert (found["plan"] is None) == (variant == "scratch-conventional")
     plan = results(finished, "scratch-reversible")["plan"]
@@ -182,6 +194,45 @@ def test_a_run_that_was_cut_short_goes_on_bit_for_bit(finished, text_folder, tmp
         (root / "scratch-reversible" / "model.safetensors").read_bytes() for root in (tmp_path, finished)
     ]
     assert weights[0] == weights[1]
+
+
+def test_bert_s_masks_and_the_exact_metric_outlive_interruptions(text_folder, tmp_path, monkeypatch, capsys):
+    """Told to terminate at step 1, then in the exact test, then left alone."""
+    flags = ["--variant", "scratch-conventional", "--dataset", text_folder, "--seq-len", "16"]
+    flags += ["--batch-size", "4", "--max-steps", "4", "--save-every", "0"]
+    flags += ["--masking", "bert", "--eval-metric", "exact"]
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    main([*flags, "--out", str(unbroken)])
+    assert "exact test" in capsys.readouterr().out
+    whole = results(unbroken, "scratch-conventional")
+    assert (whole["settings"]["masking"], whole["settings"]["eval_metric"]) == ("bert", "exact")
+    assert whole["metric_name"] == "exact_pseudo_perplexity"
+    assert whole["best_val_metric"] == min(value for _, value in whole["val_curve"])
+    assert 1 < whole["final_val_metric"] != whole["best_val_metric"]
+    assert 1 < whole["final_val_unigram_perplexity"] != whole["unigram_perplexity"]
+
+    def terminate(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def terminate_in_the_test(self, rows):
+        if self.label == "exact test":
+            terminate()
+
+    for cls, name, patched, said in (
+        (Progress, "step", terminate, "SIGTERM at step 1: saved"),
+        (TaskProgress, "advance", terminate_in_the_test, "SIGTERM in the exact test: saved"),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.setattr(cls, name, patched)
+            main([*flags, "--out", str(broken)])
+        assert ended.value.code == 143
+        assert capsys.readouterr().err == f"{said}; the same command continues from here\n"
+        assert not (broken / "scratch-conventional" / "training_results.json").exists()
+    main([*flags, "--out", str(broken)])
+    again = results(broken, "scratch-conventional")
+    for key in ("loss_curve", "val_curve", "test_metric", "final_val_metric"):
+        assert again[key] == whole[key]
+    assert "| `exact_pseudo_perplexity` |" in (broken / "README.md").read_text()
 
 
 def test_a_finished_run_is_reported_again_and_another_one_refused(finished, text_folder, capsys):

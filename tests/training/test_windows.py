@@ -1,12 +1,10 @@
-import io
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bwsk_jax import bert
-from bwsk_jax.training import progress, windows
+from bwsk_jax.training import windows
 from bwsk_jax.training.corpus import DatasetError
 from bwsk_jax.training.windows import cut_windows, epoch_batches, tokenize
 
@@ -54,14 +52,3 @@ def test_batches_of_lines_do_not_show_in_the_tokens(monkeypatch):
     expected = [token for line in LINES for token in tokenizer(line, add_special_tokens=False)["input_ids"]]
     assert whole.tolist() == expected and whole.dtype == np.int32
     assert tokenize(tokenizer, " \n").shape == (0,)
-
-
-def test_long_tokenising_says_how_far_it_is(monkeypatch):
-    monkeypatch.setattr(progress, "SECONDS_BEFORE_TOKEN_LINES", 0.0)
-    stream = io.StringIO()
-    said = progress.TokenProgress("train text", 200, stream)
-    said.advance(50, 1000)
-    said.advance(50, 1000)
-    said.close()
-    (line,) = stream.getvalue().splitlines()
-    assert line.startswith("tokenising train text: 25%  ") and line.endswith(" tokens/s")

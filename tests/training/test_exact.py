@@ -1,0 +1,63 @@
+import math
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import CONFIG, MASK_ID, params, tokens
+
+from bwsk_jax import bert
+from bwsk_jax.training.evaluation import make_window_loss, pseudo_perplexity, unigram_perplexity
+from bwsk_jax.training.exact import ExactSet
+
+SEQ_LEN = 12
+
+
+@given(seq_len=st.integers(1, 9), extra=st.integers(0, 40))
+def test_each_token_of_the_text_is_masked_once_in_a_whole_window(seq_len, extra):
+    text = np.arange(seq_len + extra, dtype=np.int32)
+    exact = ExactSet(text, seq_len)
+    windows, positions = exact.batch(np.arange(exact.rows))
+    assert windows.shape == (len(text), seq_len) and positions.shape == (len(text), 1)
+    np.testing.assert_array_equal(np.take_along_axis(windows, positions, axis=1)[:, 0], text)
+    np.testing.assert_array_equal(np.diff(windows, axis=1), 1)
+    starts = set(windows[:, 0].tolist())
+    assert starts == {*range(0, extra + 1, seq_len), extra}
+
+
+@pytest.mark.parametrize("count", [3 * SEQ_LEN, 3 * SEQ_LEN + 5])
+def test_it_is_what_transformers_gives_one_position_at_a_time(tmp_path, count):
+    torch = pytest.importorskip("torch")
+    from transformers import BertForMaskedLM
+
+    weights, text = jax.tree.map(lambda leaf: 3 * leaf, params()), tokens(count)
+    bert.save_pretrained(tmp_path, CONFIG, weights)
+    model = BertForMaskedLM.from_pretrained(tmp_path).eval()
+    losses = []
+    for place in range(count):
+        start = place // SEQ_LEN * SEQ_LEN
+        window = torch.tensor(text[start : start + SEQ_LEN], dtype=torch.long)
+        if len(window) < SEQ_LEN:
+            start, window = count - SEQ_LEN, torch.tensor(text[-SEQ_LEN:], dtype=torch.long)
+        window[place - start] = MASK_ID
+        with torch.no_grad():
+            log_p = torch.log_softmax(model(window[None]).logits[0, place - start].double(), dim=-1)
+        losses.append(-log_p[int(text[place])].item())
+
+    window_loss = make_window_loss(CONFIG, MASK_ID)
+    reported = []
+    for batch_size in (1, 8, 100):
+        value = pseudo_perplexity(window_loss, weights, ExactSet(text, SEQ_LEN), batch_size, reported.append)
+        np.testing.assert_allclose(math.log(value), np.mean(losses), rtol=1e-5)
+    assert sum(reported) == 3 * count
+
+
+def test_the_unigram_perplexity_beside_it_is_over_all_tokens():
+    train, text = tokens(300, seed=1), tokens(40)
+    p = (np.bincount(train, minlength=CONFIG.vocab_size) + 1) / (len(train) + CONFIG.vocab_size)
+    np.testing.assert_allclose(
+        unigram_perplexity(train, ExactSet(text, SEQ_LEN), CONFIG.vocab_size),
+        math.exp(-np.mean([math.log(p[token]) for token in text])),
+        rtol=1e-12,
+    )
