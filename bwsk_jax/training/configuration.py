@@ -8,13 +8,13 @@ from typing import Any
 
 from bwsk_jax.training.checkpoints import has_checkpoint
 from bwsk_jax.training.options import Options
-from bwsk_jax.training.results import RESULTS_FILE, write_json
+from bwsk_jax.training.results import RESULTS_FILE, read_results, write_json
 from bwsk_jax.training.setup import Setup
 
 OPTIONS_FILE = "options.json"
 TEXT = "text"
 IN_RECIPE = ("seq_len", "batch_size", "grad_accum", "epochs")
-MAY_DIFFER = {"out", "save_every"}
+MAY_DIFFER = {"out", "save_every", "device", "log_dir"}
 WORK = (RESULTS_FILE, "model.safetensors")
 
 
@@ -66,9 +66,9 @@ def check_same_run(setup: Setup) -> None:
 
 
 def finished_results(setup: Setup) -> dict[str, Any] | None:
-    """Return the results of the run in the variant's folder if it is finished."""
+    """Return the results of the run in the variant's folder if it is finished. Raises `ResultsError`."""
     file = setup.folder / RESULTS_FILE
-    return json.loads(file.read_text("utf-8")) if file.is_file() else None
+    return read_results(file) if file.is_file() else None
 
 
 def _shown(value: Any) -> str:

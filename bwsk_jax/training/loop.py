@@ -13,8 +13,7 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from bwsk_jax.training.interruption import Interruption, TrainingInterruptedError
-from bwsk_jax.training.progress import Progress
+from bwsk_jax.training.interruption import Interruption, RunInterruptedError
 from bwsk_jax.training.recipe import Recipe
 from bwsk_jax.training.step import TrainState
 from bwsk_jax.training.windows import epoch_batches
@@ -62,6 +61,22 @@ class History:
         return min((value for _, value in self.val_curve), default=math.inf)
 
 
+class Reports(Protocol):
+    """Who hears of each step and validation, as `bwsk_jax.training.progress.Progress` does."""
+
+    def step(self, step: int, loss: float) -> None:
+        """Report a step, which is in the history by now; `loss` is NaN if it was skipped."""
+
+    def validation(self, step: int, loss: float, value: float) -> None:
+        """Report a validation after `step`, whose loss was `loss`."""
+
+    def flush(self) -> None:
+        """Put out what was reported: the state is about to be saved, and will not be reported again."""
+
+    def close(self) -> None:
+        """Training is over."""
+
+
 class Saves(Protocol):
     """Where `fit` leaves its state, as `bwsk_jax.training.checkpoints.Checkpoints` does."""
 
@@ -90,7 +105,7 @@ def fit(
     keep: Callable[[TrainState], None],
     saves: Saves,
     interruption: Interruption,
-    progress: Progress,
+    progress: Reports,
 ) -> None:
     """Take up to `total_steps` steps, those in `history` included; append what happens to `history`.
 
@@ -101,7 +116,7 @@ def fit(
 
     A step whose loss is NaN counts as skipped. Raises `DivergedError` after `MAX_SKIPPED_IN_A_ROW` skipped
     steps in a row, when all were skipped, and when a validation is not finite; raises
-    `TrainingInterruptedError`, with all saved, after the step in which the `interruption` came.
+    `RunInterruptedError`, with all saved, after the step in which the `interruption` came.
     """
     key = jax.random.key(seed, impl="rbg")
     epoch_steps = steps_per_epoch(len(windows_wt), recipe)
@@ -166,11 +181,14 @@ def fit(
         if improved or ends or interruption.signal is not None or saves.due(upcoming):
             fetch()
             history.seconds = time.perf_counter() - began
+            progress.flush()
             saves.save(state, history, improved=improved)
             clock = time.perf_counter()
         if interruption.signal is not None:
             progress.close()
-            raise TrainingInterruptedError(interruption.signal, step)
+            raise RunInterruptedError(
+                interruption.signal, f"at step {step}: saved; the same command continues from here"
+            )
         if ends:
             break
     progress.close()

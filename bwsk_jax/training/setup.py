@@ -20,21 +20,12 @@ from bwsk_jax.training.recipe import RECIPES, Recipe
 from bwsk_jax.training.sources import model_folder, tokenizer_path, with_default_sources
 from bwsk_jax.training.token_cache import cached_tokens
 from bwsk_jax.training.windows import cut_windows
+from bwsk_jax.training.writable import check_writable
 from bwsk_jax.variants import Variant, find_variant
 
 DTYPES = {"float32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}
-POSITIVE = (
-    "seq_len",
-    "batch_size",
-    "grad_accum",
-    "epochs",
-    "max_steps",
-    "lr",
-    "max_bytes",
-)
 # Word embeddings are often padded to a multiple of one of these, because it is faster.
 PADDED_TO = (8, 16, 32, 64, 128)
-NOT_NEGATIVE = ("max_overhead", "save_every", "seed")
 
 
 class SettingError(ValueError):
@@ -72,6 +63,16 @@ class Setup:
     def folder(self) -> Path:
         """The folder of this variant."""
         return self.root / self.variant.name
+
+    @property
+    def log_folder(self) -> Path | None:
+        """The folder of this variant's TensorBoard events, if any are wanted."""
+        return self.options.log_dir and Path(self.options.log_dir, self.variant.name)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that an optimizer step sees."""
+        return self.recipe.grad_accum * self.recipe.batch_size * self.recipe.seq_len
 
     @property
     def model_slug(self) -> str:
@@ -157,14 +158,6 @@ def prepare(options: Options) -> Setup:
 
 
 def _check(options: Options, variant: Variant) -> None:
-    for name in POSITIVE:
-        value = getattr(options, name)
-        if value is not None and not value > 0:
-            raise SettingError(f"--{name.replace('_', '-')} {value} must be positive")
-    for name in NOT_NEGATIVE:
-        value = getattr(options, name)
-        if value is not None and not value >= 0:
-            raise SettingError(f"--{name.replace('_', '-')} {value} must not be negative")
     limits = [name for name in ("max_overhead", "max_bytes") if getattr(options, name) is not None]
     if len(limits) == 2:
         raise SettingError("--max-overhead and --max-bytes are both given: give at most one limit")
@@ -174,12 +167,20 @@ def _check(options: Options, variant: Variant) -> None:
         raise SettingError(
             f"{variant.name} starts from random parameters: drop --init, or use a finetune variant"
         )
-    root = Path(options.out)
-    if root.exists() and not root.is_dir():
-        raise SettingError(f"--out {root} is a file, and has to be a folder")
-    card = root / "README.md"
-    if card.is_file() and not card.read_text("utf-8").startswith("---\n"):
-        raise SettingError(f"--out {root}: its README.md is no model card and would be overwritten")
+    for flag, folder in (("--out", options.out), ("--log-dir", options.log_dir)):
+        if folder is not None:
+            _check_writable(flag, Path(folder), variant)
+    card = Path(options.out, "README.md")
+    if card.is_file() and not card.read_bytes().startswith(b"---\n"):
+        raise SettingError(f"--out {options.out}: its README.md is no model card and would be overwritten")
+
+
+def _check_writable(flag: str, root: Path, variant: Variant) -> None:
+    try:
+        check_writable(root)
+        check_writable(root / variant.name)
+    except OSError as error:
+        raise SettingError(f"{flag} {root} cannot be written: {error.strerror}") from None
 
 
 def _resolve(recipe: Recipe, options: Options) -> Recipe:

@@ -3,13 +3,13 @@ import signal
 
 import pytest
 
-from bwsk_jax.training.interruption import Interruption
+from bwsk_jax.training.interruption import Interruption, RunInterruptedError
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_signal_is_noted_and_the_handlers_come_back(number):
     before = signal.getsignal(number)
-    with Interruption() as interruption:
+    with pytest.raises(RunInterruptedError), Interruption() as interruption, interruption.noted():
         assert interruption.signal is None
         os.kill(os.getpid(), number)
         assert interruption.signal is number

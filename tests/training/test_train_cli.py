@@ -249,7 +249,8 @@ def test_changed_text_and_unknown_runs_are_refused(finished, text_folder, tmp_pa
         ("--batch-size 0", "--batch-size 0 must be positive"),
         ("--save-every -1", "--save-every -1.0 must not be negative"),
         ("--lr -1", "--lr -1.0 must be positive"),
-        ("--out {file}", "is a file"),
+        ("--out {file}", "--out {file} cannot be written: Not a directory"),
+        ("--out {file}/below", "--out {file}/below cannot be written: Not a directory"),
         ("--out {project}", "is no model card"),
     ],
 )
