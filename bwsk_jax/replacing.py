@@ -27,7 +27,8 @@ def replacing(file: Path) -> Iterator[Path]:
         temporary.chmod(mode)
         os.replace(temporary, file)
     except OSError as error:
-        error.filename, error.filename2 = str(file), None
+        if error.errno is not None and error.filename2 is None:
+            error.filename = str(file)
         raise
     finally:
         temporary.unlink(missing_ok=True)

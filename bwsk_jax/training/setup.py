@@ -24,6 +24,8 @@ from bwsk_jax.training.writable import check_writable
 from bwsk_jax.variants import Variant, find_variant
 
 DTYPES = {"float32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}
+# Steps are counted in 32 bits.
+MOST_STEPS = 2**31 - 1
 # Word embeddings are often padded to a multiple of one of these, because it is faster.
 PADDED_TO = (8, 16, 32, 64, 128)
 
@@ -136,13 +138,16 @@ def prepare(options: Options) -> Setup:
             f"one step of --batch-size {recipe.batch_size} x --grad-accum {recipe.grad_accum}"
         )
     total_steps = epoch_steps * recipe.epochs
+    total_steps = min(total_steps, options.max_steps or total_steps)
+    if total_steps > MOST_STEPS:
+        raise SettingError(f"--epochs {recipe.epochs} are {total_steps} steps, more than {MOST_STEPS}")
     dtype = DTYPES[options.precision]
     return Setup(
         options=options,
         variant=variant,
         recipe=recipe,
         peak_lr=options.lr or (recipe.finetune_lr if variant.experiment == "finetune" else recipe.scratch_lr),
-        total_steps=min(total_steps, options.max_steps or total_steps),
+        total_steps=total_steps,
         config=config,
         params=params,
         tokenizer=tokenizer,

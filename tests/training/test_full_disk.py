@@ -84,7 +84,7 @@ def test_a_disk_that_fills_up_ends_in_a_line_and_the_run_goes_on_when_there_is_r
         (line,) = captured.err.splitlines()
         assert line.startswith("error: ") and line.endswith("the same command continues from there")
         reason = "File too large" if full is files_limited else "No space left on device"
-        assert reason in line or reason.lower() in line.lower()
+        assert reason in line
         left = [path.name for path in folder.rglob("*") if "tmp" in path.name or path.name.startswith(".")]
         assert left == []
         return captured.out, line

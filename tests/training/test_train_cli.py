@@ -277,6 +277,7 @@ def test_changed_text_and_unknown_runs_are_refused(finished, text_folder, tmp_pa
         ("--batch-size 0", "--batch-size 0 must be positive"),
         ("--seq-len 0", "--seq-len 0 must be positive"),
         ("--grad-accum -1", "--grad-accum -1 must be positive"),
+        ("--epochs 10000000000", "steps, more than 2147483647"),
         ("--epochs 0", "--epochs 0 must be positive"),
         ("--max-steps 0", "--max-steps 0 must be positive"),
         ("--max-bytes 0", "--max-bytes 0 must be positive"),
