@@ -7,13 +7,12 @@ unpickled.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from safetensors.numpy import save_file
 
 from bwsk_jax.bert.config import BertConfig, BertConfigError
 from bwsk_jax.bert.model import Params, init_params
+from bwsk_jax.replacing import replacing
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -331,29 +331,13 @@ def save_pretrained(folder: str | os.PathLike[str], config: BertConfig, params: 
     folder = Path(folder)
     tensors = export_tensors(config, params)
     folder.mkdir(parents=True, exist_ok=True)
-    with _replacing(folder / WEIGHTS_FILE) as temporary:
+    with replacing(folder / WEIGHTS_FILE) as temporary:
         try:
             save_file(tensors, temporary, metadata={"format": "pt"})
         except SafetensorError as error:
             raise OSError(f"{folder / WEIGHTS_FILE}: {error}") from error
-    with _replacing(folder / CONFIG_FILE) as temporary:
+    with replacing(folder / CONFIG_FILE) as temporary:
         temporary.write_text(json.dumps(config.to_hf(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _replacing(file: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``file``; move it there at the end, or remove it on failure."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        temporary.touch()
-        mode = (
-            temporary.stat().st_mode
-        )  # as the user's umask has it; safetensors would keep others from reading
-        yield temporary
-        temporary.chmod(mode)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -87,11 +88,24 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 2048) -> PreTrainedT
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | os.PathLike[str]) -> None:
-    """Write the tokenizer for ``AutoTokenizer`` to load, without the padding and truncation last used."""
+    """Write the tokenizer for ``AutoTokenizer`` to load, without the padding and truncation last used.
+
+    Raises:
+        OSError: the folder cannot be written; its files are as before then.
+    """
     fresh = copy.deepcopy(tokenizer)
     fresh.backend_tokenizer.no_padding()
     fresh.backend_tokenizer.no_truncation()
-    fresh.save_pretrained(folder)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".tokenizer-", dir=folder) as beside:
+        try:
+            fresh.save_pretrained(beside)
+        # The Rust library raises bare exceptions.
+        except Exception as error:
+            raise OSError(f"{folder}: the tokenizer cannot be saved: {error}") from error
+        for file in Path(beside).iterdir():
+            file.replace(folder / file.name)
 
 
 def _load_saved(folder: Path) -> PreTrainedTokenizerFast:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from bwsk_jax.replacing import replacing
 from bwsk_jax.training.hub import is_hub_name
 from bwsk_jax.training.progress import duration
 from bwsk_jax.training.results import gather_runs
@@ -92,7 +93,8 @@ def write_model_card(root: Path) -> None:
         snippet=loading_snippet("PATH", next(iter(runs))),
         settings=_settings(runs),
     )
-    card.save(root / "README.md")
+    with replacing(root / "README.md") as beside:
+        card.save(beside)
 
 
 def _dataset_id(dataset: str) -> str:

@@ -4,6 +4,9 @@ Batches, masks and dropout are functions of the seed and the step, so a checkpoi
 the history. A save blocks: the next step would overwrite, in place, what a background save still reads.
 """
 
+import logging
+import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -15,10 +18,15 @@ from bwsk_jax.training.step import TrainState
 
 CHECKPOINT_FOLDER = "checkpoints"
 METRIC = "validation"
+OS_ERROR_CODE = re.compile(r"os_error_code='(\d+)'")
 
 
 class RestoreError(ValueError):
     """Checkpoints of which none can be read."""
+
+
+class SaveError(OSError):
+    """A checkpoint that could not be written; those before it are whole."""
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -29,14 +37,16 @@ def has_checkpoint(folder: Path) -> bool:
 class Checkpoints:
     """The checkpoints below a variant's `folder`, at most about `save_every` seconds of work apart.
 
-    Opening removes what a killed save left behind.
+    Opening removes what a killed save left behind, closing what a failed one did.
     """
 
     def __init__(self, folder: Path, save_every: float):
         from orbax.checkpoint import v1 as ocp
 
-        for stale in (folder / CHECKPOINT_FOLDER).glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(stale)  # Orbax's own cleanup may still be at it when the constructor returns
+        self._folder = folder / CHECKPOINT_FOLDER
+        self._remove_stale()  # Orbax's own cleanup may still be at it when its constructor returns
+        # What fails in its threads is raised as well, and is one line then.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         policies = ocp.training.preservation_policies
         best = policies.BestN(
             get_metric_fn=lambda metrics: metrics[METRIC],
@@ -46,7 +56,7 @@ class Checkpoints:
         )
         self.save_every = save_every
         self._orbax = ocp.training.Checkpointer(
-            (folder / CHECKPOINT_FOLDER).absolute(),
+            self._folder.absolute(),
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(1), best]),
         )
@@ -56,8 +66,17 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exception) -> None:
-        self._orbax.close()
+    def __exit__(self, kind: type[BaseException] | None, *exception) -> None:
+        try:
+            self._orbax.close()
+        except Exception:  # Orbax repeats why the last save failed, which has been raised before
+            if kind is None or not issubclass(kind, SaveError):
+                raise
+            self._remove_stale()
+
+    def _remove_stale(self) -> None:
+        for stale in self._folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(stale)
 
     @property
     def steps(self) -> list[int]:
@@ -99,19 +118,34 @@ class Checkpoints:
         return unsaved + upcoming_seconds + self._save_seconds >= self.save_every
 
     def save(self, state: TrainState, history: History, *, improved: bool) -> None:
-        """Write `state` and `history` as of the last step, and drop what is neither latest nor best."""
+        """Write `state` and `history` as of the last step, and drop what is neither latest nor best.
+
+        Raises `SaveError` where that fails, as on a full disk. Nothing more can be saved then.
+        """
         started = time.perf_counter()
-        saved = self._orbax.save(
-            history.total_steps,
-            state,
-            force=True,
-            metrics={METRIC: history.best} if improved else None,
-            custom_metadata={"history": vars(history)},
-        )
+        try:
+            saved = self._orbax.save(
+                history.total_steps,
+                state,
+                force=True,
+                metrics={METRIC: history.best} if improved else None,
+                custom_metadata={"history": vars(history)},
+            )
+        except Exception as fault:  # whatever Orbax's many layers make of what the system says
+            raise SaveError(
+                f"{self._folder}: step {history.total_steps} could not be saved: {_reason(fault)}"
+            ) from fault
         if not saved:
             raise RuntimeError(f"Orbax declined to save step {history.total_steps}")
         self._saved_at = started
         self._save_seconds = time.perf_counter() - started
+
+
+def _reason(fault: Exception) -> str:
+    if isinstance(fault, OSError) and fault.strerror:
+        return fault.strerror
+    code = OS_ERROR_CODE.search(str(fault))
+    return os.strerror(int(code[1])) if code else str(fault).splitlines()[0][:200]
 
 
 def _history(saved: dict) -> History:

@@ -10,13 +10,14 @@ from typing import Any
 from bwsk_jax.training.checkpoints import has_checkpoint
 from bwsk_jax.training.memory_limit import limited
 from bwsk_jax.training.options import Options
-from bwsk_jax.training.results import RESULTS_FILE, write_json
+from bwsk_jax.training.results import RESULTS_FILE, read_results, write_json
 from bwsk_jax.training.setup import Setup
 
 OPTIONS_FILE = "options.json"
 TEXT = "text"
+FITTED = "fitted_max_bytes"
 IN_RECIPE = ("seq_len", "batch_size", "grad_accum", "epochs")
-MAY_DIFFER = {"out", "save_every"}
+MAY_DIFFER = {"out", "save_every", "device", "log_dir"}
 ADVICE = "give another --out, or remove the folder"
 WORK = (RESULTS_FILE, "model.safetensors")
 
@@ -26,8 +27,13 @@ class OtherRunError(ValueError):
 
 
 def resolved_options(setup: Setup) -> dict[str, Any]:
-    """Return flag -> value with the recipe filled in, as JSON has it (infinity as a string)."""
+    """Return flag -> value with the recipe filled in, as JSON has it (infinity as a string).
+
+    The `max_bytes` that `--fit` led to is none of the flags.
+    """
     values = dataclasses.asdict(setup.options)
+    if setup.options.fit is not None:
+        values["max_bytes"] = None
     values |= {name: getattr(setup.recipe, name) for name in IN_RECIPE}
     values |= {"variant": setup.variant.name, "lr": setup.peak_lr}
     return {
@@ -37,8 +43,10 @@ def resolved_options(setup: Setup) -> dict[str, Any]:
 
 
 def save_options(setup: Setup) -> None:
-    """Write the resolved flags, and a digest of the text as tokenized, to the variant's folder."""
-    write_json(resolved_options(setup) | {TEXT: _text_digest(setup)}, setup.folder / OPTIONS_FILE)
+    """Write the resolved flags, where `--fit` led, and a digest of the text, to the variant's folder."""
+    fitted = {} if setup.options.fit is None else {FITTED: setup.options.max_bytes}
+    beside = fitted | {TEXT: _text_digest(setup)}
+    write_json(resolved_options(setup) | beside, setup.folder / OPTIONS_FILE)
 
 
 def check_same_run(setup: Setup) -> None:
@@ -49,12 +57,11 @@ def check_same_run(setup: Setup) -> None:
     saved = _saved_options(setup.folder)
     if saved is None:
         return
-    may_differ = MAY_DIFFER | ({"max_bytes"} if setup.options.fit is not None else set())
     defaults = {field.name: field.default for field in dataclasses.fields(Options)}
     differences = [
         f"--{name.replace('_', '-')} was {_shown(before)}, now {_shown(now)}"
         for name, now in resolved_options(setup).items()
-        if name not in may_differ and (before := saved.get(name, defaults[name])) != now
+        if name not in MAY_DIFFER and (before := saved.get(name, defaults[name])) != now
     ]
     if not differences and saved.get(TEXT) != _text_digest(setup):
         differences = ["the text or vocabulary behind --dataset and --tokenizer has changed"]
@@ -71,13 +78,13 @@ def with_recorded_limit(setup: Setup) -> Setup:
     saved = _saved_options(setup.folder)
     if setup.options.fit is None or saved is None:
         return setup
-    return limited(setup, saved["max_bytes"])
+    return limited(setup, saved[FITTED])
 
 
 def finished_results(setup: Setup) -> dict[str, Any] | None:
-    """Return the results of the run in the variant's folder if it is finished."""
+    """Return the results of the run in the variant's folder if it is finished. Raises `ResultsError`."""
     file = setup.folder / RESULTS_FILE
-    return json.loads(file.read_text("utf-8")) if file.is_file() else None
+    return read_results(file) if file.is_file() else None
 
 
 def _saved_options(folder: Path) -> dict[str, Any] | None:

@@ -6,6 +6,8 @@ they may ask at all; if not, they are in offline mode for as long as `connection
 
 import contextlib
 import functools
+import logging
+import os
 import re
 import ssl
 import sys
@@ -14,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PROBE_SECONDS = 3.0
+# The Hub's client resumes a download up to five times, after a second each.
+STALL_SECONDS = 3
 PROBE_PATH = "/api/models?limit=1"
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
@@ -44,13 +48,17 @@ def is_hub_name(name: str) -> bool:
 def connection() -> Iterator[str | None]:
     """Yield None where the Hub answers, or why it does not; inside, the libraries then only read their cache.
 
-    Progress bars of downloads are for terminals only.
+    Progress bars of downloads are for terminals only. A download that stands still is given up soon, unless
+    the user has set HF_HUB_DOWNLOAD_TIMEOUT.
     """
     import huggingface_hub.constants
     import huggingface_hub.utils
 
     if not sys.stderr.isatty():
         huggingface_hub.utils.disable_progress_bars()
+    huggingface_hub.utils.logging.set_verbosity(logging.CRITICAL)  # what fails for good is raised as well
+    if "HF_HUB_DOWNLOAD_TIMEOUT" not in os.environ:
+        huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT = STALL_SECONDS
     fault = _fault()
     modules = [huggingface_hub.constants]
     if "datasets" in sys.modules:
@@ -77,7 +85,7 @@ def fetch(repository: str, files: tuple[str, ...]) -> Path:
             return Path(snapshot_download(repository, allow_patterns=list(files)))
         # Whatever the Hub's client, its HTTP library or the disk raises, the user needs the sentence.
         except Exception as error:
-            cached = cached_folder(repository, files)
+            cached = None if fault is None else cached_folder(repository, files)
             if cached is not None:
                 return cached
             raise HubError(explain(error, fault)) from error

@@ -1,45 +1,67 @@
-"""SIGTERM and Ctrl-C as a request that training answers between two steps."""
+"""SIGTERM and Ctrl-C: they end a run at once, and training between two steps."""
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOPPED = "outside training: stopped; the same command continues from what is saved"
 
 
-class TrainingInterruptedError(Exception):
-    """A signal asked the run to end `where` it was ("at step 3"), with all saved that was done."""
+class RunInterruptedError(KeyboardInterrupt):
+    """A signal asked the run to end; what was saved before is whole.
 
-    def __init__(self, number: signal.Signals, where: str):
-        super().__init__(f"{number.name} {where}: saved; the same command continues from here")
+    Like its base it is no `Exception`: nothing on the way may take it for a failure of its own.
+    """
+
+    def __init__(self, number: signal.Signals, said: str):
+        super().__init__(f"{number.name} {said}")
         self.exit_status = 128 + number
 
 
 class Interruption:
-    """While entered, notes the first SIGTERM or SIGINT in `signal`; a second one ends the process at once.
+    """While entered, the first SIGTERM or SIGINT raises `RunInterruptedError`; a second one ends the process.
 
-    Outside the main thread, where Python handles no signals, it notes nothing.
+    While `noted` is entered too, the first is only noted in `signal`. Outside the main thread, where Python
+    handles no signals, nothing happens. Python handles none inside a call of C++ either: a signal waits for
+    the end of a compilation.
     """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self._noting = False
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
     def __exit__(self, *exception) -> None:
         self._restore()
 
-    def check(self, where: str) -> None:
-        """Raise `TrainingInterruptedError`, which says `where`, if a signal came."""
+    @contextlib.contextmanager
+    def noted(self) -> Iterator[None]:
+        """Have a signal only noted inside; at the end, one that nobody answered raises."""
+        self._noting = True
+        try:
+            yield
+        finally:
+            self._noting = False
         if self.signal is not None:
-            raise TrainingInterruptedError(self.signal, where)
+            raise RunInterruptedError(self.signal, STOPPED)
 
-    def _note(self, number: int, frame) -> None:
+    def answer(self, where: str) -> None:
+        """Raise `RunInterruptedError`, which says `where` training was, if a signal was noted."""
+        if self.signal is not None:
+            raise RunInterruptedError(self.signal, f"{where}: saved; the same command continues from here")
+
+    def _handle(self, number: int, frame) -> None:
         self.signal = signal.Signals(number)
         self._restore()
+        if not self._noting:
+            raise RunInterruptedError(self.signal, STOPPED)
 
     def _restore(self) -> None:
         while self._previous:

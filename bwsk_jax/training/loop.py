@@ -13,8 +13,7 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from bwsk_jax.training.interruption import Interruption
-from bwsk_jax.training.progress import Progress
+from bwsk_jax.training.interruption import Interruption, RunInterruptedError
 from bwsk_jax.training.recipe import Recipe
 from bwsk_jax.training.step import TrainState
 from bwsk_jax.training.windows import epoch_batches
@@ -62,6 +61,22 @@ class History:
         return min((value for _, value in self.val_curve), default=math.inf)
 
 
+class Reports(Protocol):
+    """Who hears of each step and validation, as `bwsk_jax.training.progress.Progress` does."""
+
+    def step(self, step: int, loss: float) -> None:
+        """Report a step, which is in the history by now; `loss` is NaN if it was skipped."""
+
+    def validation(self, step: int, loss: float, value: float) -> None:
+        """Report a validation after `step`, whose loss was `loss`."""
+
+    def flush(self) -> None:
+        """Put out what was reported: the state is about to be saved, and will not be reported again."""
+
+    def close(self) -> None:
+        """Training is over."""
+
+
 class Saves(Protocol):
     """Where `fit` leaves its state, as `bwsk_jax.training.checkpoints.Checkpoints` does."""
 
@@ -90,7 +105,7 @@ def fit(
     keep: Callable[[TrainState], None],
     saves: Saves,
     interruption: Interruption,
-    progress: Progress,
+    progress: Reports,
 ) -> None:
     """Take up to `total_steps` steps, those in `history` included; append what happens to `history`.
 
@@ -101,12 +116,12 @@ def fit(
 
     A step whose loss is NaN counts as skipped. Raises `DivergedError` after `MAX_SKIPPED_IN_A_ROW` skipped
     steps in a row, when all were skipped, and when a validation is not finite; raises
-    `TrainingInterruptedError`, with all saved, after the step in which the `interruption` came.
+    `RunInterruptedError`, with all saved, after the step in which the `interruption` came. `validate` may
+    raise it as well; it is called again when training goes on.
     """
     key = jax.random.key(seed, impl="rbg")
     epoch_steps = steps_per_epoch(len(windows_wt), recipe)
     began = time.perf_counter() - history.seconds
-    first = history.total_steps + 1
     validation_seconds = 0.0
     waiting = None
     clock = time.perf_counter()
@@ -149,31 +164,47 @@ def fit(
         history.early_stopped = history.since_best == recipe.patience
         return improved
 
-    last = total_steps if not history.early_stopped else history.total_steps
-    for step, tokens_abt in enumerate(_batches(windows_wt, recipe, seed, first - 1, last), start=first):
-        state, loss = train_step(state, tokens_abt, key)
-        fetch()
-        waiting = loss
-        history.epochs_completed = step // epoch_steps
+    def settle(step: int) -> bool:
+        """Validate if it is time, save if it is due, answer a signal; return whether training ends."""
+        nonlocal validation_seconds, clock
         improved = False
         if validates(step):
             fetch()
-            improved = score(step)
+            try:
+                improved = score(step)
+            except RunInterruptedError:  # the validation is repeated when the run goes on
+                save(improved=False)
+                raise
             validation_seconds, clock = time.perf_counter() - clock, time.perf_counter()
-
         ends = history.early_stopped or step == total_steps
         upcoming = max(history.step_seconds[-2:], default=0.0) + validation_seconds * validates(step + 1)
         if improved or ends or interruption.signal is not None or saves.due(upcoming):
+            save(improved)
+        interruption.answer(f"at step {step}")
+        return ends
+
+    def save(improved: bool) -> None:
+        nonlocal clock
+        fetch()
+        history.seconds = time.perf_counter() - began
+        progress.flush()
+        saves.save(state, history, improved=improved)
+        clock = time.perf_counter()
+
+    try:
+        taken = history.total_steps
+        cut_short = taken > 0 and validates(taken) and taken not in dict(history.val_curve)
+        if history.early_stopped or (cut_short and settle(taken)):
+            return
+        for step, tokens_abt in enumerate(_batches(windows_wt, recipe, seed, taken, total_steps), taken + 1):
+            state, loss = train_step(state, tokens_abt, key)
             fetch()
-            history.seconds = time.perf_counter() - began
-            saves.save(state, history, improved=improved)
-            clock = time.perf_counter()
-        if interruption.signal is not None:
-            progress.close()
-            interruption.check(f"at step {step}")
-        if ends:
-            break
-    progress.close()
+            waiting = loss
+            history.epochs_completed = step // epoch_steps
+            if settle(step):
+                return
+    finally:
+        progress.close()
 
 
 def _batches(

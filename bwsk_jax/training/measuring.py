@@ -24,40 +24,33 @@ class FinalMetrics(NamedTuple):
     test_unigram: float
 
 
-def make_evaluator(setup: Setup) -> Callable:
-    """Return `evaluate(params, held_out, label, interruption=None) -> pseudo-perplexity`.
+def make_evaluator(setup: Setup, interruption: Interruption) -> Callable:
+    """Return `evaluate(params, held_out, label) -> pseudo-perplexity`.
 
-    A line on standard error follows what takes long. An `interruption` ends it between two batches, with
-    `TrainingInterruptedError`.
+    A line on standard error follows what takes long. A noted `interruption` is answered between two batches.
     """
     window_loss = make_window_loss(setup.config, setup.tokenizer.mask_token_id, dtype=setup.dtype)
 
-    def evaluate(params, held_out, label, interruption=None):
+    def evaluate(params, held_out, label):
         with TaskProgress(label, held_out.rows) as progress:
 
             def report(rows):
                 progress.advance(rows)
-                if interruption is not None:
-                    interruption.check(f"in the {label}")
+                interruption.answer(f"in the {label}")
 
             return pseudo_perplexity(window_loss, params, held_out, setup.recipe.batch_size, report)
 
     return evaluate
 
 
-def final_metrics(setup: Setup, best_validation: float) -> FinalMetrics:
-    """Return the metrics of what was exported: the parameters that had `best_validation` in training.
-
-    Raises `TrainingInterruptedError` on SIGTERM and Ctrl-C: the next session measures again.
-    """
+def final_metrics(setup: Setup, best_validation: float, interruption: Interruption) -> FinalMetrics:
+    """Return the metrics of what was exported: the parameters that had `best_validation` in training."""
     _, params = bert.load_pretrained(setup.folder)
     params = jax.device_put(params)
-    evaluate = make_evaluator(setup)
-    name = setup.options.eval_metric
-    with Interruption() as interruption:
-        validation = best_validation
-        if name == "exact":
-            validation = evaluate(params, setup.final_validation, "exact validation", interruption)
-        test = evaluate(params, setup.final_test, f"{name} test", interruption)
+    evaluate = make_evaluator(setup, interruption)
+    name, validation = setup.options.eval_metric, best_validation
+    if name == "exact":
+        validation = evaluate(params, setup.final_validation, "exact validation")
+    test = evaluate(params, setup.final_test, f"{name} test")
     unigrams = setup.final_validation_unigram, setup.final_test_unigram
     return FinalMetrics(METRIC_NAMES[name], validation, unigrams[0], test, unigrams[1])

@@ -1,7 +1,21 @@
 """The command line's flags."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated
+
+import tyro
+
+CHOICES = {
+    "preset": ("demo", "mini", "base"),
+    "precision": ("float32", "bf16", "fp16"),
+    "masking": ("mask", "bert"),
+    "eval_metric": ("sampled", "exact"),
+    "device": ("auto", "cpu", "gpu"),
+}
+
+
+def _one_of(choices: tuple[str, ...]):
+    return tyro.conf.arg(metavar=f"{{{','.join(choices)}}}")
 
 
 @dataclass(frozen=True)
@@ -13,7 +27,7 @@ class Options:
 
     variant: str = "scratch-reversible"
     """{finetune,scratch}-{conventional,analyzed,reversible}."""
-    preset: Literal["demo", "mini", "base"] = "demo"
+    preset: Annotated[str, _one_of(CHOICES["preset"])] = "demo"
     """Size of a scratch model, and the recipe: demo takes minutes on two CPU cores."""
     dataset: str | None = None
     """'embedded' (text that ships with Python), NAME or NAME:CONFIG on the Hub, or a folder: train.txt,
@@ -39,13 +53,13 @@ class Options:
     """Stop, and end the learning-rate schedule, after this many optimizer steps."""
     lr: float | None = None
     """Peak learning rate."""
-    masking: Literal["mask", "bert"] = "mask"
+    masking: Annotated[str, _one_of(CHOICES["masking"])] = "mask"
     """What stands at masked positions in training: always [MASK], or BERT's 80% [MASK], 10% a random token,
     10% the token itself. Evaluation always has [MASK] there, so that settings compare."""
-    eval_metric: Literal["sampled", "exact"] = "sampled"
+    eval_metric: Annotated[str, _one_of(CHOICES["eval_metric"])] = "sampled"
     """How the exported model is measured: with 15% of the tokens masked at once, as validations in training
     always are, or 'exact', every token masked one at a time, about seq_len / 2 times as long."""
-    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    precision: Annotated[str, _one_of(CHOICES["precision"])] = "float32"
     """What the model computes in. Parameters, loss and optimizer are float32; fp16 scales its loss."""
     max_overhead: float | None = None
     """Recomputation the backward pass may do, as a fraction of the step's FLOPs; inf is least memory."""
@@ -60,3 +74,7 @@ class Options:
     """Seconds of work that may be lost when the process is killed; the same command resumes."""
     seed: int = 0
     """Of initialisation, order of windows, masks and dropout."""
+    device: Annotated[str, _one_of(CHOICES["device"])] = "auto"
+    """Where to compute. auto is JAX's own choice: a GPU where it finds one."""
+    log_dir: str | None = None
+    """Folder that receives TensorBoard events, in VARIANT/."""

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+from bwsk_jax.replacing import replacing
 from bwsk_jax.training.loop import History
 
 
@@ -25,5 +26,6 @@ def plot_loss(history: History, unigram_perplexity: float, title: str, path: Pat
     axes.axhline(math.log(unigram_perplexity), color="grey", linestyle="--", label="unigram frequencies")
     axes.set(title=title, xlabel="optimizer step", ylabel="masked-LM loss (nats per token)")
     axes.legend()
-    figure.savefig(path, dpi=120)
+    with replacing(path) as beside:
+        figure.savefig(beside, format="png", dpi=120)
     pyplot.close(figure)

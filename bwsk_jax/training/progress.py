@@ -49,6 +49,9 @@ class Progress:
         self._validation = value
         self._print(step, loss)
 
+    def flush(self) -> None:
+        """Do nothing: each line is put out as it is printed."""
+
     def close(self) -> None:
         """End the line on a terminal."""
         if self.stream.isatty():

@@ -10,12 +10,17 @@ from typing import Any
 import jax
 import numpy as np
 
+from bwsk_jax.replacing import replacing
 from bwsk_jax.training.loop import History
 from bwsk_jax.training.measuring import METRIC_NAMES, FinalMetrics
 from bwsk_jax.variants import VARIANTS, Variant
 
 RESULTS_FILE = "training_results.json"
 PACKAGES = ("bwsk_jax", "jax", "jaxlib", "flax", "optax", "transformers", "tokenizers", "safetensors")
+
+
+class ResultsError(ValueError):
+    """A file of results that cannot be read."""
 
 
 def training_results(
@@ -92,15 +97,22 @@ def plan_results(plan, *, max_overhead: float | None, max_bytes: int | None) -> 
 
 def write_json(values: dict[str, Any], path: Path) -> None:
     """Write `values` to `path`, whole or not at all; an infinity or NaN of ours raises `ValueError`."""
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", "utf-8")
-    beside.replace(path)
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", "utf-8")
 
 
 def gather_runs(root: Path) -> dict[str, dict[str, Any]]:
     """Return variant name -> results of every variant finished under `root`, in the table's order."""
     files = {name: root / name / RESULTS_FILE for name in VARIANTS}
-    return {name: json.loads(file.read_text("utf-8")) for name, file in files.items() if file.is_file()}
+    return {name: read_results(file) for name, file in files.items() if file.is_file()}
+
+
+def read_results(file: Path) -> dict[str, Any]:
+    """Return what a run left in `file`. Raises `ResultsError`."""
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except ValueError as fault:
+        raise ResultsError(f"{file} is damaged ({fault}): remove it, and its run is tested again") from None
 
 
 def gather_results(root: Path, latest: dict[str, Any]) -> dict[str, Any]:

@@ -1,22 +1,27 @@
 """One run: compile, train, test, export, report. The table of contents of training."""
 
+import contextlib
 import shlex
 import sys
 import time
 from typing import Any
 
 import jax
+import numpy as np
 
 from bwsk_jax import bert
 from bwsk_jax.training.card import loading_snippet, write_model_card
 from bwsk_jax.training.checkpoints import Checkpoints
 from bwsk_jax.training.configuration import save_options
+from bwsk_jax.training.event_log import EventLog, TrainingEvents
 from bwsk_jax.training.interruption import Interruption
 from bwsk_jax.training.loaded import show_loading
 from bwsk_jax.training.loop import History, fit
 from bwsk_jax.training.measuring import final_metrics, make_evaluator
+from bwsk_jax.training.optimizer import learning_rate_schedule
 from bwsk_jax.training.plot import plot_loss
 from bwsk_jax.training.progress import Progress, duration
+from bwsk_jax.training.reports import ReportsTo
 from bwsk_jax.training.results import (
     RESULTS_FILE,
     gather_results,
@@ -28,11 +33,14 @@ from bwsk_jax.training.setup import Setup
 from bwsk_jax.training.step import compiled_peak_bytes, initial_state
 
 
-def run(setup: Setup) -> dict[str, Any]:
+def run(setup: Setup, interruption: Interruption) -> dict[str, Any]:
     """Train `setup`'s variant, export its best parameters and return its training results.
 
     The variant's folder holds the best parameters so far, loadable, from the first validation on; its
     training_results.json appears when all is done. An earlier session of the same run is continued.
+
+    Raises `OSError` where something cannot be written, as on a full disk, and `RunInterruptedError`; what was
+    saved before is whole then.
     """
     started = time.perf_counter()
     setup.folder.mkdir(parents=True, exist_ok=True)
@@ -40,8 +48,8 @@ def run(setup: Setup) -> dict[str, Any]:
     bert.save_tokenizer(setup.tokenizer, setup.folder)
 
     parameters = sum(leaf.size for leaf in jax.tree.leaves(setup.params))
-    history, earlier_seconds, peak_bytes = _train(setup)
-    final = final_metrics(setup, history.best)
+    history, earlier_seconds, peak_bytes = _train(setup, interruption)
+    final = final_metrics(setup, history.best, interruption)
 
     limits = {"max_overhead": setup.options.max_overhead, "max_bytes": setup.options.max_bytes}
     results = training_results(
@@ -60,6 +68,9 @@ def run(setup: Setup) -> dict[str, Any]:
     )
     plot_loss(history, setup.unigram_perplexity, setup.variant.name, setup.folder / "loss.png")
     write_json(results, setup.folder / RESULTS_FILE)
+    if setup.log_folder is not None:
+        with EventLog(setup.log_folder, first=history.total_steps + 1) as log:
+            log.log(history.total_steps, {f"test/{final.name}": final.test})
     gather(setup, results)
     return results
 
@@ -70,12 +81,16 @@ def gather(setup: Setup, results: dict[str, Any]) -> None:
     write_model_card(setup.root)
 
 
-def _train(setup: Setup) -> tuple[History, float, int]:
+def _train(setup: Setup, interruption: Interruption) -> tuple[History, float, int]:
     recipe = setup.recipe
     compiled = setup.compile()
     state = initial_state(setup.params, setup.optimizer, dtype=setup.dtype)
-    evaluate = make_evaluator(setup)
-    with Checkpoints(setup.folder, setup.options.save_every) as checkpoints, Interruption() as interruption:
+    evaluate = make_evaluator(setup, interruption)
+    with (
+        interruption.noted(),
+        Checkpoints(setup.folder, setup.options.save_every) as checkpoints,
+        contextlib.ExitStack() as closing,
+    ):
         history = History()
         if restored := checkpoints.restore(state):
             for leaf in jax.tree.leaves(state):
@@ -83,6 +98,7 @@ def _train(setup: Setup) -> tuple[History, float, int]:
             state, history = restored
             print(f"resuming after step {history.total_steps}/{setup.total_steps}", flush=True)
         earlier_seconds = history.seconds
+        progress = Progress(setup.total_steps, recipe.tokens_per_step, steps_before=history.total_steps)
         fit(
             compiled,
             state,
@@ -95,7 +111,7 @@ def _train(setup: Setup) -> tuple[History, float, int]:
             keep=lambda state: bert.save_pretrained(setup.folder, setup.config, state.params),
             saves=checkpoints,
             interruption=interruption,
-            progress=Progress(setup.total_steps, recipe.tokens_per_step, steps_before=history.total_steps),
+            progress=ReportsTo(progress, *_events(setup, history, closing)),
         )
     return history, earlier_seconds, compiled_peak_bytes(compiled)
 
@@ -110,6 +126,14 @@ def _final_rows(results: dict[str, Any]) -> dict[str, str]:
         return {"test pseudo-perplexity": test}
     validation = _beside(results["final_val_metric"], results["final_val_unigram_perplexity"])
     return {"exact validation": validation, "exact test": test}
+
+
+def _events(setup: Setup, history: History, closing: contextlib.ExitStack) -> list[TrainingEvents]:
+    if setup.log_folder is None:
+        return []
+    log = closing.enter_context(EventLog(setup.log_folder, first=history.total_steps + 1))
+    rates = np.asarray(learning_rate_schedule(setup.peak_lr, setup.total_steps)(np.arange(setup.total_steps)))
+    return [TrainingEvents(log, history, rates, setup.recipe.tokens_per_step)]
 
 
 def print_summary(setup: Setup, results: dict[str, Any]) -> None:

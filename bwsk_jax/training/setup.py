@@ -21,20 +21,13 @@ from bwsk_jax.training.sources import model_folder, tokenizer_path, with_default
 from bwsk_jax.training.step_setup import StepSetup
 from bwsk_jax.training.token_cache import cached_tokens
 from bwsk_jax.training.windows import cut_windows
+from bwsk_jax.training.writable import check_writable
 from bwsk_jax.variants import Variant, find_variant
 
-POSITIVE = (
-    "seq_len",
-    "batch_size",
-    "grad_accum",
-    "epochs",
-    "max_steps",
-    "lr",
-    "max_bytes",
-)
+# Steps are counted in 32 bits.
+MOST_STEPS = 2**31 - 1
 # Word embeddings are often padded to a multiple of one of these, because it is faster.
 PADDED_TO = (8, 16, 32, 64, 128)
-NOT_NEGATIVE = ("max_overhead", "save_every", "seed")
 
 
 class SettingError(ValueError):
@@ -69,6 +62,11 @@ class Setup(StepSetup):
     def folder(self) -> Path:
         """The folder of this variant."""
         return self.root / self.variant.name
+
+    @property
+    def log_folder(self) -> Path | None:
+        """The folder of this variant's TensorBoard events, if any are wanted."""
+        return self.options.log_dir and Path(self.options.log_dir, self.variant.name)
 
     @property
     def model_slug(self) -> str:
@@ -204,20 +202,18 @@ def cut_train_windows(tokens: np.ndarray, recipe: Recipe) -> np.ndarray:
 
 
 def planned_steps(options: Options, recipe: Recipe, windows: int) -> int:
-    """Return how many optimizer steps a run over `windows` takes, unless it stops early."""
+    """Return how many optimizer steps a run over `windows` takes, unless it stops early.
+
+    Raises `SettingError`.
+    """
     steps = steps_per_epoch(windows, recipe) * recipe.epochs
-    return min(steps, options.max_steps or steps)
+    steps = min(steps, options.max_steps or steps)
+    if steps > MOST_STEPS:
+        raise SettingError(f"--epochs {recipe.epochs} are {steps} steps, more than {MOST_STEPS}")
+    return steps
 
 
 def _check(options: Options, variant: Variant) -> None:
-    for name in POSITIVE:
-        value = getattr(options, name)
-        if value is not None and not value > 0:
-            raise SettingError(f"--{name.replace('_', '-')} {value} must be positive")
-    for name in NOT_NEGATIVE:
-        value = getattr(options, name)
-        if value is not None and not value >= 0:
-            raise SettingError(f"--{name.replace('_', '-')} {value} must not be negative")
     limits = [name for name in ("max_overhead", "max_bytes", "fit") if getattr(options, name) is not None]
     flags = [f"--{name.replace('_', '-')}" for name in limits]
     if len(limits) > 1:
@@ -230,12 +226,20 @@ def _check(options: Options, variant: Variant) -> None:
         raise SettingError(
             f"{variant.name} starts from random parameters: drop --init, or use a finetune variant"
         )
-    root = Path(options.out)
-    if root.exists() and not root.is_dir():
-        raise SettingError(f"--out {root} is a file, and has to be a folder")
-    card = root / "README.md"
-    if card.is_file() and not card.read_text("utf-8").startswith("---\n"):
-        raise SettingError(f"--out {root}: its README.md is no model card and would be overwritten")
+    for flag, folder in (("--out", options.out), ("--log-dir", options.log_dir)):
+        if folder is not None:
+            _check_writable(flag, Path(folder), variant)
+    card = Path(options.out, "README.md")
+    if card.is_file() and not card.read_bytes().startswith(b"---\n"):
+        raise SettingError(f"--out {options.out}: its README.md is no model card and would be overwritten")
+
+
+def _check_writable(flag: str, root: Path, variant: Variant) -> None:
+    try:
+        check_writable(root)
+        check_writable(root / variant.name)
+    except OSError as error:
+        raise SettingError(f"{flag} {root} cannot be written: {error.strerror}") from None
 
 
 def _check_fit(fit: str, variant: Variant) -> None:

@@ -18,17 +18,23 @@ from bwsk_jax.training.windows import tokenize
 FORMAT = b"int32 line by line 1"
 
 
-def cache_folder() -> Path:
-    """Return `bwsk_jax/tokens` in the user's cache folder: `$XDG_CACHE_HOME`, or `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bwsk_jax" / "tokens"
+def cache_folder() -> Path | None:
+    """Return `bwsk_jax/tokens` in the user's cache folder: `$XDG_CACHE_HOME`, or `~/.cache`.
+
+    None for a user without a home, as in some containers.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bwsk_jax" / "tokens"
+    except RuntimeError:
+        return None
 
 
 def cached_tokens(tokenizer, text: str, label: str = "text") -> np.ndarray:
     """Return `tokenize(tokenizer, text, label)`, from the cache where it is there, and put it there."""
-    name = _digest(tokenizer, text)
-    if name is None:
+    name, folder = _digest(tokenizer, text), cache_folder()
+    if name is None or folder is None:
         return tokenize(tokenizer, text, label)
-    file = cache_folder() / f"{name}.npy"
+    file = folder / f"{name}.npy"
     tokens = _read(file)
     if tokens is None:
         tokens = tokenize(tokenizer, text, label)

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -13,14 +13,16 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @contextlib.contextmanager
-def serve_hub(root: Path | None) -> Iterator[str]:
+def serve_hub(root: Path | None, lost: Collection[str] = ()) -> Iterator[str]:
     """Serve `root`/{models,datasets}/OWNER/NAME/FILES; yield the address for HF_ENDPOINT.
 
-    Without a `root` every answer is 503, as in an outage.
+    Without a `root` every answer is 503, as in an outage. The connection is lost in the middle of files whose
+    names end in one of `lost`, as long as it is in there.
     """
 
     class Handler(_Handler):
         folder = root
+        lost_suffixes = lost
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler if root else _Outage)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -45,6 +47,7 @@ class _Outage(BaseHTTPRequestHandler):
 
 class _Handler(BaseHTTPRequestHandler):
     folder: Path
+    lost_suffixes: Collection[str]
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
@@ -112,8 +115,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')
         self.send_header("X-Repo-Commit", COMMIT)
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        if self.command == "HEAD":
+            return
+        if urlsplit(self.path).path.endswith(tuple(self.lost_suffixes)):
+            body = body[: len(body) // 2]
+            self.close_connection = True
+        self.wfile.write(body)
 
     def log_message(self, *_):
         pass

@@ -189,3 +189,20 @@ def test_what_the_hub_does_not_have(hub, tmp_path):
         lines, [absent, "'cooked'", "no split validation, test", absent, absent], strict=True
     ):
         assert line.startswith("error: --") and wanted in line
+
+
+def test_a_download_that_is_cut_off_ends_in_a_line_and_works_when_tried_again(hub, tmp_path):
+    init = ["--variant finetune-conventional --dataset absent --init " + MODEL]
+    text = [f"--dataset {DATASET}:raw"]
+    lost = {".safetensors", ".parquet"}
+    with serve_hub(hub, lost) as endpoint:
+        cut_off = python(MISTAKES.format(flags=init + text), HF_HOME=tmp_path, HF_ENDPOINT=endpoint)
+        lost.clear()
+        ran = python(USE, HF_HOME=tmp_path, HF_ENDPOINT=endpoint)
+    for line, flag in zip(cut_off.stderr.splitlines(), ("--init", "--dataset"), strict=True):
+        assert line.startswith(f"error: {flag} someone/") and "the Hub did not give it: " in line
+    for answer in cut_off.stdout.splitlines():
+        status, seconds = answer.split()
+        assert status == "2" and float(seconds) < 30
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith(USED)

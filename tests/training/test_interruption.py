@@ -3,13 +3,13 @@ import signal
 
 import pytest
 
-from bwsk_jax.training.interruption import Interruption, TrainingInterruptedError
+from bwsk_jax.training.interruption import Interruption, RunInterruptedError
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_is_noted_and_the_handlers_come_back(number):
+def test_the_first_signal_is_noted_raises_at_the_end_and_the_handlers_come_back(number):
     before = signal.getsignal(number)
-    with Interruption() as interruption:
+    with pytest.raises(RunInterruptedError), Interruption() as interruption, interruption.noted():
         assert interruption.signal is None
         os.kill(os.getpid(), number)
         assert interruption.signal is number
@@ -24,10 +24,14 @@ def test_handlers_come_back_without_a_signal_too():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_check_raises_only_after_a_signal():
-    with Interruption() as interruption:
-        interruption.check("in a test")
-        os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(TrainingInterruptedError, match="SIGTERM in a test: saved") as ended:
-            interruption.check("in a test")
+def test_outside_of_training_a_signal_raises_what_no_library_takes_for_a_failure():
+    with (
+        pytest.raises(RunInterruptedError, match="SIGTERM outside training: stopped") as ended,
+        Interruption(),
+    ):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Exception:
+            pytest.fail("swallowed")
+        pytest.fail("not raised at once")
     assert ended.value.exit_status == 143

@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 
-from bwsk_jax.training.interruption import Interruption, TrainingInterruptedError
+from bwsk_jax.training.interruption import Interruption, RunInterruptedError
 from bwsk_jax.training.loop import MAX_SKIPPED_IN_A_ROW, DivergedError, History, fit
 from bwsk_jax.training.progress import Progress
 from bwsk_jax.training.recipe import Recipe
@@ -139,7 +139,7 @@ def test_an_interruption_saves_after_the_step_and_says_how_to_go_on():
         interruption.signal = signal.SIGTERM
         yield 1.0
 
-    with pytest.raises(TrainingInterruptedError, match="SIGTERM at step 3: saved; the same command") as ended:
+    with pytest.raises(RunInterruptedError, match="SIGTERM at step 3: saved; the same command") as ended:
         run([], loss=losses(), saves=saves, interruption=interruption)
     assert ended.value.exit_status == 143
     assert saves.saved[3].total_steps == 3

@@ -1,6 +1,7 @@
 """Tokens come back from disk as they went in, and a damaged or forbidden cache is no obstacle."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,3 +89,12 @@ def test_where_no_folder_can_be_made_the_tokens_stay_in_memory(tokenizer, tmp_pa
 def test_the_home_folder_is_the_default(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == type(cache_folder())(os.path.expanduser("~/.cache/bwsk_jax/tokens"))
+
+
+def test_without_a_home_the_tokens_stay_in_memory(tokenizer, monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    np.testing.assert_array_equal(cached_tokens(tokenizer, TEXT), tokenize(tokenizer, TEXT))

@@ -8,7 +8,9 @@ import sys
 import jax
 import numpy as np
 import pytest
+from events import read_events
 from safetensors.numpy import load_file, save_file
+from texts import write_text
 
 import bwsk_jax
 from bwsk_jax import bert
@@ -40,17 +42,11 @@ ROOT_KEYS = [
     *("model_name", "slug", "hf_id", "arch_family", "arch_type"),
     *("params_m", "s_ratio", "k_ratio", "runs", "timestamp"),
 ]
-WORDS = ("the", "layer", "inverts", "what", "it", "can", "and", "saves", "memory", "stays", "small")
 
 
 @pytest.fixture(scope="module")
 def text_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("text")
-    generator = np.random.default_rng(0)
-    for split, lines in (("train", 200), ("valid", 20), ("test", 20)):
-        text = "\n".join(" ".join(generator.choice(WORDS, 12)) for _ in range(lines))
-        (folder / f"{split}.txt").write_text(text, "utf-8")
-    return str(folder)
+    return str(write_text(tmp_path_factory.mktemp("text")))
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +156,10 @@ def test_the_closing_table_is_followed_by_the_loading_code(text_folder, tmp_path
 
 
 def test_a_run_that_was_cut_short_goes_on_bit_for_bit(finished, text_folder, tmp_path, monkeypatch, capsys):
-    """Killed after the save at step 2, then told to terminate at step 3, then left alone."""
-    flags = ["--variant", "scratch-reversible", "--dataset", text_folder, "--out", str(tmp_path)]
+    """Killed after the save at step 2, then told to terminate at step 3, then left alone; all in one log."""
+    log = tmp_path / "log"
+    flags = ["--log-dir", str(log)]
+    flags += ["--variant", "scratch-reversible", "--dataset", text_folder, "--out", str(tmp_path)]
     flags += ["--seq-len", "16", "--batch-size", "4", "--max-steps", "4", "--lr", "1e-2", "--save-every", "0"]
     save = Checkpoints.save
 
@@ -193,6 +191,29 @@ def test_a_run_that_was_cut_short_goes_on_bit_for_bit(finished, text_folder, tmp
     weights = [
         (root / "scratch-reversible" / "model.safetensors").read_bytes() for root in (tmp_path, finished)
     ]
+    assert weights[0] == weights[1]
+
+    logged, written = read_events(log / "scratch-reversible"), results(tmp_path, "scratch-reversible")
+    for tag, curve in (
+        ("train/loss", written["loss_curve"]),
+        ("validation/pseudo_perplexity", written["val_curve"]),
+        ("test/pseudo_perplexity", [[4, written["test_metric"]]]),
+    ):
+        assert [step for step, _ in logged[tag]] == [step for step, _ in curve]
+        np.testing.assert_allclose(logged[tag], curve, rtol=1e-6)
+    assert logged["train/skipped_steps"] == [(step, 0) for step in range(1, 5)]
+    assert logged["train/learning_rate"][0] == (1, pytest.approx(1e-2))
+    assert len(logged["train/tokens_per_s"]) == 4
+
+
+def test_a_runs_options_fed_back_reproduce_it_bit_for_bit(finished, tmp_path):
+    main(["--config", str(finished / "finetune-reversible" / "options.json"), "--out", str(tmp_path)])
+    for curve in ("loss_curve", "val_curve", "test_metric"):
+        assert (
+            results(tmp_path, "finetune-reversible")[curve] == results(finished, "finetune-reversible")[curve]
+        )
+    roots = (tmp_path, finished)
+    weights = [(root / "finetune-reversible" / "model.safetensors").read_bytes() for root in roots]
     assert weights[0] == weights[1]
 
 
@@ -297,10 +318,32 @@ def test_changed_text_and_unknown_runs_are_refused(finished, text_folder, tmp_pa
         ("--seq-len 4000", "128 positions"),
         ("--seq-len 128 --dataset {short}", "fewer than one window of 128"),
         ("--batch-size 9999", "fewer than one step of --batch-size 9999"),
+        ("--preset deom", "--preset deom is not one of demo, mini, base: did you mean 'demo'?"),
+        ("--precision fp8", "did you mean 'fp16'?"),
+        ("--device cuda", "--device cuda is not one of auto, cpu, gpu: did you mean "),
+        ("--dataset {empty}", "--dataset {empty}: its validation split is empty"),
+        ("--dataset {latin}", "{latin}/test.txt is not UTF-8: byte 0xe9 in line 2"),
+        ("--dataset {unreadable}", "{unreadable}/train.txt cannot be read: Input/output error"),
+        ("--config {tmp}/absent.json", "--config {tmp}/absent.json cannot be read: No such file"),
         ("--batch-size 0", "--batch-size 0 must be positive"),
+        ("--seq-len 0", "--seq-len 0 must be positive"),
+        ("--grad-accum -1", "--grad-accum -1 must be positive"),
+        ("--epochs 10000000000", "steps, more than 2147483647"),
+        ("--epochs 0", "--epochs 0 must be positive"),
+        ("--max-steps 0", "--max-steps 0 must be positive"),
+        ("--max-bytes 0", "--max-bytes 0 must be positive"),
         ("--save-every -1", "--save-every -1.0 must not be negative"),
+        ("--save-every nan", "--save-every nan must not be negative"),
+        ("--max-overhead nan", "--max-overhead nan must not be negative"),
         ("--lr -1", "--lr -1.0 must be positive"),
-        ("--out {file}", "is a file"),
+        ("--lr nan", "--lr nan must be positive"),
+        ("--lr inf", "--lr inf must be finite"),
+        ("--seed -1", "--seed -1 must not be negative"),
+        ("--seed 9223372036854775808", "--seed 9223372036854775808 must be less than"),
+        ("--out /proc/new", "--out /proc/new cannot be written: "),
+        ("--log-dir {file}", "--log-dir {file} cannot be written: Not a directory"),
+        ("--out {file}", "--out {file} cannot be written: Not a directory"),
+        ("--out {file}/below", "--out {file}/below cannot be written: Not a directory"),
         ("--out {project}", "is no model card"),
     ],
 )
@@ -309,12 +352,19 @@ def test_mistakes_end_in_one_line_and_write_nothing(flags, message, text_folder,
     short.mkdir()
     for split in ("train", "valid", "test"):
         (short / f"{split}.txt").write_text("too short")
+    for name in ("empty", "latin", "unreadable"):
+        shutil.copytree(text_folder, tmp_path / name)
+    (tmp_path / "empty" / "valid.txt").write_text(" \n")
+    (tmp_path / "latin" / "test.txt").write_bytes("a caf\n\xe9".encode("latin-1"))
+    (tmp_path / "unreadable" / "train.txt").unlink()
+    (tmp_path / "unreadable" / "train.txt").symlink_to("/proc/self/mem")
     project = tmp_path / "project"
     project.mkdir()
     (project / "README.md").write_text("# A project")
     (tmp_path / "file").write_text("")
     before = sorted(tmp_path.rglob("*"))
-    places = {"tmp": tmp_path, "short": short, "project": project, "file": tmp_path / "file"}
+    places = {name: tmp_path / name for name in ("short", "empty", "latin", "unreadable", "project", "file")}
+    places["tmp"] = tmp_path
 
     defaults = ["--variant", "scratch-conventional", "--dataset", text_folder, "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as ended:
@@ -323,6 +373,24 @@ def test_mistakes_end_in_one_line_and_write_nothing(flags, message, text_folder,
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and message.format(**places) in line
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--batchsize 3", "--batch-size"),
+        ("nonsense", "Unrecognized options: nonsense"),
+        ("--seq-len 1.5", "Error parsing --seq-len"),
+        ("--out", "Missing value for argument '--out'"),
+    ],
+)
+def test_what_is_no_flag_or_no_number_ends_in_a_message(flags, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(flags.split())
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_vocabulary_larger_than_the_model_is_refused(finished, text_folder, tmp_path, capsys):

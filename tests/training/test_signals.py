@@ -1,0 +1,58 @@
+"""SIGTERM and Ctrl-C outside training: one line, 128 + the signal, and the same command goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from texts import write_text
+
+from bwsk_jax.train import main
+
+# Runs the command after announcing, in PLACE.NAME, that it is there.
+ANNOUNCED = """
+import sys
+from {module} import {place} as place
+from bwsk_jax.train import main
+function = place.{name}
+def announced(*args, **kwargs):
+    print("here", flush=True)
+    return function(*args, **kwargs)
+place.{name} = announced
+main(sys.argv[1:])
+"""
+SETUP = {"module": "bwsk_jax.training", "place": "setup", "name": "load_corpus"}
+COMPILATION = {"module": "jax.stages", "place": "Lowered", "name": "compile"}
+TEST = {"module": "bwsk_jax", "place": "bert", "name": "load_pretrained"}
+
+
+@pytest.mark.parametrize(
+    ("where", "number"),
+    [(SETUP, signal.SIGINT), (COMPILATION, signal.SIGTERM), (TEST, signal.SIGTERM), (TEST, signal.SIGINT)],
+    ids=["set-up", "compilation", "test, SIGTERM", "test, SIGINT"],
+)
+def test_a_signal_ends_the_run_in_a_line_and_the_same_command_goes_on(tmp_path, capsys, where, number):
+    flags = ["--variant", "scratch-conventional", "--dataset", str(write_text(tmp_path / "text"))]
+    flags += ["--out", str(tmp_path / "out"), "--seq-len", "16", "--batch-size", "4", "--max-steps", "1"]
+    running = subprocess.Popen(
+        [sys.executable, "-c", ANNOUNCED.format(**where), *flags],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while running.stdout.readline() not in ("here\n", ""):
+        pass
+    running.send_signal(number)
+    _, said = running.communicate(timeout=300)
+    assert running.returncode == 128 + number, said
+    assert said == f"{number.name} outside training: stopped; the same command continues from what is saved\n"
+    left = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert left == set() if where is SETUP else "training_results.json" not in left
+    assert not any(name.endswith(".tmp") or name.startswith(".") for name in left)
+
+    if where is TEST and number is signal.SIGTERM:
+        main(flags)
+        assert "resuming after step 1/1" in capsys.readouterr().out
+        assert (tmp_path / "out" / "results.json").is_file()
