@@ -1,7 +1,14 @@
 """BERT for masked language modelling, and its exchange with Hugging Face."""
 
+from bwsk_jax.bert.abstract import abstract_layer, classify_training
 from bwsk_jax.bert.config import PRESETS, BertConfig, BertConfigError
-from bwsk_jax.bert.huggingface import CheckpointError, load_for_finetuning, load_pretrained, save_pretrained
+from bwsk_jax.bert.huggingface import (
+    CheckpointError,
+    load_for_finetuning,
+    load_pretrained,
+    read_config,
+    save_pretrained,
+)
 from bwsk_jax.bert.model import BertInputError, encode, forward, init_params, layer_body, predict
 from bwsk_jax.bert.tokenizer import TokenizerError, load_tokenizer, save_tokenizer, train_tokenizer
 
@@ -12,6 +19,8 @@ __all__ = [
     "BertInputError",
     "CheckpointError",
     "TokenizerError",
+    "abstract_layer",
+    "classify_training",
     "encode",
     "forward",
     "init_params",
@@ -20,6 +29,7 @@ __all__ = [
     "load_pretrained",
     "load_tokenizer",
     "predict",
+    "read_config",
     "save_pretrained",
     "save_tokenizer",
     "train_tokenizer",

@@ -282,12 +282,22 @@ def load_for_finetuning(
     return config, _import_folder(folder, config, tensors), fresh
 
 
-def _read_folder(folder: Path) -> tuple[BertConfig, dict[str, np.ndarray]]:
-    config_file = folder / CONFIG_FILE
+def read_config(folder: str | os.PathLike[str]) -> BertConfig:
+    """Read ``config.json`` of a Hugging Face folder; the weights may be missing.
+
+    Raises:
+        BertConfigError: a model that is not computed here; the message names the file.
+        CheckpointError: the file is missing or not JSON.
+    """
+    config_file = Path(folder) / CONFIG_FILE
     try:
-        config = BertConfig.from_hf(_read_json(config_file))
+        return BertConfig.from_hf(_read_json(config_file))
     except BertConfigError as error:
         raise BertConfigError(f"{config_file}: {error}") from None
+
+
+def _read_folder(folder: Path) -> tuple[BertConfig, dict[str, np.ndarray]]:
+    config = read_config(folder)
     tensors: dict[str, np.ndarray] = {}
     for file in _weight_files(folder):
         tensors.update(_read_tensors(file))
