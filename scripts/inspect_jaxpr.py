@@ -11,15 +11,19 @@ NO_COLOR is set. `bwsk_jax.inspection.document` describes the JSON.
 
 import os
 import sys
+from collections.abc import Sequence
 
 import tyro
 
 from bwsk_jax.inspection.options import Options
 
 
-def main() -> None:
-    """Parse the command line and show; a mistake in it is one line on standard error and status 2."""
-    options = tyro.cli(Options)
+def main(args: Sequence[str] | None = None) -> None:
+    """Parse `args` (the command line's by default) and show.
+
+    Ends with one line on standard error and status 2 when what is asked for cannot be shown.
+    """
+    options = tyro.cli(Options, args=args)
     from bwsk_jax import PlanError, bert
     from bwsk_jax.inspection.arguments import SubjectError
     from bwsk_jax.inspection.show import show

@@ -54,6 +54,8 @@ def _grid(x: Callable, y: Callable, most_work: float, most_bytes: float) -> Iter
         yield f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>'
         size = binary(count).replace(".0", "")
         yield f'<text x="{LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{size}</text>'
+    upwards = f'transform="translate(14 {(TOP + bottom) / 2}) rotate(-90)"'
+    yield f'<text {upwards} text-anchor="middle">saved</text>'
     yield f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 8}" text-anchor="middle">recomputation</text>'
 
 

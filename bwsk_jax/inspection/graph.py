@@ -13,7 +13,7 @@ from bwsk_jax.inspection.text import place
 __all__ = ["graphs"]
 
 ROW, LANE, MARGIN = 24, 22, 18
-STYLES = {"S": "preserves", "~S": "preserves", "K": "erases", "B": "composes"}
+STYLES = {"S": "preserves", "~S": "preserves narrowed", "K": "erases", "B": "composes"}
 
 
 def graphs(strict: Report) -> str:

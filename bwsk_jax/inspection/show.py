@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -51,7 +52,7 @@ def show(options: Options) -> None:
         found = document(subject.name, subject.unit, strict, reference, shown, diff=options.diff)
         files[options.json] = json.dumps(found, allow_nan=False) + "\n"
     if options.html is not None:
-        frontiers = [_frontier(subject, invert) for invert in (True, False)]
+        frontiers = _frontiers(subject)
         files[options.html] = page(subject.name, subject.unit, strict, reference, plan, *frontiers)
     for path, text in files.items():
         _write(path, text)
@@ -110,13 +111,28 @@ def _text(options: Options, subject: Subject, strict: Report, reference: Report,
     return "\n\n".join(filter(None, parts))
 
 
-def _frontier(subject: Subject, invert: bool) -> list[Plan]:
-    inverses = "with inverses" if invert else "by replaying alone"
-    print(f"finding the frontier of {subject.unit} {inverses} ...", end=" ", file=sys.stderr, flush=True)
+def _frontiers(subject: Subject) -> tuple[list[Plan], list[Plan]]:
+    """With inverses and by replaying alone, the first at the recomputations of the second too."""
+    say = functools.partial(print, file=sys.stderr, flush=True)
     started = time.perf_counter()
-    found = subject.frontier(invert=invert)
-    print(f"{len(found)} plans in {time.perf_counter() - started:.1f} s", file=sys.stderr)
-    return found
+    say(f"finding the frontier of {subject.unit} by replaying alone ...")
+    replaying = subject.frontier(invert=False)
+    say("finding it with inverses ...")
+    inverting = subject.frontier(invert=True)
+    for number, other in enumerate(replaying, 1):
+        say(f"finding the plan with inverses at the work of replaying plan {number} of {len(replaying)} ...")
+        inverting.append(subject.plan(max_overhead=other.overhead))
+    say(f"found {len(replaying) + len(inverting)} plans in {time.perf_counter() - started:.1f} s")
+    return _undominated(inverting), replaying
+
+
+def _undominated(plans: list[Plan]) -> list[Plan]:
+    """From least memory on, those that recompute less than all that save less."""
+    kept: list[Plan] = []
+    for plan in sorted(plans, key=lambda plan: (plan.saved_bytes, plan.overhead)):
+        if not kept or plan.overhead < kept[-1].overhead:
+            kept.append(plan)
+    return kept
 
 
 def _write(path: str, text: str) -> None:

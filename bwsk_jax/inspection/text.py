@@ -82,9 +82,8 @@ def report_text(strict: Report, reference: Report, *, unfold: bool, paint: Paint
 
 
 def _named(line: Line, children: dict[int | None, list[Line]]) -> str:
-    inside = children.get(line.number)
-    times = f" x {inside[0].repeats // line.repeats}" if inside else ""
-    return "  " * line.depth + line.primitive + times
+    times = children[line.number][0].repeats // line.repeats if line.number in children else 1
+    return "  " * line.depth + line.primitive + (f" x {times}" if times > 1 else "")
 
 
 def _unfolded(line: Line, reference: Report, children: dict) -> tuple[str, ...]:
