@@ -1,5 +1,6 @@
 """BERT for masked language modelling, and its exchange with Hugging Face."""
 
+from bwsk_jax.bert.abstract import abstract_layer, classify_training
 from bwsk_jax.bert.config import PRESETS, BertConfig, BertConfigError
 from bwsk_jax.bert.huggingface import (
     CheckpointError,
@@ -18,6 +19,8 @@ __all__ = [
     "BertInputError",
     "CheckpointError",
     "TokenizerError",
+    "abstract_layer",
+    "classify_training",
     "encode",
     "forward",
     "init_params",

@@ -66,13 +66,7 @@ class StepSetup:
     @property
     def encoder_layer(self) -> tuple[Callable, Any, Any]:
         """The scan body of one encoder layer, its carry and what it scans over, as shapes."""
-        recipe, config = self.recipe, self.config
-        hidden_bth = jax.ShapeDtypeStruct((recipe.batch_size, recipe.seq_len, config.hidden_size), self.dtype)
-        layer = jax.tree.map(
-            lambda stack: jax.ShapeDtypeStruct(stack.shape[1:], stack.dtype), self.state.params["layers"]
-        )
-        key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))
-        return bert.layer_body(config, dtype=self.dtype, train=True), hidden_bth, (layer, key)
+        return bert.abstract_layer(self.config, self.recipe.batch_size, self.recipe.seq_len, self.dtype)
 
     @property
     def state(self) -> TrainState:

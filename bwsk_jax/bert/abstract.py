@@ -1,0 +1,62 @@
+"""What training differentiates, over types instead of arrays: to classify and plan it without running it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from bwsk_jax.bert.config import BertConfig
+from bwsk_jax.bert.model import encode, init_params, layer_body, predict
+from bwsk_jax.engine.classify import classify
+from bwsk_jax.engine.report import Report
+
+__all__ = ["abstract_layer", "classify_training"]
+
+
+def classify_training(
+    config: BertConfig,
+    batch_size: int,
+    seq_len: int,
+    dtype: Any = jnp.float32,
+    taxonomy: Literal["strict", "reference"] = "strict",
+) -> Report:
+    """Classify the logits of training, dropout on, following the information of the tokens.
+
+    >>> config = BertConfig(64, hidden_size=8, num_hidden_layers=3, num_attention_heads=2)
+    >>> classify_training(config, 2, 5, taxonomy="reference").leaf_modules
+    {'S': 31, 'K': 14}
+    """
+    params, key = _params(config), _key()
+    tokens = jax.ShapeDtypeStruct((batch_size, seq_len), jnp.int32)
+
+    def logits(params, tokens, key):
+        return predict(config, params, encode(config, params, tokens, dropout_key=key, dtype=dtype))
+
+    return classify(logits, params, tokens, key, wrt=1, taxonomy=taxonomy)
+
+
+def abstract_layer(
+    config: BertConfig, batch_size: int, seq_len: int, dtype: Any = jnp.float32
+) -> tuple[Callable, jax.ShapeDtypeStruct, tuple[Any, Any]]:
+    """The scan body of one encoder layer in training, its carry, and what one iteration sees.
+
+    >>> config = BertConfig(64, hidden_size=8, num_hidden_layers=3, num_attention_heads=2)
+    >>> body, hidden_bth, (params, key) = abstract_layer(config, 2, 5)
+    >>> hidden_bth.shape, params["attention"]["query"]["kernel"].shape
+    ((2, 5, 8), (8, 8))
+    """
+    unstacked = lambda stack: jax.ShapeDtypeStruct(stack.shape[1:], stack.dtype)
+    params = jax.tree.map(unstacked, _params(config)["layers"])
+    hidden_bth = jax.ShapeDtypeStruct((batch_size, seq_len, config.hidden_size), dtype)
+    return layer_body(config, dtype=dtype, train=True), hidden_bth, (params, _key())
+
+
+def _params(config: BertConfig) -> Any:
+    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+
+
+def _key() -> Any:
+    return jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))

@@ -1,0 +1,1 @@
+"""What `scripts/inspect_jaxpr.py` shows: S and K of a function, its plan, its frontier."""

@@ -1,0 +1,143 @@
+"""From flags to text, JSON and a page."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from bwsk_jax import Plan, Report, bert
+from bwsk_jax.inspection.arguments import SubjectError
+from bwsk_jax.inspection.differences import explanation
+from bwsk_jax.inspection.document import document
+from bwsk_jax.inspection.options import Options
+from bwsk_jax.inspection.page import page
+from bwsk_jax.inspection.subject import Subject, subject_of_bert, subject_of_function
+from bwsk_jax.inspection.text import ansi, difference_text, plain, plan_text, report_text
+from bwsk_jax.training.recipe import RECIPES, Recipe
+
+__all__ = ["show"]
+
+DTYPES = {"float32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}
+FOR_BERT = ("precision", "batch_size", "seq_len")
+FOR_FUNCTION = ("args", "wrt")
+LIMITS = ("max_overhead", "max_bytes")
+
+
+def show(options: Options) -> None:
+    """Print what was asked for, and write the files that were named.
+
+    Raises:
+        SubjectError: flags that contradict each other, or a function that cannot be looked at.
+        PlanError, BertConfigError, CheckpointError, BertInputError, OSError: as their names say.
+    """
+    _check(options)
+    subject = _subject(options)
+    planned = options.plan or options.diff
+    strict, reference = (subject.classify(taxonomy=taxonomy) for taxonomy in ("strict", "reference"))
+    limits = {name: getattr(options, name) for name in LIMITS}
+    plan = subject.plan(**limits) if planned or options.html is not None else None
+    if options.json != "-":
+        print(_text(options, subject, strict, reference, plan))
+    files = {}
+    if options.json is not None:
+        shown = plan if planned else None
+        found = document(subject.name, subject.unit, strict, reference, shown, diff=options.diff)
+        files[options.json] = json.dumps(found, allow_nan=False) + "\n"
+    if options.html is not None:
+        frontiers = _frontiers(subject)
+        files[options.html] = page(subject.name, subject.unit, strict, reference, plan, *frontiers)
+    for path, text in files.items():
+        _write(path, text)
+
+
+def _check(options: Options) -> None:
+    flag = lambda name: f"--{name.replace('_', '-')}"
+    given = lambda *names: [name for name in names if getattr(options, name) is not None]
+    subjects = given("preset", "model", "function")
+    if len(subjects) != 1:
+        raise SubjectError("give one of --preset, --model and --function")
+    for name in given(*(FOR_FUNCTION if options.function is None else FOR_BERT)):
+        raise SubjectError(f"{flag(name)} does not go with {flag(subjects[0])}")
+    if len(given(*LIMITS)) == 2:
+        raise SubjectError("--max-overhead and --max-bytes are both given: give at most one limit")
+    for name in given(*LIMITS):
+        if not (options.plan or options.diff or options.html):
+            raise SubjectError(f"{flag(name)} limits a plan: give --plan, --diff or --html too")
+        if math.isnan(getattr(options, name)) or getattr(options, name) < 0:
+            raise SubjectError(f"{flag(name)} {getattr(options, name)} must not be negative")
+    for name in given("json", "html"):
+        if not Path(getattr(options, name)).parent.is_dir():
+            raise SubjectError(f"{flag(name)} {getattr(options, name)}: its folder does not exist")
+    for name in given("batch_size", "seq_len"):
+        if getattr(options, name) <= 0:
+            raise SubjectError(f"{flag(name)} {getattr(options, name)} must be positive")
+
+
+def _subject(options: Options) -> Subject:
+    if options.function is not None:
+        return subject_of_function(options.function, options.args or "", options.wrt)
+    if options.model is not None:
+        name, config, recipe = options.model, bert.load_config(options.model), Recipe()
+    elif options.preset in RECIPES:
+        name, recipe = f"bert-{options.preset}", RECIPES[options.preset]
+        rates = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), recipe.dropout)
+        config = dataclasses.replace(bert.PRESETS[options.preset], **rates)
+    else:
+        raise SubjectError(f"--preset {options.preset} is none of {', '.join(RECIPES)}")
+    batch_size = options.batch_size or recipe.batch_size
+    seq_len = options.seq_len or min(recipe.seq_len, config.max_position_embeddings)
+    return subject_of_bert(name, config, batch_size, seq_len, DTYPES[options.precision or "float32"])
+
+
+def _text(options: Options, subject: Subject, strict: Report, reference: Report, plan: Plan | None) -> str:
+    paint = ansi if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else plain
+    parts = [
+        subject.name,
+        report_text(strict, reference, unfold=options.unfold, paint=paint),
+        strict.summary(),
+        reference.summary(),
+        explanation(strict, reference),
+        plan_text(plan, subject.unit, paint) if options.plan else "",
+        difference_text(plan, subject.unit, paint) if options.diff else "",
+    ]
+    return "\n\n".join(filter(None, parts))
+
+
+def _frontiers(subject: Subject) -> tuple[list[Plan], list[Plan]]:
+    """With inverses and by replaying alone, the first at the recomputations of the second too."""
+    say = functools.partial(print, file=sys.stderr, flush=True)
+    started = time.perf_counter()
+    say(f"finding the frontier of {subject.unit} by replaying alone ...")
+    replaying = subject.frontier(invert=False)
+    say("finding it with inverses ...")
+    inverting = subject.frontier(invert=True)
+    for number, other in enumerate(replaying, 1):
+        say(f"finding the plan with inverses at the work of replaying plan {number} of {len(replaying)} ...")
+        inverting.append(subject.plan(max_overhead=other.overhead))
+    say(f"found {len(replaying) + len(inverting)} plans in {time.perf_counter() - started:.1f} s")
+    return _undominated(inverting), replaying
+
+
+def _undominated(plans: list[Plan]) -> list[Plan]:
+    """From least memory on, those that recompute less than all that save less."""
+    kept: list[Plan] = []
+    for plan in sorted(plans, key=lambda plan: (plan.saved_bytes, plan.overhead)):
+        if not kept or plan.overhead < kept[-1].overhead:
+            kept.append(plan)
+    return kept
+
+
+def _write(path: str, text: str) -> None:
+    if path == "-":
+        sys.stdout.write(text)
+        return
+    Path(path).write_text(text, "utf-8")
+    print(f"wrote {path} ({len(text.encode()):,} bytes)", file=sys.stderr)
