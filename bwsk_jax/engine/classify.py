@@ -32,6 +32,7 @@ from bwsk_jax.engine.jaxprs import (
     INLINED,
     Equation,
     Program,
+    aval_of,
     kept_by_autodiff,
     nbytes,
     subprograms,
@@ -115,10 +116,10 @@ def _bodies(equation: Equation, standing_of: Callable) -> Iterator[tuple[Program
     if _has_rule(equation):
         return
     outer = [standing_of(value) for value in equation.inputs]
-    inputs_of = _INPUTS.get(equation.primitive, lambda equation, outer, number: outer)
+    inputs_of = _INPUTS.get(equation.primitive, lambda equation, program, outer, number: outer)
     pairs = zip(subprograms(equation, **_AS_WRITTEN), subprograms(equation), strict=True)
     for number, (program, plain) in enumerate(pairs):
-        inputs = inputs_of(equation, outer, number)
+        inputs = inputs_of(equation, program, outer, number)
         if len(inputs) != len(program.inputs):  # no call of its body
             return
         yield program, plain, inputs
@@ -129,21 +130,31 @@ def _has_rule(equation: Equation) -> bool:
     return rules.is_registered(equation) or any(equation.primitive in table for table in tables)
 
 
-def _scan_inputs(equation, outer, number):
-    first, carried = equation.params["num_consts"], equation.params["num_carry"]
-    return [*outer[:first], *[Standing.DATA] * carried, *outer[first + carried :]]
+def _scan_inputs(equation, program, outer, number):
+    """What is scanned over has one axis less inside, and so has what is collected; the rest is carried."""
+    rank = lambda aval: len(aval.shape)
+    carried = sum(
+        rank(outside) == rank(aval_of(program, inside))
+        for outside, inside in zip(equation.out_avals, program.outputs, strict=True)
+    )
+    scanned = sum(
+        rank(outside) > rank(aval_of(program, inside))
+        for outside, inside in zip(equation.in_avals, program.inputs, strict=True)
+    )
+    last = len(outer) - scanned
+    return [*outer[: last - carried], *[Standing.DATA] * carried, *outer[last:]]
 
 
-def _while_inputs(equation, outer, number):
+def _while_inputs(equation, program, outer, number):
     counts = (equation.params["cond_nconsts"], equation.params["body_nconsts"])
     start = counts[0] if number else 0
     return [*outer[start : start + counts[number]], *[Standing.DATA] * (len(outer) - sum(counts))]
 
 
-_INPUTS: dict[Any, Callable[[Equation, list[Standing], int], list[Standing]]] = {
+_INPUTS: dict[Any, Callable[[Equation, Program, list[Standing], int], list[Standing]]] = {
     p.scan_p: _scan_inputs,
     p.while_p: _while_inputs,
-    p.cond_p: lambda equation, outer, number: outer[1:],
+    p.cond_p: lambda equation, program, outer, number: outer[1:],
 }
 
 
@@ -382,7 +393,8 @@ def _line(entry: _Entry, body: _Body, facts: _Facts, label: Callable) -> Line:
         condition="" if inverse is None or inverse.grade is not Grade.GUARDED else inverse.condition,
         inputs=tuple(map(label, equation.inputs)),
         outputs=tuple(map(label, equation.outputs)),
-        types=tuple(aval.str_short(short_dtypes=True) for aval in equation.out_avals),
+        in_types=_types(equation.in_avals),
+        types=_types(equation.out_avals),
         bytes_in=_bytes(facts, equation.reads),
         bytes_out=_bytes(facts, equation.outputs),
         flops=costs.cost(equation),
@@ -390,6 +402,10 @@ def _line(entry: _Entry, body: _Body, facts: _Facts, label: Callable) -> Line:
         module=_module(body, equation),
         source=equation.line,
     )
+
+
+def _types(avals: Iterable[Any]) -> tuple[str, ...]:
+    return tuple(aval.str_short(short_dtypes=True) for aval in avals)
 
 
 def _bytes(facts: _Facts, values: Iterable[int]) -> int:

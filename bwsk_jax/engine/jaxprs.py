@@ -26,6 +26,7 @@ __all__ = [
     "Equation",
     "Program",
     "VjpTrace",
+    "aval_of",
     "is_differentiable",
     "is_real",
     "kept_by_autodiff",
@@ -257,9 +258,9 @@ class VjpTrace:
 
     def trace_pullback(self) -> Program:
         """What the backward pass computes; its first inputs are the residuals."""
-        residuals = [struct(_aval(self.program, v)) for v in self.residuals]
+        residuals = [struct(aval_of(self.program, v)) for v in self.residuals]
         outputs, _ = split(self.differentiable_outputs, self.outputs)
-        cotangents = [struct(_aval(self.program, v)) for v in outputs]
+        cotangents = [struct(aval_of(self.program, v)) for v in outputs]
         return flatten(jax.make_jaxpr(lambda r, ct: self.pullback(r)(ct))(residuals, cotangents))
 
 
@@ -267,7 +268,7 @@ def trace_vjp(program: Program) -> VjpTrace:
     """Differentiate a program with respect to all its differentiable inputs and trace the result."""
     avals = [program.avals[v] for v in program.inputs]
     differentiable = tuple(map(is_differentiable, avals))
-    out_differentiable = tuple(is_differentiable(_aval(program, v)) for v in program.outputs)
+    out_differentiable = tuple(is_differentiable(aval_of(program, v)) for v in program.outputs)
     vjp_tree = None
 
     def forward(*args):
@@ -449,5 +450,6 @@ def struct(aval: Any, shape: tuple[int, ...] | None = None) -> jax.ShapeDtypeStr
     return jax.ShapeDtypeStruct(shape, aval.dtype)
 
 
-def _aval(program, value):
+def aval_of(program: Program, value: int | Literal) -> Any:
+    """The type of a program's atom."""
     return value.aval if isinstance(value, Literal) else program.avals[value]

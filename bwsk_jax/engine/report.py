@@ -36,7 +36,7 @@ class Line:
       amplification: by what factor a constant in it multiplies an absolute error on the way back.
       condition: where the inverse holds.
       inputs, outputs: its values, as `body:number`; a literal is written out.
-      types: of the outputs, such as "f32[4,128]".
+      in_types, types: of the inputs and of the outputs, such as "f32[4,128]".
       bytes_in, bytes_out, flops: of one evaluation.
       repeats: how often it is evaluated, as far as that is known (a `while` counts once).
       module: name stack of the module that it stands in.
@@ -57,6 +57,7 @@ class Line:
     condition: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    in_types: tuple[str, ...]
     types: tuple[str, ...]
     bytes_in: int
     bytes_out: int
@@ -172,15 +173,16 @@ class Report:
 
     def __str__(self) -> str:
         head = ("", "kind", "primitive", "result", "side bytes", "why", "module", "source")
-        return f"{self.summary()}\n\n{_table([head, *map(_row, self.lines)])}"
+        inside = {line.parent: line.repeats for line in self.lines}
+        rows = [_row(line, inside.get(line.number, line.repeats) // line.repeats) for line in self.lines]
+        return f"{self.summary()}\n\n{_table([head, *rows])}"
 
 
-def _row(line: Line) -> tuple[str, ...]:
-    times = f" x {line.repeats}" if line.kind == "B" else ""
+def _row(line: Line, times: int) -> tuple[str, ...]:
     return (
         str(line.number),
         line.kind,
-        "  " * line.depth + line.primitive + times,
+        "  " * line.depth + line.primitive + (f" x {times}" if times > 1 else ""),
         " ".join(line.types),
         f"{line.side_bytes:,}" if line.side_bytes else "",
         line.why + (f" ({line.condition})" if line.condition else ""),

@@ -4,12 +4,14 @@ import importlib.metadata
 import json
 import platform
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from bwsk_jax import Report
 from bwsk_jax.replacing import replacing
 from bwsk_jax.training.loop import History
 from bwsk_jax.training.measuring import METRIC_NAMES, FinalMetrics
@@ -34,6 +36,7 @@ def training_results(
     compiled_peak_bytes: int,
     tokens_per_step: int,
     plan: dict[str, Any] | None,
+    classification: dict[str, Any] | None,
     parameters: int,
     settings: dict[str, Any],
     command: str,
@@ -44,6 +47,8 @@ def training_results(
     the compiled peak. `val_metric_name` says what `val_curve` and its least, `best_val_metric`, are;
     `metric_name` what `test_metric` and `final_val_metric` are, the two splits under the exported model.
     `unigram_perplexity` is on the tokens of `best_val_metric`; the two others named so, on those of theirs.
+    `erasure_budget` and `parallelism_ratio` are the shares of leaf modules that are K and S as the reference
+    counts them; `classification` has all shares, strictly and by that count.
     """
     step_seconds = float(np.median(history.step_seconds))
     compiled_peak_mb = compiled_peak_bytes / 1e6
@@ -63,8 +68,8 @@ def training_results(
         "loss_curve": history.loss_curve,
         "val_curve": history.val_curve,
         "nan_count": history.nan_count,
-        "erasure_budget": None,
-        "parallelism_ratio": None,
+        "erasure_budget": classification and classification["reference"]["modules"]["K"],
+        "parallelism_ratio": classification and classification["reference"]["modules"]["S"],
         "val_metric_name": METRIC_NAMES["sampled"],
         "unigram_perplexity": unigram_perplexity,
         "final_val_metric": final.validation,
@@ -74,6 +79,7 @@ def training_results(
         "step_time_ms": step_seconds * 1e3,
         "tokens_per_s": tokens_per_step / step_seconds,
         "plan": plan,
+        "classification": classification,
         "parameters": parameters,
         "settings": settings,
         "versions": _versions(),
@@ -95,6 +101,11 @@ def plan_results(plan, *, max_overhead: float | None, max_bytes: int | None) -> 
     }
 
 
+def classification_results(reports: Iterable[Report]) -> dict[str, Any]:
+    """Return each report's shares of S, ~S and K, by its taxonomy."""
+    return {report.taxonomy: report.ratios | {"leaf_modules": report.leaf_modules} for report in reports}
+
+
 def write_json(values: dict[str, Any], path: Path) -> None:
     """Write `values` to `path`, whole or not at all; an infinity or NaN of ours raises `ValueError`."""
     with replacing(path) as beside:
@@ -110,14 +121,21 @@ def gather_runs(root: Path) -> dict[str, dict[str, Any]]:
 def read_results(file: Path) -> dict[str, Any]:
     """Return what a run left in `file`. Raises `ResultsError`."""
     try:
-        return json.loads(file.read_text("utf-8"))
+        results = json.loads(file.read_text("utf-8"))
     except ValueError as fault:
         raise ResultsError(f"{file} is damaged ({fault}): remove it, and its run is tested again") from None
+    if not isinstance(results, dict) or "classification" not in results:
+        raise ResultsError(f"{file} is of another version: remove it, and its run is tested again")
+    return results
 
 
 def gather_results(root: Path, latest: dict[str, Any]) -> dict[str, Any]:
-    """Return the contents of the root results.json; the model's facts are those of the `latest` run."""
-    slug = latest["model_slug"]
+    """Return the contents of the root results.json; the model's facts are those of the `latest` run.
+
+    Its ratios are those of any run that looked at them.
+    """
+    slug, runs = latest["model_slug"], list(gather_runs(root).values())
+    known = lambda key: next((run[key] for run in (latest, *runs) if run[key] is not None), None)
     return {
         "model_name": f"BWSK {slug}",
         "slug": slug,
@@ -125,9 +143,9 @@ def gather_results(root: Path, latest: dict[str, Any]) -> dict[str, Any]:
         "arch_family": "transformer",
         "arch_type": "masked_lm",
         "params_m": latest["parameters"] / 1e6,
-        "s_ratio": latest["parallelism_ratio"],
-        "k_ratio": latest["erasure_budget"],
-        "runs": list(gather_runs(root).values()),
+        "s_ratio": known("parallelism_ratio"),
+        "k_ratio": known("erasure_budget"),
+        "runs": runs,
         "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

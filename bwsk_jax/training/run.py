@@ -24,6 +24,7 @@ from bwsk_jax.training.progress import Progress, duration
 from bwsk_jax.training.reports import ReportsTo
 from bwsk_jax.training.results import (
     RESULTS_FILE,
+    classification_results,
     gather_results,
     plan_results,
     training_results,
@@ -62,6 +63,7 @@ def run(setup: Setup, interruption: Interruption) -> dict[str, Any]:
         compiled_peak_bytes=peak_bytes,
         tokens_per_step=setup.recipe.tokens_per_step,
         plan=None if setup.plan is None else plan_results(setup.plan, **limits),
+        classification=_classification(setup),
         parameters=parameters,
         settings=setup.settings,
         command=shlex.join(["python", "-m", "bwsk_jax.train", *sys.argv[1:]]),
@@ -114,6 +116,16 @@ def _train(setup: Setup, interruption: Interruption) -> tuple[History, float, in
             progress=ReportsTo(progress, *_events(setup, history, closing)),
         )
     return history, earlier_seconds, compiled_peak_bytes(compiled)
+
+
+def _classification(setup: Setup) -> dict[str, Any] | None:
+    """S and K of the training computation, for the variants that look at it."""
+    if not setup.variant.plans:
+        return None
+    shape = (setup.recipe.batch_size, setup.recipe.seq_len)
+    taxonomies = ("strict", "reference")
+    reports = (bert.classify_training(setup.config, *shape, setup.dtype, taxonomy) for taxonomy in taxonomies)
+    return classification_results(reports)
 
 
 def _beside(perplexity: float, unigram_perplexity: float) -> str:

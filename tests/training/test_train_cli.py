@@ -34,6 +34,7 @@ OWN_KEYS = {
         "step_time_ms",
         "tokens_per_s",
         "plan",
+        "classification",
         "versions",
         "command",
     ),
@@ -78,9 +79,21 @@ def test_results_have_the_reference_keys_and_ours(finished):
         assert found["final_val_metric"] == found["best_val_metric"]
         assert found["final_val_unigram_perplexity"] == found["unigram_perplexity"]
         assert found["compiled_peak_mb"] > 0 and found["tokens_per_s"] > 0
-        assert (found["plan"] is None) == (variant == "scratch-conventional")
+        for key in ("plan", "classification", "erasure_budget", "parallelism_ratio"):
+            assert (found[key] is None) == (variant == "scratch-conventional")
     plan = results(finished, "scratch-reversible")["plan"]
     assert 0 < plan["saved_bytes"] < plan["residual_bytes"] and plan["table"]
+
+
+def test_results_hold_the_shares_of_what_preserves_and_erases(finished):
+    """Without dropout, of the demo's 2 layers and its head only the 3 activations erase by the reference."""
+    found = results(finished, "scratch-analyzed")
+    leaves = found["classification"]["reference"]["leaf_modules"]
+    assert leaves["K"] == 3 and found["erasure_budget"] == 3 / sum(leaves.values())
+    assert found["erasure_budget"] + found["parallelism_ratio"] == 1
+    assert found["classification"]["strict"]["leaf_modules"]["K"] > 3
+    root = json.loads((finished / "results.json").read_text())
+    assert root["k_ratio"] is not None
 
 
 def test_analyzed_is_conventional_bit_for_bit(finished):
