@@ -4,10 +4,12 @@ Batches, masks and dropout are functions of the seed and the step, so a checkpoi
 the history. A save blocks: the next step would overwrite, in place, what a background save still reads.
 """
 
+import functools
 import logging
 import os
 import re
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -45,8 +47,7 @@ class Checkpoints:
 
         self._folder = folder / CHECKPOINT_FOLDER
         self._remove_stale()  # Orbax's own cleanup may still be at it when its constructor returns
-        # What fails in its threads is raised as well, and is one line then.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        _quieten_orbax()
         policies = ocp.training.preservation_policies
         best = policies.BestN(
             get_metric_fn=lambda metrics: metrics[METRIC],
@@ -139,6 +140,23 @@ class Checkpoints:
             raise RuntimeError(f"Orbax declined to save step {history.total_steps}")
         self._saved_at = started
         self._save_seconds = time.perf_counter() - started
+
+
+@functools.cache
+def _quieten_orbax() -> None:
+    """Have a save that fails say so in its exception only, which is one line then.
+
+    Orbax also logs each failure once per thread, and closes its event loop while other arrays are on their
+    way, which then have nobody to report to.
+    """
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    hook = sys.unraisablehook
+
+    def without_closed_loops(unraisable) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    sys.unraisablehook = without_closed_loops
 
 
 def _reason(fault: Exception) -> str:
