@@ -9,6 +9,9 @@ import bwsk_jax
 from bwsk_jax.training.byte_sizes import parse_bytes
 from bwsk_jax.training.step_setup import StepSetup
 
+RESOLUTION = 0.05
+"""Share of the saved bytes below which no better plan is looked for."""
+
 AnySetup = TypeVar("AnySetup", bound=StepSetup)
 
 
@@ -19,9 +22,9 @@ class FitError(ValueError):
 def fit_memory(setup: AnySetup) -> AnySetup:
     """Return `setup` with `max_bytes` as `--fit` demands; as it is without `--fit`, or with `max_bytes`.
 
-    Of the plans on the frontier, it is the one of least recomputation whose step, compiled, keeps to the
-    limit. Bisection finds it, because a plan that saves more has a higher peak: a few compilations, each of
-    them told on standard error.
+    It is the plan of least recomputation whose step, compiled, keeps to the limit, up to `RESOLUTION`.
+    Bisection finds it, first on the frontier, then between its neighbours there, because a plan that saves
+    more has a higher peak: a few compilations, each of them told on standard error.
 
     Raises `FitError`.
     """
@@ -48,7 +51,19 @@ def fit_memory(setup: AnySetup) -> AnySetup:
             f"--fit {setup.options.fit} is {limit:,} bytes, and the step takes at least {min(peaks):,}: "
             "give more, or a smaller --batch-size or --seq-len"
         )
-    return limited(setup, plans[fitting - 1].saved_bytes)
+    if fitting == len(plans):
+        return limited(setup, plans[-1].saved_bytes)
+    best, low, high = plans[fitting - 1], plans[fitting - 1].saved_bytes, plans[fitting].saved_bytes
+    while high - low > RESOLUTION * high:
+        middle = (low + high) // 2
+        plan = limited(setup, middle).plan
+        if plan.saved_bytes <= best.saved_bytes:  # none saves more up to there
+            low = middle
+        elif too_large(plan):
+            high = plan.saved_bytes
+        else:
+            best, low = plan, middle
+    return limited(setup, best.saved_bytes)
 
 
 def limited(setup: AnySetup, max_bytes: int) -> AnySetup:
