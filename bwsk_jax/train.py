@@ -31,6 +31,9 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _train(options: Options, interruption: Interruption) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault(
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS", "1"
+    )  # that there is no PyTorch: none is needed
     from bwsk_jax import PlanError, bert
     from bwsk_jax.training.checkpoints import RestoreError
     from bwsk_jax.training.configuration import (
