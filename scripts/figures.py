@@ -1,9 +1,9 @@
 """Measure what reversible training saves and costs, and print it as a table.
 
-    python scripts/figures.py peak      compiled peak of a BERT-base step, by mode (about 2 minutes on 2
-    cores) python scripts/figures.py time      step time of a mini BERT, modes interleaved (about 4 minutes)
-    python scripts/figures.py curves    50 steps of a mini BERT, conventional against reversible (about 5
-    minutes)
+    python scripts/figures.py peak      compiled peak of a BERT-base step, by mode (2 minutes on 2 cores)
+    python scripts/figures.py time      step time of a mini BERT, modes interleaved (4 minutes)
+    python scripts/figures.py curves    50 steps of a mini BERT, conventional and reversible (5 minutes)
+    python scripts/figures.py pipeline  tokens per second of the batches alone and of the step (1 minute)
 
 Memory is what the compiler says of the whole jitted step: arguments + outputs + temporaries - aliased. Time
 is the median over interleaved rounds of a ratio taken within each round; a CPU's figure stands for that CPU
@@ -25,6 +25,7 @@ import bwsk_jax
 from bwsk_jax import bert
 from bwsk_jax.training.optimizer import make_optimizer
 from bwsk_jax.training.step import compile_step, compiled_peak_bytes, initial_state, make_train_step
+from bwsk_jax.training.windows import cut_windows, epoch_batches
 
 MODES: dict[str, Callable] = {
     "conventional": jax.lax.scan,
@@ -108,5 +109,28 @@ def curves(preset: str = "mini", batch_size: int = 2, seq_len: int = 256, steps:
         )
 
 
+def pipeline(preset: str = "mini", seq_len: int = 512, batch_size: int = 4, rounds: int = 5) -> None:
+    """Print the tokens per second that batches are made with, and those that a step of them takes."""
+    tokens = np.random.default_rng(0).integers(1000, 30000, 2_000_000, dtype=np.int32)
+    windows = cut_windows(tokens, seq_len, seq_len, split="train")
+    step, state_of = step_and_state(preset, jax.lax.scan)
+    state, key = state_of(jax.random.key(0)), jax.random.key(0, impl="rbg")
+    made, taken = [], []
+    for epoch in range(rounds + 1):
+        start = time.perf_counter()
+        batches = list(epoch_batches(windows, 1, batch_size, seed=0, epoch=epoch))
+        made.append(sum(batch.size for batch in batches) / (time.perf_counter() - start))
+        start = time.perf_counter()
+        state, _ = jax.block_until_ready(step(state, batches[0], key))
+        taken.append(batches[0].size / (time.perf_counter() - start))
+    ratio = statistics.median(a / b for a, b in zip(made[1:], taken[1:], strict=True))  # the first compiled
+    print(f"{preset}, B={batch_size}, T={seq_len}, float32, {rounds} rounds, {jax.default_backend()}")
+    print(
+        f"batches alone {statistics.median(made[1:]):,.0f} tokens/s, step {statistics.median(taken[1:]):,.0f}"
+    )
+    print(f"batches are made {ratio:,.0f} times as fast as they are taken")
+
+
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"peak": peak, "time": timing, "curves": curves})
+    commands = {"peak": peak, "time": timing, "curves": curves, "pipeline": pipeline}
+    tyro.extras.subcommand_cli_from_dict(commands)
