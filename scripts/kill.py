@@ -61,12 +61,12 @@ def main(
             more = done + len(at) < kills and time.time() < deadline
             if run(command, out, moments.uniform(0, seconds) if more else math.inf) is not None:
                 break
-            at.append(latest_step(out))
+            at.append(newest_checkpoint(out))
         done += len(at)
         same = outcome(out) == expected
         differing += not same
         print(
-            f"round {rounds}: {'the same' if same else 'DIFFERENT'}, killed {len(at)} times, saved steps {at}"
+            f"round {rounds}: {'the same' if same else 'DIFFERENT'}, killed {len(at)} times, newest checkpoints {at}"
         )
         sys.stdout.flush()
         shutil.rmtree(out)
@@ -106,8 +106,8 @@ def write_text(folder: Path) -> None:
     (folder / "test.txt").write_text(corpus.test[:15_000], "utf-8")
 
 
-def latest_step(out: Path) -> int:
-    """Return the step of the newest complete checkpoint, 0 if there is none."""
+def newest_checkpoint(out: Path) -> int:
+    """Return the number of the newest complete checkpoint, 0 if there is none."""
     found = (out / VARIANT / CHECKPOINT_FOLDER).glob("*")
     return max((int(path.name) for path in found if path.name.isdigit()), default=0)
 

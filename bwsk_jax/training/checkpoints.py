@@ -80,8 +80,8 @@ class Checkpoints:
             shutil.rmtree(stale)
 
     @property
-    def steps(self) -> list[int]:
-        """The steps of the checkpoints, in ascending order."""
+    def numbers(self) -> list[int]:
+        """What the checkpoints are called, in ascending order: the steps and validations before each."""
         return [checkpoint.step for checkpoint in self._orbax.checkpoints]
 
     def restore(self, like: TrainState) -> tuple[TrainState, History] | None:
@@ -94,15 +94,15 @@ class Checkpoints:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like
         )
         faults = []
-        for step in reversed(self.steps):
+        for number in reversed(self.numbers):
             try:
-                history = self._orbax.metadata(step).custom_metadata["history"]
-                state = self._orbax.load(step, abstract)
+                history = self._orbax.metadata(number).custom_metadata["history"]
+                state = self._orbax.load(number, abstract)
             except Exception as fault:  # whatever a damaged file makes of Orbax's many layers
-                faults.append(f"step {step}: {str(fault).splitlines()[0][:200]}")
+                faults.append(f"{number}: {str(fault).splitlines()[0][:200]}")
                 continue
-            for newer in self.steps:
-                if newer > step:  # unreadable, and in the way of the steps to come
+            for newer in self.numbers:
+                if newer > number:  # unreadable, and in the way of the steps to come
                     self._orbax.delete(newer)
             self._saved_at = time.perf_counter()
             return state, _history(history)
@@ -126,7 +126,7 @@ class Checkpoints:
         started = time.perf_counter()
         try:
             saved = self._orbax.save(
-                history.total_steps,
+                history.total_steps + len(history.val_curve),
                 state,
                 force=True,
                 metrics={METRIC: history.best} if improved else None,

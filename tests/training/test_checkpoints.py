@@ -49,23 +49,23 @@ def test_the_best_and_the_latest_are_kept(tmp_path, state):
         checkpoints.save(state, history(2, (1, 9.0), (2, 8.0)), improved=True)
         checkpoints.save(state, history(3, (1, 9.0), (2, 8.0)), improved=False)
         checkpoints.save(state, history(4, (1, 9.0), (2, 8.0)), improved=False)
-        assert checkpoints.steps == [2, 4]
+        assert checkpoints.numbers == [4, 6]
     with Checkpoints(tmp_path, 60) as checkpoints:
-        assert checkpoints.steps == [2, 4]
+        assert checkpoints.numbers == [4, 6]
 
 
 def test_stale_folders_go_and_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, state):
     with Checkpoints(tmp_path, 60) as checkpoints:
         checkpoints.save(state, history(1, (1, 9.0)), improved=True)
         checkpoints.save(state, history(2, (1, 9.0)), improved=False)
-    stale = tmp_path / CHECKPOINT_FOLDER / "3.orbax-checkpoint-tmp"
+    stale = tmp_path / CHECKPOINT_FOLDER / "4.orbax-checkpoint-tmp"
     stale.mkdir()
-    (tmp_path / CHECKPOINT_FOLDER / "2" / "_CHECKPOINT_METADATA").unlink()
+    (tmp_path / CHECKPOINT_FOLDER / "3" / "_CHECKPOINT_METADATA").unlink()
     with Checkpoints(tmp_path, 60) as checkpoints:
         assert not stale.exists()
         _, found = checkpoints.restore(state)
-        assert found.total_steps == 1 and checkpoints.steps == [1]
-    (tmp_path / CHECKPOINT_FOLDER / "1" / "_CHECKPOINT_METADATA").unlink()
+        assert found.total_steps == 1 and checkpoints.numbers == [2]
+    (tmp_path / CHECKPOINT_FOLDER / "2" / "_CHECKPOINT_METADATA").unlink()
     with Checkpoints(tmp_path, 60) as checkpoints, pytest.raises(RestoreError, match="no checkpoint can be"):
         checkpoints.restore(state)
 
@@ -77,3 +77,11 @@ def test_a_save_is_due_before_too_much_would_be_lost(tmp_path):
         assert not checkpoints.due(0)
         time.sleep(0.06)
         assert checkpoints.due(0)
+
+
+def test_a_step_is_saved_before_and_after_its_validation(tmp_path, state):
+    with Checkpoints(tmp_path, 60) as checkpoints:
+        checkpoints.save(state, history(1), improved=False)
+        checkpoints.save(state, history(1, (1, 9.0)), improved=True)
+        _, found = checkpoints.restore(state)
+    assert found.val_curve == [(1, 9.0)]

@@ -157,3 +157,18 @@ def test_a_pipe_gets_whole_lines_a_terminal_one_line():
     progress.validation(2, 1.0, 2.0)
     progress.close()
     assert terminal.getvalue().count("\r") == 2 and terminal.getvalue().count("\n") == 1
+
+
+def test_a_validation_that_is_cut_short_is_repeated_when_the_run_goes_on():
+    def cut_short():
+        yield 9
+        raise RunInterruptedError(signal.SIGTERM, "in the validation")
+
+    unbroken, _, _ = run([9, 8, 7, 6])
+    saves = SavesInMemory()
+    with pytest.raises(RunInterruptedError):
+        run(cut_short(), saves=saves)
+    resumed, kept, _ = run([8, 7, 6], history=saves.saved[10])
+    assert kept == [10, 15, 20]
+    assert (resumed.loss_curve, resumed.val_curve) == (unbroken.loss_curve, unbroken.val_curve)
+    assert resumed.epochs_completed == unbroken.epochs_completed
