@@ -66,7 +66,7 @@ def main(
         same = outcome(out) == expected
         differing += not same
         print(
-            f"round {rounds}: {'the same' if same else 'DIFFERENT'}, killed {len(at)} times, newest checkpoints {at}"
+            f"round {rounds}: {'the same' if same else 'DIFFERENT'}, killed {len(at)} times at checkpoints {at}"
         )
         sys.stdout.flush()
         shutil.rmtree(out)

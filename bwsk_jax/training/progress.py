@@ -59,12 +59,13 @@ class Progress:
 
     def _print(self, step: int, loss: float) -> None:
         self._last_line = time.perf_counter()
-        per_step = (self._last_line - self._started) / (step - self.steps_before)
         parts = [f"step {step}/{self.total_steps}", f"loss {loss:.4f}"]
         if self._validation is not None:
             parts.append(f"validation {self._validation:.2f}")
-        parts.append(f"{self.tokens_per_step / per_step:,.0f} tokens/s")
-        parts.append(f"{duration(per_step * (self.total_steps - step))} left")
+        if step > self.steps_before:
+            per_step = (self._last_line - self._started) / (step - self.steps_before)
+            parts.append(f"{self.tokens_per_step / per_step:,.0f} tokens/s")
+            parts.append(f"{duration(per_step * (self.total_steps - step))} left")
         line = "  ".join(parts)
         self.stream.write(f"\r{line}\x1b[K" if self.stream.isatty() else f"{line}\n")
         self.stream.flush()
