@@ -257,11 +257,7 @@ def _inversions(program, ground, length):
         known.update(dict.fromkeys(equation.outputs, bounds))
         for inverse in rules.inverses(equation, interval_of):
             target = equation.inputs[inverse.operand]
-            if (
-                isinstance(target, Literal)
-                or target in ground
-                or _amplifies(program, target, inverse, length)
-            ):
+            if target in ground or _amplifies(program, target, inverse, length):
                 continue
             read = range(len(equation.inputs)) if inverse.reads is None else inverse.reads
             atoms = (equation.inputs[k] for k in read if k != inverse.operand)

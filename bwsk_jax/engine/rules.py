@@ -331,6 +331,7 @@ INVERSES: dict[Any, Callable[[Equation, IntervalOf], Any]] = {
 
 
 def inverses(equation: Equation, interval_of: IntervalOf = lambda _: ANY) -> list[Inverse]:
-    """The inverses that the table has for this equation."""
+    """The inverses that the table has for this equation; a literal needs none."""
     entry = INVERSES.get(equation.primitive)
-    return [] if entry is None else list(entry(equation, interval_of))
+    found = [] if entry is None else entry(equation, interval_of)
+    return [i for i in found if not isinstance(equation.inputs[i.operand], Literal)]
