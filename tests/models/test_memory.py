@@ -1,4 +1,4 @@
-"""What plans of whole families save, and that the compiled gradient needs memory in the order they promise."""
+"""What plans of families save, and that the compiled gradient needs memory in the order they promise."""
 
 import math
 
