@@ -183,6 +183,12 @@ def test_a_plan_prints_every_value_with_its_equation_and_source_line():
     assert "test_planner.py" in text and "saved" in text and "replayed" in text
 
 
+@pytest.mark.parametrize("overhead", [0.0, 0.03, INF])
+def test_what_costs_nothing_needs_no_program(overhead):
+    found = bwsk_jax.plan(lambda x, w: x[::-1] @ w, SQUARE, SQUARE, max_overhead=overhead)
+    assert (found.saved_bytes, found.overhead) == (0, 0.0)
+
+
 # --- what can go wrong with a plan ---------------------------------------------------------------------
 
 

@@ -4,8 +4,8 @@
     pytest tests/engine/test_random_programs.py --hypothesis-profile thorough    10,000 others
 
 They run operation by operation: compiling each would take most of the time. Passed over is a program whose
-gradient is not finite, or which differs and whose plain gradient moves as far when the arguments move by no more
-than a recovered value may be off (`epsilon**(2/3)`).
+gradient is not finite, or which differs while the plain gradient moves as far when the arguments move by no
+more than a recovered value may be off (`epsilon**(2/3)`).
 """
 
 import functools
