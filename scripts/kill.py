@@ -65,9 +65,7 @@ def main(
         done += len(at)
         same = outcome(out) == expected
         differing += not same
-        print(
-            f"round {rounds}: {'the same' if same else 'DIFFERENT'}, killed {len(at)} times at checkpoints {at}"
-        )
+        print(f"round {rounds}: {'the same' if same else 'DIFFERENT'}, {len(at)} kills at checkpoints {at}")
         sys.stdout.flush()
         shutil.rmtree(out)
     print(f"{done} kills in {rounds} runs; {differing} runs differ from the unbroken one")

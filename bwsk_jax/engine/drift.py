@@ -20,18 +20,19 @@ class ReconstructionWarning(UserWarning):
     """A reverse scan ended far from the carry it should have recovered: its gradients may be off."""
 
 
-def measure(leaves: Sequence[tuple[Any, Any, Any]]):
+def measure(leaves: Sequence[tuple[Any, Any, Any]], rounding: float):
     """The largest relative distance of (recovered start, true start, end), in units of what is tolerated.
 
-    Half of the digits are. A start that is all 0, as a velocity's often is, is measured by the other starts,
-    or by its end where those are 0 as well.
+    Half of the digits are, and so is one `rounding` of the narrowest type that the starts were recovered in:
+    there the last digit of a wide start decides which way a narrow value is rounded. A start that is all 0,
+    as a velocity's often is, is measured by the other starts, or by its end where those are 0 as well.
     """
     starts = [_norm(true) for _, true, _ in leaves]
     anything = functools.reduce(jnp.maximum, starts, jnp.zeros((), jnp.float32))
     worst = jnp.zeros((), jnp.float32)
     for own, (recovered, true, end) in zip(starts, leaves, strict=True):
         scale = jnp.where(own > 0, own, jnp.where(anything > 0, anything, _norm(end)))
-        tolerance = float(jnp.finfo(true.dtype).eps) ** 0.5
+        tolerance = max(float(jnp.finfo(true.dtype).eps) ** 0.5, rounding)
         distance = _norm(recovered - true)
         lost = ~(distance <= tolerance * scale) & jnp.isfinite(own)  # also where the distance is not finite
         worst = jnp.maximum(worst, jnp.where(lost, jnp.nan_to_num(distance / scale) / tolerance + 1, 0))

@@ -81,7 +81,7 @@ class _Rows:
 def integer_program(problem: Problem, limit: Limit, cuts: list[list[int]], deadline: float, cutoff: float):
     """((saved, step by value), lower bound): the first is None if nothing beats `cutoff` or time ran out."""
     values, steps = candidates(problem), list(problem.steps)
-    if not problem.targets:
+    if not values:
         return ((), {}), 0.0
     at_hand = problem.free.union(problem.trivial)
     reads = [[v for v in s.reads if v not in at_hand] for s in steps]

@@ -77,15 +77,11 @@ def _evaluate(plan: Plan, step: Step, environment: dict[int, Any]) -> list[Any]:
 
 def _solve(plan: Plan, step: Step, environment: dict[int, Any]):
     equation = plan.problem.program.equations[step.equation]
-    solve = _inverse(plan, step)
-    operands = [None if k == step.operand else read(environment, v) for k, v in enumerate(equation.inputs)]
+    inverse = next(i for i in rules.inverses(equation) if i.operand == step.operand)
+    wanted = set(range(len(equation.inputs)) if inverse.reads is None else inverse.reads) - {step.operand}
+    operands = [read(environment, v) if k in wanted else None for k, v in enumerate(equation.inputs)]
     with equation.scope():
-        return solve(operands, [environment[v] for v in equation.outputs])
-
-
-def _inverse(plan: Plan, step: Step):
-    equation = plan.problem.program.equations[step.equation]
-    return next(i.solve for i in rules.inverses(equation) if i.operand == step.operand)
+        return inverse.solve(operands, [environment[v] for v in equation.outputs])
 
 
 def _reads(steps: Sequence[Step], environment: dict[int, Any]) -> list[int]:

@@ -126,9 +126,9 @@ def _differentiable_scan(scan: ScanBody, segments: _Segments, limit: Limit, inve
         )
         varied, _ = split(scan.vjp.differentiable_inputs[: len(consts)], consts)
         state = ct_last, [jnp.zeros_like(c) for c in varied]
-        step = _reverse_step(scan, planned(), consts)
+        step, drifting = _reverse_step(scan, planned(), consts), _drifting(scan, planned())
         (ct_init, ct_consts), ct_xs, drift = segments.run_back(
-            step, state, starts, ends, last, (xs, saved, ct_ys), _drifting(scan, planned())
+            step, state, starts, ends, last, (xs, saved, ct_ys), drifting, _coarsest_rounding(planned())
         )
         if starts:
             report(drift)
@@ -220,12 +220,14 @@ class _Segments:
         last: Any,
         stacked: Any,
         drifting: Sequence[int],
+        rounding: float,
     ):
         """(cotangent state at the start, stacked cotangents, how far the recovered carries drifted)."""
 
         def segment(state, start, end, stacked, size):
             (carry, state), outs = lax.scan(step, (end, state), stacked, length=size, reverse=True)
-            return state, outs, measure([(carry[k], a, end[k]) for k, a in zip(drifting, start, strict=True)])
+            leaves = [(carry[k], a, end[k]) for k, a in zip(drifting, start, strict=True)]
+            return state, outs, measure(leaves, rounding)
 
         if not self.count:
             return segment(state, starts, last, stacked, self.rest)
@@ -247,3 +249,13 @@ def _drifting(scan: ScanBody, plan: Plan) -> list[int]:
     first = len(scan.consts)
     carry_in = plan.problem.program.inputs[first : first + scan.num_carry]
     return [k for k, v in enumerate(carry_in) if v in plan.inexact]
+
+
+def _coarsest_rounding(plan: Plan) -> float:
+    """The largest epsilon among the types that the carry is recovered in."""
+    needed = set(plan.problem.carry_in)
+    for step in reversed(plan.steps):
+        if needed.intersection(step.writes):
+            needed.update(step.reads)
+    types = (plan.problem.program.avals[v].dtype for v in needed if plan.problem.float_size(v))
+    return max((float(jnp.finfo(dtype).eps) for dtype in types), default=0.0)

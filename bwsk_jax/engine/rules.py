@@ -366,10 +366,11 @@ INVERSES: dict[Any, Callable[[Equation, IntervalOf], Any]] = {
 
 
 def inverses(equation: Equation, interval_of: IntervalOf = lambda _: ANY) -> list[Inverse]:
-    """The inverses that the table, or else the user, has for this equation."""
+    """The inverses that the table, or else the user, has for this equation; a literal needs none."""
     entry = INVERSES.get(equation.primitive)
     found = [] if entry is None else list(entry(equation, interval_of))
-    return [*found, *(rule(equation) for rule in _REGISTERED.get(identity(equation), {}).values())]
+    found += [rule(equation) for rule in _REGISTERED.get(identity(equation), {}).values()]
+    return [i for i in found if not isinstance(equation.inputs[i.operand], Literal)]
 
 
 # --- the user's own ----------------------------------------------------------------------------------------

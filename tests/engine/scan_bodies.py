@@ -154,6 +154,7 @@ CASES = {
     "constants out": (constant_outputs, (X, X), W, None),
     "momentum": (momentum, (X, X * 0.1), random(3, L, B, H), None),
     "no xs": (lambda c, _: (jnp.tanh(c) + 0.5, c.sum()), X, None, 4),
+    "the root of a literal": (lambda c, w: (c + c @ w / jnp.sqrt(8.0), None), X, W, None),
     "empty xs": (lambda c, _: (jnp.tanh(c) + 0.5, None), X, {"a": None, "b": ()}, 4),
     "empty carry": (lambda _, w: (None, jnp.sin(w)), None, W, None),
     "no float in the carry": (lambda n, w: (n + 1, jnp.sin(w) * n), jnp.int32(0), W, None),

@@ -124,6 +124,7 @@ def test_all_operands_of_a_concatenation_are_recovered_from_it():
 
     plan = bwsk_jax.plan_scan(body, X, W, max_overhead=float("inf"))
     assert plan.inverted == 2
+    assert_same_gradient(body, X, random(9, L, H, H))
 
 
 # --- a false alarm, and an alarm that is always wired ---

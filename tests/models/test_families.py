@@ -1,0 +1,52 @@
+"""Layers as their own libraries and papers define them: right gradients, in no more memory than replaying."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.families import FAMILIES, Size, measure
+
+INF = math.inf
+SMALL = Size(batch=2, time=16, width=32, layers=4)
+every_family = pytest.mark.parametrize("name", FAMILIES)
+
+
+@pytest.fixture(autouse=True)
+def promotion_as_the_libraries_have_it():
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def compiled(stack, scan):
+    gradient = measure.gradient(stack, measure.SCANS[scan])
+    return jax.jit(gradient, compiler_options=measure.FAST_COMPILATION)
+
+
+def norm(leaves):
+    return math.sqrt(sum(float(np.sum(a * a)) for a in leaves))
+
+
+def distance(a, b):
+    """The norm of the difference of two gradients, in units of the norm of the second."""
+    a, b = ([np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)] for tree in (a, b))
+    return norm([x - y for x, y in zip(a, b, strict=True)]) / norm(b)
+
+
+@every_family
+def test_the_gradient_is_that_of_plain_autodiff(name):
+    """In float32 to rounding, by either limit; in bfloat16 as far from the float32 one as plain's is."""
+    single, half = (measure.concrete(FAMILIES[name], dtype, SMALL) for dtype in (jnp.float32, jnp.bfloat16))
+    values = measure.arguments(single)
+    plain = compiled(single, "plain")
+    expected = plain(*values)
+    for scan in ("default", "least"):
+        assert distance(compiled(single, scan)(*values), expected) <= 1e-5
+
+    floats, rest = measure.arguments(half)
+    exact = plain(jax.tree.map(lambda a: a.astype(jnp.float32), floats), rest)
+    error = {scan: distance(compiled(half, scan)(floats, rest), exact) for scan in ("plain", "least")}
+    assert error["least"] <= 1.25 * error["plain"]
+    jax.effects_barrier()

@@ -1,0 +1,48 @@
+"""What plans of families save, and that the compiled gradient needs memory in the order they promise."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from bwsk_jax import bert
+from experiments.families import FAMILIES, Size, Stack, measure
+
+MEDIUM = Size(batch=4, time=64, width=64, layers=8)
+NOTHING_SAVED = ["RevNet", "Reformer", "RealNVP", "leapfrog", "momentum"]
+
+
+@pytest.fixture(autouse=True)
+def promotion_as_the_libraries_have_it():
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_more_memory_than_replaying_layer_by_layer(name):
+    stack = measure.abstract(FAMILIES[name], jnp.float32, MEDIUM)
+    assert measure.plan(stack, max_overhead=math.inf).saved_bytes <= 1.02 * measure.carry_bytes(stack)
+    plain, default, least = (
+        measure.temp_bytes(stack, measure.SCANS[scan]) for scan in ("plain", "default", "least")
+    )
+    assert least <= 1.02 * default and default <= 1.02 * plain
+
+
+@pytest.mark.parametrize("name", NOTHING_SAVED)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_what_is_invertible_by_construction_saves_nothing(name, dtype):
+    plan = measure.plan(measure.abstract(FAMILIES[name], dtype, MEDIUM), max_overhead=math.inf)
+    assert plan.saved_bytes == 0
+
+
+@pytest.mark.slow
+def test_a_bert_layer_needs_half_the_bytes_at_equal_recomputation():
+    config, hidden = bert.PRESETS["base"], jax.ShapeDtypeStruct((4, 512, 768), jnp.bfloat16)
+    layers = jax.eval_shape(lambda: bert.init_params(config, jax.random.key(0)))["layers"]
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0, impl="rbg"), 12))
+    body = bert.layer_body(config, dtype=jnp.bfloat16, train=True)
+    stack = Stack(lambda _, hidden, x: body(hidden, x), (), hidden, (layers, keys))
+    least = measure.plan(stack, max_overhead=math.inf)
+    replaying = measure.plan(stack, max_overhead=least.overhead, invert=False)
+    assert replaying.saved_bytes >= 1.9 * least.saved_bytes
