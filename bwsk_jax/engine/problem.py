@@ -176,6 +176,8 @@ def _problem(trace, known, carry_in, fixed, length, invert) -> Problem:
     blurs = lambda s: narrows(s) and shown[s.writes[0]] > _digits(program, s.reads[0])
     inversions = [s for s in inversions if not blurs(s)]
     narrow = min((_digits(program, s.reads[0]) for s in inversions if narrows(s)), default=0)
+    # Rounding adds up from one recovered carry to the next; below float32 that shows in the gradient.
+    fragile = {v for v in carry_in if 0 < _digits(program, v) < jnp.finfo(jnp.float32).nmant}
     steps = sorted(
         (*replays, *inversions), key=lambda s: (s.equation, -1 if s.operand is None else s.operand)
     )
@@ -190,7 +192,7 @@ def _problem(trace, known, carry_in, fixed, length, invert) -> Problem:
         trivial=trivial,
         carry_in=tuple(dict.fromkeys(v for v in carry_in if v not in free)),
         forbidden={
-            "rounded": _read_sensitively(trace) if inversions else frozenset(),
+            "rounded": _read_sensitively(trace) | fragile if inversions else frozenset(),
             "narrowed": frozenset(v for v, digits in shown.items() if digits > narrow),
         },
         ground=ground,

@@ -1,7 +1,7 @@
 """Layers that are invertible by construction: couplings, flows and integrators.
 
-What they hand on stays in float32 whatever the type of the computation, as sums have to be undone: in
-bfloat16 the gradient would be about one and a half times as far from the exact one as plain autodiff's.
+What they hand on stays in float32 whatever the type of the computation: sums have to be undone, and a
+narrower carry is saved rather than recovered with its rounding.
 """
 
 from __future__ import annotations
