@@ -1,4 +1,7 @@
-"""For every test: no implicit promotion of rank, no network, its own cache folder, examples that repeat."""
+"""For every test: no implicit promotion of rank, no network, its own cache folder, examples that repeat.
+
+Compiled programs are shared by all tests of a session, also those that run in processes of their own.
+"""
 
 import atexit
 import os
@@ -9,13 +12,19 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="bwsk_jax-tests-")
 os.environ.pop("HF_HOME", None)
+WORKER = "PYTEST_XDIST_WORKER" in os.environ  # it shares what the process that started it has set
+COMPILED = "JAX_COMPILATION_CACHE_DIR"
+os.environ[COMPILED] = os.environ[COMPILED] if WORKER else tempfile.mkdtemp(prefix="bwsk_jax-compiled-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import hypothesis
 import jax
 
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+if not WORKER:
+    atexit.register(shutil.rmtree, os.environ[COMPILED], ignore_errors=True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=120)
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=100)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2000, print_blob=True)
 hypothesis.settings.load_profile("repeatable")

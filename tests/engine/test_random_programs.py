@@ -1,6 +1,6 @@
 """Random programs, planned at random limits, have the gradient of plain autodiff.
 
-    pytest tests/engine/test_random_programs.py                                  600 programs
+    pytest tests/engine/test_random_programs.py                                  500 programs
     pytest tests/engine/test_random_programs.py --hypothesis-profile thorough    10,000 others
 
 They run operation by operation: compiling each would take most of the time. Passed over is a program whose

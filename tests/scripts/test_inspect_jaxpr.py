@@ -98,10 +98,10 @@ def test_a_loop_is_followed_by_its_body(capsys):
 
 
 def test_wrt_names_what_is_followed(capsys):
-    function = ("--function", "jax.nn:softmax", "--args", "f32[4,8]")
-    everything, first = (shown(capsys, *function, *flags) for flags in ((), ("--wrt", "0")))
-    assert rows(first, "S", "S", "sub")
-    assert everything != first
+    function = ("--function", "jax.lax:dot", "--args", "f32[20,8] f32[8,3]")
+    rows_of = lambda *flags: shown(capsys, *function, *flags)
+    assert rows(rows_of("--wrt", "0"), "K", "S", "dot_general")
+    assert rows(rows_of("--wrt", "1"), "S", "S", "dot_general")
 
 
 def test_keys_are_arguments_too(capsys):

@@ -10,12 +10,19 @@ from tiny import CONFIG, MASK_ID
 
 import bwsk_jax
 from bwsk_jax.train import main
+from bwsk_jax.training import memory_limit
 from bwsk_jax.training.checkpoints import Checkpoints
 from bwsk_jax.training.memory_limit import FitError, fit_memory
 from bwsk_jax.training.options import Options
 from bwsk_jax.training.recipe import Recipe
 from bwsk_jax.training.step_setup import StepSetup
 from bwsk_jax.variants import find_variant
+
+
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch):
+    """A search of few plans: each is an integer program, or a compilation."""
+    monkeypatch.setattr(memory_limit, "RESOLUTION", 0.4)
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +62,9 @@ def test_the_next_larger_plan_does_not_fit_as_compiled(setup, monkeypatch):
     saved = found.plan.saved_bytes
     larger = min(other for other, peak in compiled.items() if peak > 1_600_000)
     assert compiled[saved] <= 1_600_000 and saved < larger
-    between = bwsk_jax.plan_scan(*setup.encoder_layer, max_bytes=int(0.95 * larger), length=6)
+    between = bwsk_jax.plan_scan(*setup.encoder_layer, max_bytes=int(0.6 * larger), length=6)
     assert between.saved_bytes <= saved
-    assert len(compiled) <= 8
+    assert len(compiled) <= 6
 
 
 def test_every_limit_gets_the_largest_plan_that_fits(setup, peaks, capsys):

@@ -16,6 +16,7 @@ import bwsk_jax
 from bwsk_jax import bert
 from bwsk_jax.train import main
 from bwsk_jax.training.checkpoints import Checkpoints
+from bwsk_jax.training.interruption import STOPPED
 from bwsk_jax.training.options import Options
 from bwsk_jax.training.progress import Progress, TaskProgress
 from bwsk_jax.training.setup import prepare
@@ -253,14 +254,14 @@ def test_bert_s_masks_and_the_exact_metric_outlive_interruptions(text_folder, tm
             terminate()
 
     for cls, name, patched, said in (
-        (Progress, "step", terminate, "SIGTERM at step 1: saved"),
-        (TaskProgress, "advance", terminate_in_the_test, "SIGTERM in the exact test: saved"),
+        (Progress, "step", terminate, "at step 1: saved; the same command continues from here"),
+        (TaskProgress, "advance", terminate_in_the_test, STOPPED),
     ):
         with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
             patch.setattr(cls, name, patched)
             main([*flags, "--out", str(broken)])
         assert ended.value.code == 143
-        assert capsys.readouterr().err == f"{said}; the same command continues from here\n"
+        assert capsys.readouterr().err == f"SIGTERM {said}\n"
         assert not (broken / "scratch-conventional" / "training_results.json").exists()
     main([*flags, "--out", str(broken)])
     again = results(broken, "scratch-conventional")
