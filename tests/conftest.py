@@ -12,17 +12,20 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="bwsk_jax-tests-")
 os.environ.pop("HF_HOME", None)
-WORKER = "PYTEST_XDIST_WORKER" in os.environ  # it shares what the process that started it has set
-COMPILED = "JAX_COMPILATION_CACHE_DIR"
-os.environ[COMPILED] = os.environ[COMPILED] if WORKER else tempfile.mkdtemp(prefix="bwsk_jax-compiled-")
+# The workers of a session share what the process that started them has set.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = (
+    os.environ["JAX_COMPILATION_CACHE_DIR"]
+    if "PYTEST_XDIST_WORKER" in os.environ
+    else tempfile.mkdtemp(prefix="bwsk_jax-compiled-")
+)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import hypothesis
 import jax
 
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
-if not WORKER:
-    atexit.register(shutil.rmtree, os.environ[COMPILED], ignore_errors=True)
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=100)
