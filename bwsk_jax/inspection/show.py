@@ -11,8 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-import jax.numpy as jnp
-
 from bwsk_jax import Plan, Report, bert
 from bwsk_jax.inspection.arguments import SubjectError
 from bwsk_jax.inspection.differences import explanation
@@ -21,11 +19,11 @@ from bwsk_jax.inspection.options import Options
 from bwsk_jax.inspection.page import page
 from bwsk_jax.inspection.subject import Subject, subject_of_bert, subject_of_function
 from bwsk_jax.inspection.text import ansi, difference_text, plain, plan_text, report_text
+from bwsk_jax.training.precision import DTYPES
 from bwsk_jax.training.recipe import RECIPES, Recipe
 
 __all__ = ["show"]
 
-DTYPES = {"float32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}
 FOR_BERT = ("precision", "batch_size", "seq_len")
 FOR_FUNCTION = ("args", "wrt")
 LIMITS = ("max_overhead", "max_bytes")

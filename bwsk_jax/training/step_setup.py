@@ -6,18 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 import bwsk_jax
 from bwsk_jax import bert
 from bwsk_jax.training.optimizer import make_optimizer
 from bwsk_jax.training.options import Options
+from bwsk_jax.training.precision import DTYPES
 from bwsk_jax.training.recipe import Recipe
 from bwsk_jax.training.step import TrainState, compile_step, compiled_peak_bytes, state_shapes
 from bwsk_jax.variants import Variant
-
-DTYPES = {"float32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}
 
 
 @dataclass(frozen=True)
