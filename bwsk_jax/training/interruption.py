@@ -2,8 +2,10 @@
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
+from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOPPED = "outside training: stopped; the same command continues from what is saved"
@@ -24,8 +26,8 @@ class Interruption:
     """While entered, the first SIGTERM or SIGINT raises `RunInterruptedError`; a second one ends the process.
 
     While `noted` is entered too, the first is only noted in `signal`. Outside the main thread, where Python
-    handles no signals, nothing happens. Python handles none inside a call of C++ either: a signal waits for
-    the end of a compilation.
+    handles no signals, nothing happens. Inside JAX nothing is raised before it returns: what breaks out of a
+    compilation makes the process crash when it ends.
     """
 
     def __init__(self) -> None:
@@ -57,12 +59,28 @@ class Interruption:
         if self.signal is not None:
             raise RunInterruptedError(self.signal, f"{where}: saved; the same command continues from here")
 
-    def _handle(self, number: int, frame) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)
         self._restore()
         if not self._noting:
+            sys.setprofile(self._raise_outside_jax)
+            self._raise_outside_jax(frame)
+
+    def _raise_outside_jax(self, frame: FrameType | None, event: str = "", argument: object = None) -> None:
+        """As a profiler, which sees every call and return: raise at the first one outside JAX."""
+        if not _inside_jax(frame):
+            sys.setprofile(None)
             raise RunInterruptedError(self.signal, STOPPED)
 
     def _restore(self) -> None:
         while self._previous:
             signal.signal(*self._previous.popitem())
+
+
+def _inside_jax(frame: FrameType | None) -> bool:
+    """Whether a function of JAX is among the callers."""
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").partition(".")[0] == "jax":
+            return True
+        frame = frame.f_back
+    return False
