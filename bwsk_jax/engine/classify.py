@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -50,6 +51,9 @@ def classify(
       taxonomy: "strict", or "reference": dropout and activation functions are K, all else is S. It counts the
         leaf modules of BERT as the PyTorch original does.
 
+    Raises:
+      TypeError, ValueError: `wrt` names no argument, or `taxonomy` none of the two.
+
     >>> import bwsk_jax, jax, jax.numpy as jnp
     >>> x, w = jax.ShapeDtypeStruct((4, 8), jnp.float32), jax.ShapeDtypeStruct((8, 2), jnp.float32)
     >>> for line in bwsk_jax.classify(lambda x, w: jnp.exp(x) @ w, x, w).lines:
@@ -61,19 +65,32 @@ def classify(
         raise ValueError(f'taxonomy is {taxonomy!r}, and has to be "strict" or "reference"')
     leaves, tree = jax.tree.flatten(args)
     flat = lambda *leaves: fun(*jax.tree.unflatten(tree, leaves))
+    named = _numbers(wrt, len(args))
     program, consts, _ = trace(flat, *leaves, **AS_WRITTEN)
     plain, _, _ = trace(flat, *leaves)
-    named = range(len(args)) if wrt is None else [wrt] if isinstance(wrt, int) else wrt
     followed = Standing.ARGUMENT if wrt is None else Standing.DATA
     standings = [Standing.KNOWN] * len(consts)
     for number, arg in enumerate(args):
-        standing = followed if number in {n % len(args) for n in named} else Standing.KNOWN
+        standing = followed if number in named else Standing.KNOWN
         standings += [standing] * len(jax.tree.leaves(arg))
     found = _Findings()
     _walk(_Body(program, plain, standings), _TAXONOMIES[taxonomy], found)
     return Report(
         taxonomy, tuple(found.lines), tuple(found.phases), tuple(_leaves(found.modules)), dict(found.values)
     )
+
+
+def _numbers(wrt: int | Sequence[int] | None, count: int) -> set[int]:
+    """The arguments that `wrt` names, from 0."""
+    if wrt is None:
+        return set(range(count))
+    try:
+        named = [operator.index(n) for n in (wrt if isinstance(wrt, Iterable) else [wrt])]
+    except TypeError:
+        raise TypeError(f"wrt is {wrt!r}, and has to be the number of an argument, or several") from None
+    if strangers := [n for n in named if not -count <= n < count]:
+        raise ValueError(f"wrt names argument {strangers[0]}, and the function is given {count}")
+    return {n % count for n in named}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import inspect
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -35,6 +36,7 @@ __all__ = [
     "nbytes",
     "present",
     "read",
+    "size",
     "source_of",
     "source_of_function",
     "split",
@@ -171,18 +173,23 @@ def read(environment: dict[int, Any], value: int | Literal) -> Any:
 
 
 def nbytes(aval: Any) -> int:
-    """Bytes that a value of this type occupies; a key counts its words."""
-    return int(np.prod(aval.shape, dtype=np.int64)) * aval.dtype.itemsize
+    """Bytes that a value of this type occupies; a key counts its words, a token has none."""
+    return size(aval) * aval.dtype.itemsize if hasattr(aval, "dtype") else 0
+
+
+def size(aval: Any) -> int:
+    """How many elements a value of this type has; a token has none."""
+    return math.prod(aval.shape) if hasattr(aval, "shape") else 0
 
 
 def is_differentiable(aval: Any) -> bool:
     """Whether a value of this type has a cotangent: real and complex floats do."""
-    return jax.numpy.issubdtype(aval.dtype, jax.numpy.inexact)
+    return hasattr(aval, "dtype") and jax.numpy.issubdtype(aval.dtype, jax.numpy.inexact)
 
 
 def is_real(aval: Any) -> bool:
     """Whether a value of this type is a real float."""
-    return jax.numpy.issubdtype(aval.dtype, jax.numpy.floating)
+    return hasattr(aval, "dtype") and jax.numpy.issubdtype(aval.dtype, jax.numpy.floating)
 
 
 def literal_value(atom: Any) -> float | None:

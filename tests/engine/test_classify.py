@@ -106,6 +106,24 @@ def test_what_is_followed_has_to_come_back():
     assert add.operand == 1
 
 
+@pytest.mark.parametrize(("wrt", "said"), [(2, "argument 2.* given 2"), ([0, -3], "argument -3")])
+def test_what_is_followed_has_to_be_an_argument(wrt, said):
+    with pytest.raises(ValueError, match=said):
+        classify(jnp.multiply, X, X, wrt=wrt)
+    with pytest.raises(TypeError, match=r"'x'.* number of an argument"):
+        classify(jnp.multiply, X, X, wrt="x")
+
+
+def test_numbers_of_arguments_may_be_of_numpy():
+    assert classify(jnp.multiply, X, X, wrt=np.int64(1)) == classify(jnp.multiply, X, X, wrt=1)
+
+
+def test_a_token_carries_nothing():
+    report = classify(lambda x: (lax.after_all(lax.create_token(x)), jnp.exp(x)), X)
+    assert report.lines[-1].kind == "S" and {line.bytes_out for line in report.lines[:-1]} == {0}
+    assert str(classify(lambda x: (lax.create_token(x), jnp.exp(x)), X, taxonomy="reference"))
+
+
 def test_a_mask_is_nothing_to_divide_by():
     keep = jax.ShapeDtypeStruct((4, 8), bool)
     assert kinds(lambda x, m: x * (m / 0.9), X, keep, wrt=0)["mul"] == ["K"]
@@ -139,6 +157,14 @@ def test_a_scan_counts_its_body_as_often_as_it_runs():
     slices = {"slice", "squeeze", "dynamic_slice", "unstack", "split"}
     same = [line.kind for line in written_out.lines if line.primitive not in slices]
     assert same == [line.kind for line in inside] * 5
+
+
+def test_a_loop_that_never_runs_is_looked_into():
+    add = lambda x: lax.scan(lambda c, y: (c + jnp.tanh(y), None), jnp.zeros(8), x)[0]
+    report = classify(add, jax.ShapeDtypeStruct((0, 8), jnp.float32))
+    assert report.rounds == {1: 0} and "scan x 0" in str(report)
+    nested = classify(lambda xs: lax.map(add, xs), jax.ShapeDtypeStruct((0, 3, 8), jnp.float32))
+    assert nested.combinators["S"] == 0 and str(nested)
 
 
 @jax.custom_vjp
