@@ -93,12 +93,23 @@ def _sums(solve_first: Callable, solve_second: Callable):
 
     def entry(equation, interval_of):
         grade = Grade.ROUNDED if is_differentiable(equation.out_avals[0]) else Grade.EXACT
-        if solvable(equation, 0):
+        if solvable(equation, 0) and _is_finite(equation.inputs[1]):
             yield Inverse(0, lambda ins, outs: solve_first(outs[0], ins[1]), grade)
-        if solvable(equation, 1):
+        if solvable(equation, 1) and _is_finite(equation.inputs[0]):
             yield Inverse(1, lambda ins, outs: solve_second(outs[0], ins[0]), grade)
 
     return entry
+
+
+def _is_finite(atom) -> bool:
+    """Whether nothing says that the value is infinite or no number."""
+    constant = literal_value(atom)
+    return constant is None or math.isfinite(constant)
+
+
+def _scales(constant: float, dtype) -> bool:
+    """Whether a constant can be divided by: what is below the normal numbers may be taken for 0."""
+    return math.isfinite(constant) and abs(constant) >= float(jnp.finfo(dtype).tiny)
 
 
 def _mul(equation, interval_of):
@@ -113,7 +124,7 @@ def _mul(equation, interval_of):
         if constant is None:
             grade = Grade.RELATIVE if interval_of(other).divides else Grade.GUARDED
             yield Inverse(operand, solve, grade, condition="the other factor is not 0")
-        elif constant != 0 and math.isfinite(constant):
+        elif _scales(constant, other.aval.dtype):
             yield Inverse(operand, solve, Grade.RELATIVE, amplification=1 / abs(constant))
 
 
@@ -127,9 +138,10 @@ def _div(equation, interval_of):
         if constant is None:
             grade = Grade.RELATIVE if interval_of(denominator).multiplies else Grade.GUARDED
             yield Inverse(0, solve, grade, condition="the quotient does not underflow")
-        elif constant != 0 and math.isfinite(constant):
+        elif _scales(constant, denominator.aval.dtype):
             yield Inverse(0, solve, Grade.RELATIVE, amplification=abs(constant))
-    if solvable(equation, 1):
+    numerator = literal_value(equation.inputs[0])
+    if solvable(equation, 1) and (numerator is None or _scales(numerator, equation.out_avals[0].dtype)):
         solve = lambda ins, outs: lax.div(ins[0], outs[0])
         yield Inverse(1, solve, Grade.GUARDED, condition="the quotient is not 0")
 
@@ -154,7 +166,9 @@ def _integer_pow(equation, interval_of):
 
 def _convert(equation, interval_of):
     source, target = equation.in_avals[0].dtype, equation.out_avals[0].dtype
-    back = lambda ins, outs: lax.convert_element_type(outs[0], source)
+    complex_of = lambda dtype: jnp.issubdtype(dtype, jnp.complexfloating)
+    part = lax.real if complex_of(target) and not complex_of(source) else _same
+    back = lambda ins, outs: lax.convert_element_type(part(outs[0]), source)
     if _embeds(source, target):
         yield Inverse(0, back, Grade.EXACT)
     elif jnp.issubdtype(source, jnp.floating) and jnp.issubdtype(target, jnp.floating):
@@ -176,12 +190,22 @@ def _embeds(source, target) -> bool:
         return (
             jnp.iinfo(target).min <= jnp.iinfo(source).min and jnp.iinfo(source).max <= jnp.iinfo(target).max
         )
+    if b is jnp.complexfloating and a is not b:
+        return _embeds(source, jnp.finfo(target).dtype)
     if a is jnp.integer and b is jnp.floating:
+        if float(jnp.finfo(target).min) > 0:  # a type of scales, which has neither 0 nor a sign
+            return False
         return jnp.iinfo(source).bits - (jnp.iinfo(source).min < 0) <= jnp.finfo(target).nmant + 1
     if a is b is jnp.floating:
         small, large = jnp.finfo(source), jnp.finfo(target)
+        if _has_infinity(source) and not _has_infinity(target):
+            return False
         return small.nmant <= large.nmant and small.maxexp <= large.maxexp and small.minexp >= large.minexp
     return a is b and jnp.finfo(source).bits <= jnp.finfo(target).bits
+
+
+def _has_infinity(dtype) -> bool:
+    return bool(np.isinf(np.asarray(np.inf, dtype)))
 
 
 def _bitcast(equation, interval_of):
@@ -196,8 +220,13 @@ def _to_operand_shape(equation, interval_of):
 
 
 def _reshape(equation, interval_of):
-    if equation.params.get("dimensions") is None:
+    order = equation.params.get("dimensions")
+    if order is None:
         yield from _to_operand_shape(equation, interval_of)
+        return
+    permuted = [equation.in_avals[0].shape[axis] for axis in order]
+    back = lambda z: lax.transpose(lax.reshape(z, permuted), np.argsort(order))
+    yield Inverse(0, lambda ins, outs: back(outs[0]), Grade.EXACT)
 
 
 def _broadcast(equation, interval_of):
@@ -268,7 +297,7 @@ def _xor(equation, interval_of):
 
 def _complex(equation, interval_of):
     for operand, part in enumerate((lax.real, lax.imag)):
-        if _distinct(equation, operand):
+        if not isinstance(equation.inputs[operand], Literal):
             yield Inverse(operand, lambda ins, outs, part=part: part(outs[0]), Grade.EXACT, reads=())
 
 
