@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import inspect
 import math
@@ -215,10 +216,23 @@ def source_of(equation: Any) -> str | None:
     return getattr(body, "jaxpr", body).debug_info.func_src_info
 
 
-def source_of_function(fun: Callable) -> str:
-    """The same, of the function itself."""
-    code = inspect.unwrap(fun).__code__
-    return f"{inspect.unwrap(fun).__name__} at {code.co_filename}:{code.co_firstlineno}"
+def source_of_function(target: Any) -> str:
+    """The same, of what `jax.custom_jvp` or `jax.custom_vjp` returned.
+
+    Raises:
+        TypeError: it is not, or it is of an object without code of its own.
+    """
+    fun = target
+    while not isinstance(fun, (jax.custom_jvp, jax.custom_vjp)):
+        if not hasattr(fun, "__wrapped__"):
+            raise TypeError(f"{target!r} is neither a primitive nor a function with a custom derivative")
+        fun = fun.__wrapped__
+    fun = inspect.unwrap(fun)
+    while isinstance(fun, functools.partial):
+        fun = inspect.unwrap(fun.func)
+    if not hasattr(fun, "__code__"):
+        raise TypeError(f"{fun!r} has no code that its calls could be known by: wrap it in a function")
+    return f"{fun.__name__} at {fun.__code__.co_filename}:{fun.__code__.co_firstlineno}"
 
 
 # --- tracing -----------------------------------------------------------------------------------------------

@@ -22,9 +22,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -398,12 +400,14 @@ def inverses(equation: Equation, interval_of: IntervalOf = lambda _: ANY) -> lis
     """The inverses that the table, or else the user, has for this equation; a literal needs none."""
     entry = INVERSES.get(equation.primitive)
     found = [] if entry is None else list(entry(equation, interval_of))
-    found += [rule(equation) for rule in _REGISTERED.get(identity(equation), {}).values()]
+    own = [rule(equation) for rule in _REGISTERED.get(identity(equation), {}).values()]
+    found += [i for i in own if equation.inputs.count(equation.inputs[i.operand]) == 1]
     return [i for i in found if not isinstance(equation.inputs[i.operand], Literal)]
 
 
 # --- the user's own ----------------------------------------------------------------------------------------
 
+_OF_JAX = {*INVERSES, *(value for value in vars(p).values() if isinstance(value, Primitive))}
 _REGISTERED: dict[Any, dict[int, Callable[[Equation], Inverse]]] = {}
 
 
@@ -430,7 +434,9 @@ def register_inverse(
     """Say how your own primitive, or your function with a custom derivative, is solved for an operand.
 
     `classify` uses it for both, `reversible` and `reversible_scan` for primitives: of a function with a
-    custom derivative they see what its forward rule is made of.
+    custom derivative they see what its forward rule is made of. Such a function is known by where it was
+    defined: those that one definition makes, such as closures over different constants, share their rules.
+    A second rule for the same operand takes the place of the first.
 
     Args:
       target: a `jax.extend.core.Primitive`, or what `jax.custom_vjp` or `jax.custom_jvp` returned.
@@ -442,7 +448,9 @@ def register_inverse(
       condition: where it holds, in words, for the report.
 
     Raises:
-      ValueError: `target` is one of JAX's own primitives that has rules already.
+      ValueError: `target` is one of JAX's own primitives, or a value is out of range. Where the rule is used:
+        a call has no such operand, or `solve` gives another type than the operand's.
+      TypeError: `target` is neither a primitive nor has a custom derivative, or `solve` is no function.
 
     >>> import bwsk_jax, jax
     >>> @jax.custom_vjp
@@ -453,14 +461,32 @@ def register_inverse(
     >>> [line.kind for line in bwsk_jax.classify(double, 1.0).lines]
     ['S']
     """
-    if target in INVERSES:
-        raise ValueError(f"{target} has rules already: register your own primitives and functions")
+    if isinstance(target, Primitive) and target in _OF_JAX:
+        raise ValueError(f"{target} is JAX's own: register your own primitives and functions")
     key = target if isinstance(target, Primitive) else source_of_function(target)
     grade = Grade(grade)
+    if not callable(solve):
+        raise TypeError(f"solve is {solve!r}, and has to be a function of operands and outputs")
+    if operator.index(operand) < 0:
+        raise ValueError(f"operand is {operand}, and has to be a place from 0")
+    if not 0 < amplification < math.inf:
+        raise ValueError(f"amplification is {amplification}, and has to be positive and finite")
 
     def rule(equation):
         first = equation.params.get("num_consts", 0) if source_of(equation) else 0
-        own = lambda ins, outs: solve(ins[first:], outs)
-        return Inverse(first + operand, own, grade, amplification, condition=condition)
+        place, count = first + operand, len(equation.inputs) - first
+        if operand >= count:
+            raise ValueError(f"{key} has a rule for operand {operand}, and is called with {count}")
+
+        def own(ins, outs):
+            found, aval = solve(ins[first:], outs), equation.in_avals[place]
+            type_of = lambda aval: (aval.shape, aval.dtype)
+            if type_of(jax.typeof(found)) != type_of(aval):
+                raise ValueError(
+                    f"the rule of {key} gave {jax.typeof(found)} for operand {operand}, which is {aval}"
+                )
+            return found
+
+        return Inverse(place, own, grade, amplification, condition=condition)
 
     _REGISTERED.setdefault(key, {})[operand] = rule

@@ -443,7 +443,70 @@ def test_a_rule_for_a_function_that_closes_over_values():
 
 
 def test_the_rules_of_jax_are_not_replaced():
-    with pytest.raises(ValueError, match="exp has rules"):
-        bwsk_jax.register_inverse(p.exp_p, lambda operands, outputs: outputs[0])
+    for primitive in (p.exp_p, p.sin_p, p.scan_p):
+        with pytest.raises(ValueError, match=f"{primitive} is JAX's own"):
+            bwsk_jax.register_inverse(primitive, lambda operands, outputs: outputs[0])
     with pytest.raises(ValueError, match="'sure'"):
         bwsk_jax.register_inverse(shift_primitive("shift_again"), lambda *_: None, grade="sure")
+
+
+class Callable:
+    def __call__(self, x):
+        return x
+
+
+@pytest.mark.parametrize(
+    "target", [jnp.exp, lambda x: x, jax.jit(lambda x: x), len, "exp", None, jax.custom_jvp(Callable())]
+)
+def test_a_rule_that_would_never_be_used_is_refused(target):
+    with pytest.raises(TypeError, match=r"custom derivative|no code"):
+        bwsk_jax.register_inverse(target, lambda operands, outputs: outputs[0])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"operand": -1}, "from 0"),
+        ({"amplification": math.inf}, "finite"),
+        ({"amplification": -2}, "positive"),
+    ],
+)
+def test_a_rule_out_of_range_is_refused(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        bwsk_jax.register_inverse(shift_primitive("shift_badly"), lambda *_: None, **wrong)
+
+
+def test_a_rule_has_to_be_a_function():
+    with pytest.raises(TypeError, match="has to be a function"):
+        bwsk_jax.register_inverse(shift_primitive("shift_badly"), None)
+
+
+def test_a_rule_for_an_operand_that_is_not_there_names_it():
+    shift = shift_primitive("shift_of_one")
+    bwsk_jax.register_inverse(shift, lambda operands, outputs: outputs[0], operand=2)
+    with pytest.raises(ValueError, match="shift_of_one has a rule for operand 2, and is called with 1"):
+        classify(shift.bind, X)
+
+
+def test_a_rule_that_gives_another_type_is_not_followed():
+    shift = shift_primitive("shift_and_cut")
+    bwsk_jax.register_inverse(shift, lambda operands, outputs: outputs[0][:1] - 1, grade="rounded")
+    keeps = lambda c, w: (shift.bind(c), jnp.sin(c) * w)
+    scan = lambda c: bwsk_jax.reversible_scan(keeps, c, jnp.ones(3), max_overhead=math.inf)[1].sum()
+    with pytest.raises(ValueError, match=r"shift_and_cut gave float32\[1,8\].*float32\[4,8\]"):
+        jax.grad(scan)(jnp.ones((4, 8)))
+
+
+def test_a_rule_does_not_solve_for_what_it_reads():
+    both = Primitive("both")
+    both.def_abstract_eval(lambda x, y: x)
+    bwsk_jax.register_inverse(both, lambda operands, outputs: outputs[0] - operands[1])
+    assert kinds(both.bind, X, X) == {"both": ["S"]}
+    assert kinds(lambda x: both.bind(x, x), X) == {"both": ["K"]}
+
+
+def test_a_rule_for_a_function_with_bound_arguments():
+    tripled = jax.custom_jvp(functools.partial(lambda factor, x: jnp.abs(x) * factor, 3.0))
+    tripled.defjvp(lambda primals, tangents: (tripled(*primals), tangents[0]))
+    bwsk_jax.register_inverse(tripled, lambda operands, outputs: outputs[0] / 3.0)
+    assert kinds(tripled, X) == {"custom_jvp_call": ["S"]}
