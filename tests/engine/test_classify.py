@@ -254,6 +254,19 @@ def test_what_has_no_derivative_gives_back_nothing_that_is_known():
     assert {phase.gives_back for phase in report.phases if phase.repeats} >= {None}
 
 
+def test_a_derivative_that_refuses_gives_back_nothing_that_is_known():
+    @jax.custom_jvp
+    def refuses(x):
+        return jnp.exp(x)
+
+    @refuses.defjvp
+    def _(primals, tangents):
+        raise RuntimeError("no gradient")
+
+    (phase,) = classify(refuses, X).phases
+    assert phase.gives_back is None
+
+
 # --- modules -----------------------------------------------------------------------------------------------
 
 
