@@ -25,7 +25,14 @@ from bwsk_jax.engine import costs
 from bwsk_jax.engine.bodies import AS_WRITTEN, bodies
 from bwsk_jax.engine.claims import Claim, Entry, reference_claim, strict_claim
 from bwsk_jax.engine.facts import Facts, Standing
-from bwsk_jax.engine.jaxprs import Equation, Program, kept_by_autodiff, trace
+from bwsk_jax.engine.jaxprs import (
+    Equation,
+    Program,
+    is_differentiable,
+    is_key,
+    kept_by_autodiff,
+    trace,
+)
 from bwsk_jax.engine.report import Line, Module, Phase, Report
 from bwsk_jax.engine.rules import Grade
 from bwsk_jax.engine.ways_back import leaving, preserves, reference_preserves, way_back
@@ -223,13 +230,20 @@ def _modules(body: _Body, entries: Sequence[Entry], facts: Facts, taxonomy: _Tax
             bytes=sum(facts.bytes(equation.reads) for equation in equations),
             flops=sum(map(costs.cost, equations)),
             repeats=body.repeats,
+            leaf=not _only_draws_keys(equations),
         )
+
+
+def _only_draws_keys(equations: Sequence[Equation]) -> bool:
+    """Whether a module is no layer of its own but a layer's source of keys."""
+    avals = [aval for equation in equations for aval in (*equation.in_avals, *equation.out_avals)]
+    return any(map(is_key, avals)) and not any(map(is_differentiable, avals))
 
 
 def _leaves(modules: Sequence[Module]) -> Iterator[Module]:
     for module in modules:
-        inside = any(other.name.startswith(f"{module.name}/") for other in modules)
-        yield dataclasses.replace(module, leaf=not inside)
+        inside = any(other.leaf and other.name.startswith(f"{module.name}/") for other in modules)
+        yield dataclasses.replace(module, leaf=module.leaf and not inside)
 
 
 @dataclasses.dataclass(frozen=True)

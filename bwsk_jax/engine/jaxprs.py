@@ -30,6 +30,7 @@ __all__ = [
     "VjpTrace",
     "aval_of",
     "is_differentiable",
+    "is_key",
     "is_real",
     "kept_by_autodiff",
     "literal_value",
@@ -65,7 +66,11 @@ def present(*names: str) -> tuple[Any, ...]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Equation:
-    """One primitive applied to values (by number) and literals; `outputs` are the numbers it defines."""
+    """One primitive applied to values (by number) and literals; `outputs` are the numbers it defines.
+
+    `calls` are the sources of the inlined calls that it stood in, outermost first. JAX traces a call once for
+    all its callers, so an equation's own source may name none of them, or another one.
+    """
 
     primitive: Any
     params: dict[str, Any]
@@ -76,6 +81,7 @@ class Equation:
     effects: frozenset
     source: source_info_util.SourceInfo
     context: Any
+    calls: tuple[source_info_util.SourceInfo, ...] = ()
 
     @contextlib.contextmanager
     def scope(self):
@@ -92,8 +98,9 @@ class Equation:
 
     @property
     def line(self) -> str:
-        """Where the user wrote it: `file:line (function)`."""
-        return source_info_util.summarize(self.source)
+        """Where the user wrote it, or else the call that it stood in: `file:line (function)`."""
+        sources = (self.source, *reversed(self.calls))
+        return next(filter(None, map(source_info_util.summarize, sources)), "")
 
     @property
     def module(self) -> str:
@@ -106,18 +113,25 @@ class Equation:
 
         This is what names modules of libraries that leave no name stack, NNX and Equinox among them.
         """
-        path, line = [], None
-        for frame in reversed(self.source.traceback.frames if self.source.traceback else ()):
-            owner, _, function = frame.function_name.rpartition(".")
-            if owner and function == "__call__" and not frame.file_name.startswith(_JAX_FOLDER):
-                path.append(owner if line is None else f"{owner}:{line}")
-                line = frame.line_num
-        return "/".join(path)
+        path = ""
+        for found in map(_calling_classes, (*self.calls, self.source)):
+            path = found if found.startswith(path) else path
+        return path
 
     @property
     def reads(self) -> tuple[int, ...]:
         """The numbered values among the inputs."""
         return tuple(v for v in self.inputs if not isinstance(v, Literal))
+
+
+def _calling_classes(source: source_info_util.SourceInfo) -> str:
+    path, line = [], None
+    for frame in reversed(source.traceback.frames if source.traceback else ()):
+        owner, _, function = frame.function_name.rpartition(".")
+        if owner and function == "__call__" and not frame.file_name.startswith(_JAX_FOLDER):
+            path.append(owner if line is None else f"{owner}:{line}")
+            line = frame.line_num
+    return "/".join(path)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -186,6 +200,11 @@ def size(aval: Any) -> int:
 def is_differentiable(aval: Any) -> bool:
     """Whether a value of this type has a cotangent: real and complex floats do."""
     return hasattr(aval, "dtype") and jax.numpy.issubdtype(aval.dtype, jax.numpy.inexact)
+
+
+def is_key(aval: Any) -> bool:
+    """Whether a value of this type is a key for random numbers."""
+    return hasattr(aval, "dtype") and jax.dtypes.issubdtype(aval.dtype, jax.dtypes.prng_key)
 
 
 def is_real(aval: Any) -> bool:
@@ -393,7 +412,7 @@ class _Builder:
         self.avals.append(aval)
         return len(self.avals) - 1
 
-    def inline(self, jaxpr, consts, args, name_stack):
+    def inline(self, jaxpr, consts, args, name_stack, calls=()):
         environment = dict(zip(jaxpr.constvars, consts, strict=True))
         environment.update(zip(jaxpr.invars, args, strict=True))
         look = lambda v: v if isinstance(v, Literal) else environment[v]
@@ -402,16 +421,16 @@ class _Builder:
             stack = name_stack + eqn.source_info.name_stack
             body = _body_to_inline(eqn) if self.inlined(eqn) else None
             if body is None:
-                outputs = self.add(eqn, inputs, eqn.source_info.replace(name_stack=stack))
+                outputs = self.add(eqn, inputs, eqn.source_info.replace(name_stack=stack), calls)
             else:
                 inner = getattr(body, "jaxpr", body)
                 held = [self.new(v.aval) for v in inner.constvars]
                 self.constants.update(zip(held, getattr(body, "consts", ()), strict=True))
-                outputs = self.inline(inner, held, inputs, stack)
+                outputs = self.inline(inner, held, inputs, stack, (*calls, eqn.source_info))
             environment.update(zip(eqn.outvars, outputs, strict=True))
         return [look(v) for v in jaxpr.outvars]
 
-    def add(self, eqn, inputs, source):
+    def add(self, eqn, inputs, source, calls):
         key = _equation_key(eqn, inputs) if self.merged and not eqn.effects else None
         if key is not None and key in self.seen:
             return self.seen[key]
@@ -427,6 +446,7 @@ class _Builder:
                 effects=frozenset(eqn.effects),
                 source=source,
                 context=eqn.ctx,
+                calls=calls,
             )
         )
         if key is not None:

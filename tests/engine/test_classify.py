@@ -330,6 +330,24 @@ def test_nnx_modules_are_named_by_their_classes_and_who_calls_them(wrap):
     assert leaves == [("Net/Linear", "S"), ("Net/LayerNorm", "S"), ("Net/Linear", "K")]
 
 
+class Noisy(nnx.Module):
+    def __init__(self, rngs):
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x):
+        return self.drop(jnp.where(x > 0, x, 0.0))
+
+
+def test_what_jax_traces_once_for_all_is_where_it_is_called():
+    jnp.where(jnp.ones(X.shape) > 0, 1.0, 0.0)
+    graph, state = nnx.split(Noisy(nnx.Rngs(0)))
+    report = classify(lambda state, x: nnx.merge(graph, state)(x), state, X, wrt=1, taxonomy="reference")
+    assert {line.module.partition("/")[0] for line in report.lines} == {"Noisy"}
+    assert all(line.source for line in report.lines)
+    (dropout,) = [module for module in report.modules if module.leaf]  # not its source of keys
+    assert dropout.name.startswith("Noisy/Dropout") and dropout.kind == "K"
+
+
 def test_a_name_stack_goes_before_calling_classes():
     report = classify(jax.named_scope("mine")(Net(nnx.Rngs(0))), X)
     assert {m.name for m in report.modules} == {"mine"}
