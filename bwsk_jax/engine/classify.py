@@ -33,6 +33,7 @@ from bwsk_jax.engine.jaxprs import (
     kept_by_autodiff,
     trace,
 )
+from bwsk_jax.engine.namesakes import apart
 from bwsk_jax.engine.report import Line, Module, Phase, Report
 from bwsk_jax.engine.rules import Grade
 from bwsk_jax.engine.ways_back import leaving, preserves, reference_preserves, way_back
@@ -217,11 +218,12 @@ def _phases(body: _Body, entries: Sequence[Entry], facts: Facts, label: Callable
 
 
 def _modules(body: _Body, entries: Sequence[Entry], facts: Facts, taxonomy: _Taxonomy) -> Iterator[Module]:
-    groups: dict[str, list[Entry]] = {}
+    named: dict[str, list[Entry]] = {}
     for entry in entries:
         if entry.claim is not None and (name := _module(body, entry.equation)):
-            groups.setdefault(name, []).append(entry)
-    for name, group in groups.items():
+            named.setdefault(name, []).append(entry)
+    groups = [(name, group) for name, entries in named.items() for group in apart(entries, facts)]
+    for name, group in sorted(groups, key=lambda found: found[1][0].line):
         equations = [entry.equation for entry in group]
         yield Module(
             name=name,

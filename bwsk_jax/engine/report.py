@@ -91,7 +91,8 @@ class Module:
     """The lines of one module: S if a followed input of it can be had back from its outputs.
 
     What the way back reads has to be at hand (parameters, other inputs of the module) or small beside the
-    input. `leaf` modules have no modules inside, but for those that only draw keys.
+    input. Layers of a list, which one line calls in turn, may share a name. `leaf` modules have no modules
+    inside, but for those that only draw keys.
     """
 
     name: str

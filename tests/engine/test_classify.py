@@ -348,6 +348,25 @@ def test_what_jax_traces_once_for_all_is_where_it_is_called():
     assert dropout.name.startswith("Noisy/Dropout") and dropout.kind == "K"
 
 
+class Tower(nnx.Module):
+    def __init__(self, rngs):
+        self.layers = nnx.List([nnx.Linear(8, width, rngs=rngs) for width in (8, 8)])
+        self.down, self.shared = nnx.Linear(8, 4, rngs=rngs), nnx.Linear(4, 4, rngs=rngs)
+
+    def __call__(self, x):
+        for layer in (*self.layers, self.down, self.shared, self.shared):
+            x = nnx.tanh(layer(x))
+        return x
+
+
+@pytest.mark.parametrize("wrt", [None, 1])
+def test_layers_of_a_list_are_counted_one_by_one_and_shared_ones_once(wrt):
+    graph, state = nnx.split(Tower(nnx.Rngs(0)))
+    report = classify(lambda state, x: nnx.merge(graph, state)(x), state, X, wrt=wrt)
+    leaves = [(m.name.split(":")[0], m.kind) for m in report.modules if m.leaf]
+    assert leaves == [("Tower/Linear", kind) for kind in "SSKS"]
+
+
 def test_a_name_stack_goes_before_calling_classes():
     report = classify(jax.named_scope("mine")(Net(nnx.Rngs(0))), X)
     assert {m.name for m in report.modules} == {"mine"}
