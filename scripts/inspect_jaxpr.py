@@ -41,4 +41,5 @@ def main(args: Sequence[str] | None = None) -> None:
 if __name__ == "__main__":
     if "JAX_PLATFORMS" not in os.environ:
         jax.config.update("jax_platforms", "cpu")
+    sys.stdout.reconfigure(errors="backslashreplace")
     main()

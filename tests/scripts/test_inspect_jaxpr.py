@@ -154,6 +154,14 @@ def test_it_runs_as_a_script(environment):
     assert json.loads(done.stdout)["schema"] == 1
 
 
+def test_a_name_that_the_terminal_cannot_write_is_escaped(environment, folder):
+    (folder / "named.py").write_text(SMALL.replace('"half"', '"h\u00e4lfte"'), "utf-8")
+    command = [sys.executable, str(SCRIPT), "--function", "named:noisy", "--args", "f32[4] key<fry>[]"]
+    ascii_only = {**environment, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, env=ascii_only, check=True)
+    assert r"h\xe4lfte" in done.stdout
+
+
 def test_a_reader_that_has_seen_enough_hears_no_complaint(environment):
     reading, writing = os.pipe()
     os.close(reading)
