@@ -57,6 +57,7 @@ CASES = [
     elementary(p.exp_p, lax.exp, Grade.GUARDED),
     elementary(p.exp2_p, lax.exp2, Grade.GUARDED),
     elementary(p.log_p, lax.log, Grade.GUARDED, 0.1, 5.0),
+    *(elementary(q, jnp.log2, Grade.GUARDED, 0.1, 5.0) for q in jaxprs.present("log2_p")),
     elementary(p.expm1_p, lax.expm1, Grade.GUARDED),
     elementary(p.log1p_p, lax.log1p, Grade.GUARDED, -0.5, 5.0),
     elementary(p.tanh_p, lax.tanh, Grade.GUARDED),
