@@ -13,29 +13,33 @@ import os
 import sys
 from collections.abc import Sequence
 
-import tyro
+import jax
 
-from bwsk_jax.inspection.options import Options
+from bwsk_jax import PlanError, bert
+from bwsk_jax.inspection.arguments import SubjectError
+from bwsk_jax.inspection.command_line import parse
+from bwsk_jax.inspection.show import show
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse `args` (the command line's by default) and show.
 
-    Ends with one line on standard error and status 2 when what is asked for cannot be shown.
+    Ends with one line on standard error and status 2 when what is asked for cannot be shown, before anything
+    is; and as `cat` does, with status 141 and no word, when its output is no longer read.
     """
-    options = tyro.cli(Options, args=args)
-    from bwsk_jax import PlanError, bert
-    from bwsk_jax.inspection.arguments import SubjectError
-    from bwsk_jax.inspection.show import show
-
     mistakes = (SubjectError, PlanError, bert.BertConfigError, bert.CheckpointError, bert.BertInputError)
     try:
-        show(options)
+        show(parse(args))
+    except BrokenPipeError:  # who read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except (*mistakes, OSError) as mistake:
         print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
         sys.exit(2)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    if "JAX_PLATFORMS" not in os.environ:
+        jax.config.update("jax_platforms", "cpu")
+    sys.stdout.reconfigure(errors="backslashreplace")
     main()

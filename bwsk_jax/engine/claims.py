@@ -11,7 +11,7 @@ from bwsk_jax.engine import rules
 from bwsk_jax.engine.facts import Facts, Standing
 from bwsk_jax.engine.jaxprs import Equation, nbytes
 from bwsk_jax.engine.rules import Grade, Inverse
-from bwsk_jax.engine.taxonomy import DEAR, ERASES, REFERENCE_ERASES
+from bwsk_jax.engine.taxonomy import DEAR, REFERENCE_ERASES, why_erased
 
 __all__ = ["Claim", "Entry", "reference_claim", "strict_claim"]
 
@@ -36,7 +36,7 @@ class Claim:
 
 def strict_claim(equation: Equation, facts: Facts) -> Claim:
     """S if an operand that matters can be solved for."""
-    if not equation.reads:
+    if not any(nbytes(facts.program.avals[v]) for v in equation.reads):
         return Claim("S", "it has no operand to lose")
     outputs = [v for v in equation.outputs if nbytes(facts.program.avals[v])]
     if any(facts.readers[v] == 0 for v in outputs):
@@ -48,7 +48,7 @@ def strict_claim(equation: Equation, facts: Facts) -> Claim:
         if equation.inputs[inverse.operand] in leading and not _may_be_masked(equation, facts, inverse)
     ]
     if not claims:
-        return Claim("K", ERASES.get(equation.primitive, "no rule"))
+        return Claim("K", why_erased(equation))
     side = lambda claim: sum(facts.origin_bytes[v] for v in claim.given(equation))
     rank = lambda claim: (list(Grade).index(claim.inverse.grade), side(claim), claim.inverse.operand)
     best = min(claims, key=rank)

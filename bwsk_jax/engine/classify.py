@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -24,7 +25,15 @@ from bwsk_jax.engine import costs
 from bwsk_jax.engine.bodies import AS_WRITTEN, bodies
 from bwsk_jax.engine.claims import Claim, Entry, reference_claim, strict_claim
 from bwsk_jax.engine.facts import Facts, Standing
-from bwsk_jax.engine.jaxprs import Equation, Program, kept_by_autodiff, trace
+from bwsk_jax.engine.jaxprs import (
+    Equation,
+    Program,
+    is_differentiable,
+    is_key,
+    kept_by_autodiff,
+    trace,
+)
+from bwsk_jax.engine.namesakes import apart
 from bwsk_jax.engine.report import Line, Module, Phase, Report
 from bwsk_jax.engine.rules import Grade
 from bwsk_jax.engine.ways_back import leaving, preserves, reference_preserves, way_back
@@ -50,6 +59,9 @@ def classify(
       taxonomy: "strict", or "reference": dropout and activation functions are K, all else is S. It counts the
         leaf modules of BERT as the PyTorch original does.
 
+    Raises:
+      TypeError, ValueError: `wrt` names no argument, or `taxonomy` none of the two.
+
     >>> import bwsk_jax, jax, jax.numpy as jnp
     >>> x, w = jax.ShapeDtypeStruct((4, 8), jnp.float32), jax.ShapeDtypeStruct((8, 2), jnp.float32)
     >>> for line in bwsk_jax.classify(lambda x, w: jnp.exp(x) @ w, x, w).lines:
@@ -61,19 +73,32 @@ def classify(
         raise ValueError(f'taxonomy is {taxonomy!r}, and has to be "strict" or "reference"')
     leaves, tree = jax.tree.flatten(args)
     flat = lambda *leaves: fun(*jax.tree.unflatten(tree, leaves))
+    named = _numbers(wrt, len(args))
     program, consts, _ = trace(flat, *leaves, **AS_WRITTEN)
     plain, _, _ = trace(flat, *leaves)
-    named = range(len(args)) if wrt is None else [wrt] if isinstance(wrt, int) else wrt
     followed = Standing.ARGUMENT if wrt is None else Standing.DATA
     standings = [Standing.KNOWN] * len(consts)
     for number, arg in enumerate(args):
-        standing = followed if number in {n % len(args) for n in named} else Standing.KNOWN
+        standing = followed if number in named else Standing.KNOWN
         standings += [standing] * len(jax.tree.leaves(arg))
     found = _Findings()
     _walk(_Body(program, plain, standings), _TAXONOMIES[taxonomy], found)
     return Report(
         taxonomy, tuple(found.lines), tuple(found.phases), tuple(_leaves(found.modules)), dict(found.values)
     )
+
+
+def _numbers(wrt: int | Sequence[int] | None, count: int) -> set[int]:
+    """The arguments that `wrt` names, from 0."""
+    if wrt is None:
+        return set(range(count))
+    try:
+        named = [operator.index(n) for n in (wrt if isinstance(wrt, Iterable) else [wrt])]
+    except TypeError:
+        raise TypeError(f"wrt is {wrt!r}, and has to be the number of an argument, or several") from None
+    if strangers := [n for n in named if not -count <= n < count]:
+        raise ValueError(f"wrt names argument {strangers[0]}, and the function is given {count}")
+    return {n % count for n in named}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -193,11 +218,12 @@ def _phases(body: _Body, entries: Sequence[Entry], facts: Facts, label: Callable
 
 
 def _modules(body: _Body, entries: Sequence[Entry], facts: Facts, taxonomy: _Taxonomy) -> Iterator[Module]:
-    groups: dict[str, list[Entry]] = {}
+    named: dict[str, list[Entry]] = {}
     for entry in entries:
         if entry.claim is not None and (name := _module(body, entry.equation)):
-            groups.setdefault(name, []).append(entry)
-    for name, group in groups.items():
+            named.setdefault(name, []).append(entry)
+    groups = [(name, group) for name, entries in named.items() for group in apart(entries, facts)]
+    for name, group in sorted(groups, key=lambda found: found[1][0].line):
         equations = [entry.equation for entry in group]
         yield Module(
             name=name,
@@ -206,13 +232,20 @@ def _modules(body: _Body, entries: Sequence[Entry], facts: Facts, taxonomy: _Tax
             bytes=sum(facts.bytes(equation.reads) for equation in equations),
             flops=sum(map(costs.cost, equations)),
             repeats=body.repeats,
+            leaf=not _only_draws_keys(equations),
         )
+
+
+def _only_draws_keys(equations: Sequence[Equation]) -> bool:
+    """Whether a module is no layer of its own but a layer's source of keys."""
+    avals = [aval for equation in equations for aval in (*equation.in_avals, *equation.out_avals)]
+    return any(map(is_key, avals)) and not any(map(is_differentiable, avals))
 
 
 def _leaves(modules: Sequence[Module]) -> Iterator[Module]:
     for module in modules:
-        inside = any(other.name.startswith(f"{module.name}/") for other in modules)
-        yield dataclasses.replace(module, leaf=not inside)
+        inside = any(other.leaf and other.name.startswith(f"{module.name}/") for other in modules)
+        yield dataclasses.replace(module, leaf=module.leaf and not inside)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from jax import lax
 from jax.extend.core import Literal
 from jax.extend.core import primitives as p
 
-from bwsk_jax.engine.jaxprs import Equation, Program, present, subprograms
+from bwsk_jax.engine.jaxprs import Equation, Program, present, size, subprograms
 
 __all__ = ["cost", "forward_cost"]
 
@@ -30,10 +30,6 @@ _REDUCTIONS = {p.reduce_sum_p, p.reduce_max_p, p.reduce_min_p, p.reduce_prod_p, 
 _REDUCTIONS |= {p.argmax_p, p.argmin_p, p.reduce_p, p.reduce_xor_p}
 
 
-def _size(aval) -> int:
-    return math.prod(aval.shape)
-
-
 def cost(equation: Equation) -> float:
     """FLOPs of one evaluation.
 
@@ -41,14 +37,14 @@ def cost(equation: Equation) -> float:
     function 8 and a random word 32; moving data is free. A loop of unknown length counts once, a conditional
     by its dearest branch.
     """
-    primitive, outputs = equation.primitive, sum(map(_size, equation.out_avals))
+    primitive, outputs = equation.primitive, sum(map(size, equation.out_avals))
     if primitive is p.dot_general_p:
         (contracted, _), _ = equation.params["dimension_numbers"]
         return 2.0 * outputs * math.prod(equation.in_avals[0].shape[i] for i in contracted)
     if primitive is p.conv_general_dilated_p:
         kernel = equation.in_avals[1]
         features = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
-        return 2.0 * outputs * _size(kernel) / features
+        return 2.0 * outputs * size(kernel) / features
     bodies = [sum(map(cost, body.equations)) for body in subprograms(equation)]
     if bodies:
         if primitive is p.cond_p:
@@ -61,7 +57,7 @@ def cost(equation: Equation) -> float:
     if primitive in _RANDOM:
         return 32.0 * outputs
     if primitive in _REDUCTIONS:
-        return float(sum(map(_size, equation.in_avals)))
+        return float(sum(map(size, equation.in_avals)))
     return float(outputs)
 
 

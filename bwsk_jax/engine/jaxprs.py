@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import inspect
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -28,6 +30,7 @@ __all__ = [
     "VjpTrace",
     "aval_of",
     "is_differentiable",
+    "is_key",
     "is_real",
     "kept_by_autodiff",
     "literal_value",
@@ -35,6 +38,7 @@ __all__ = [
     "nbytes",
     "present",
     "read",
+    "size",
     "source_of",
     "source_of_function",
     "split",
@@ -62,7 +66,11 @@ def present(*names: str) -> tuple[Any, ...]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Equation:
-    """One primitive applied to values (by number) and literals; `outputs` are the numbers it defines."""
+    """One primitive applied to values (by number) and literals; `outputs` are the numbers it defines.
+
+    `calls` are the sources of the inlined calls that it stood in, outermost first. JAX traces a call once for
+    all its callers, so an equation's own source may name none of them, or another one.
+    """
 
     primitive: Any
     params: dict[str, Any]
@@ -73,6 +81,7 @@ class Equation:
     effects: frozenset
     source: source_info_util.SourceInfo
     context: Any
+    calls: tuple[source_info_util.SourceInfo, ...] = ()
 
     @contextlib.contextmanager
     def scope(self):
@@ -89,8 +98,9 @@ class Equation:
 
     @property
     def line(self) -> str:
-        """Where the user wrote it: `file:line (function)`."""
-        return source_info_util.summarize(self.source)
+        """Where the user wrote it, or else the call that it stood in: `file:line (function)`."""
+        sources = (self.source, *reversed(self.calls))
+        return next(filter(None, map(source_info_util.summarize, sources)), "")
 
     @property
     def module(self) -> str:
@@ -103,18 +113,25 @@ class Equation:
 
         This is what names modules of libraries that leave no name stack, NNX and Equinox among them.
         """
-        path, line = [], None
-        for frame in reversed(self.source.traceback.frames if self.source.traceback else ()):
-            owner, _, function = frame.function_name.rpartition(".")
-            if owner and function == "__call__" and not frame.file_name.startswith(_JAX_FOLDER):
-                path.append(owner if line is None else f"{owner}:{line}")
-                line = frame.line_num
-        return "/".join(path)
+        path = ""
+        for found in map(_calling_classes, (*self.calls, self.source)):
+            path = found if found.startswith(path) else path
+        return path
 
     @property
     def reads(self) -> tuple[int, ...]:
         """The numbered values among the inputs."""
         return tuple(v for v in self.inputs if not isinstance(v, Literal))
+
+
+def _calling_classes(source: source_info_util.SourceInfo) -> str:
+    path, line = [], None
+    for frame in reversed(source.traceback.frames if source.traceback else ()):
+        owner, _, function = frame.function_name.rpartition(".")
+        if owner and function == "__call__" and not frame.file_name.startswith(_JAX_FOLDER):
+            path.append(owner if line is None else f"{owner}:{line}")
+            line = frame.line_num
+    return "/".join(path)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -171,18 +188,28 @@ def read(environment: dict[int, Any], value: int | Literal) -> Any:
 
 
 def nbytes(aval: Any) -> int:
-    """Bytes that a value of this type occupies; a key counts its words."""
-    return int(np.prod(aval.shape, dtype=np.int64)) * aval.dtype.itemsize
+    """Bytes that a value of this type occupies; a key counts its words, a token has none."""
+    return size(aval) * aval.dtype.itemsize if hasattr(aval, "dtype") else 0
+
+
+def size(aval: Any) -> int:
+    """How many elements a value of this type has; a token has none."""
+    return math.prod(aval.shape) if hasattr(aval, "shape") else 0
 
 
 def is_differentiable(aval: Any) -> bool:
     """Whether a value of this type has a cotangent: real and complex floats do."""
-    return jax.numpy.issubdtype(aval.dtype, jax.numpy.inexact)
+    return hasattr(aval, "dtype") and jax.numpy.issubdtype(aval.dtype, jax.numpy.inexact)
+
+
+def is_key(aval: Any) -> bool:
+    """Whether a value of this type is a key for random numbers."""
+    return hasattr(aval, "dtype") and jax.dtypes.issubdtype(aval.dtype, jax.dtypes.prng_key)
 
 
 def is_real(aval: Any) -> bool:
     """Whether a value of this type is a real float."""
-    return jax.numpy.issubdtype(aval.dtype, jax.numpy.floating)
+    return hasattr(aval, "dtype") and jax.numpy.issubdtype(aval.dtype, jax.numpy.floating)
 
 
 def literal_value(atom: Any) -> float | None:
@@ -208,10 +235,23 @@ def source_of(equation: Any) -> str | None:
     return getattr(body, "jaxpr", body).debug_info.func_src_info
 
 
-def source_of_function(fun: Callable) -> str:
-    """The same, of the function itself."""
-    code = inspect.unwrap(fun).__code__
-    return f"{inspect.unwrap(fun).__name__} at {code.co_filename}:{code.co_firstlineno}"
+def source_of_function(target: Any) -> str:
+    """The same, of what `jax.custom_jvp` or `jax.custom_vjp` returned.
+
+    Raises:
+        TypeError: it is not, or it is of an object without code of its own.
+    """
+    fun = target
+    while not isinstance(fun, (jax.custom_jvp, jax.custom_vjp)):
+        if not hasattr(fun, "__wrapped__"):
+            raise TypeError(f"{target!r} is neither a primitive nor a function with a custom derivative")
+        fun = fun.__wrapped__
+    fun = inspect.unwrap(fun)
+    while isinstance(fun, functools.partial):
+        fun = inspect.unwrap(fun.func)
+    if not hasattr(fun, "__code__"):
+        raise TypeError(f"{fun!r} has no code that its calls could be known by: wrap it in a function")
+    return f"{fun.__name__} at {fun.__code__.co_filename}:{fun.__code__.co_firstlineno}"
 
 
 # --- tracing -----------------------------------------------------------------------------------------------
@@ -309,12 +349,7 @@ def kept_by_autodiff(program: Program, like: Program) -> frozenset[int] | None:
 
     try:
         closed = jax.make_jaxpr(forward)(*map(struct, avals))
-    except (
-        TypeError,
-        ValueError,
-        NotImplementedError,
-        NameError,
-    ):  # a rule is missing, or an axis has no name
+    except Exception:  # a rule is missing, an axis has no name, or a user's own rule fails in its own way
         return None
     merged = flatten(closed)
     kept = frozenset(v for v in merged.outputs[len(inner) :] if not isinstance(v, Literal))
@@ -377,7 +412,7 @@ class _Builder:
         self.avals.append(aval)
         return len(self.avals) - 1
 
-    def inline(self, jaxpr, consts, args, name_stack):
+    def inline(self, jaxpr, consts, args, name_stack, calls=()):
         environment = dict(zip(jaxpr.constvars, consts, strict=True))
         environment.update(zip(jaxpr.invars, args, strict=True))
         look = lambda v: v if isinstance(v, Literal) else environment[v]
@@ -386,16 +421,16 @@ class _Builder:
             stack = name_stack + eqn.source_info.name_stack
             body = _body_to_inline(eqn) if self.inlined(eqn) else None
             if body is None:
-                outputs = self.add(eqn, inputs, eqn.source_info.replace(name_stack=stack))
+                outputs = self.add(eqn, inputs, eqn.source_info.replace(name_stack=stack), calls)
             else:
                 inner = getattr(body, "jaxpr", body)
                 held = [self.new(v.aval) for v in inner.constvars]
                 self.constants.update(zip(held, getattr(body, "consts", ()), strict=True))
-                outputs = self.inline(inner, held, inputs, stack)
+                outputs = self.inline(inner, held, inputs, stack, (*calls, eqn.source_info))
             environment.update(zip(eqn.outvars, outputs, strict=True))
         return [look(v) for v in jaxpr.outvars]
 
-    def add(self, eqn, inputs, source):
+    def add(self, eqn, inputs, source, calls):
         key = _equation_key(eqn, inputs) if self.merged and not eqn.effects else None
         if key is not None and key in self.seen:
             return self.seen[key]
@@ -411,6 +446,7 @@ class _Builder:
                 effects=frozenset(eqn.effects),
                 source=source,
                 context=eqn.ctx,
+                calls=calls,
             )
         )
         if key is not None:

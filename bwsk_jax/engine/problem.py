@@ -204,8 +204,8 @@ def _problem(trace, known, carry_in, fixed, length, invert) -> Problem:
 
 def _digits(program: Program, value: int) -> int:
     """Binary digits of a float's type, 0 of anything else."""
-    dtype = program.avals[value].dtype
-    return int(jnp.finfo(dtype).nmant) if jnp.issubdtype(dtype, jnp.inexact) else 0
+    aval = program.avals[value]
+    return int(jnp.finfo(aval.dtype).nmant) if is_differentiable(aval) else 0
 
 
 def _digits_shown(trace: VjpTrace, carry_in: Iterable[int]) -> dict[int, int]:

@@ -91,7 +91,8 @@ class Module:
     """The lines of one module: S if a followed input of it can be had back from its outputs.
 
     What the way back reads has to be at hand (parameters, other inputs of the module) or small beside the
-    input. `leaf` modules have no modules inside.
+    input. Layers of a list, which one line calls in turn, may share a name. `leaf` modules have no modules
+    inside, but for those that only draw keys.
     """
 
     name: str
@@ -129,6 +130,16 @@ class Report:
             "bytes": _shares(equations, lambda line: line.repeats * line.bytes_in),
             "flops": _shares(equations, lambda line: line.repeats * line.flops),
             "modules": _shares(leaves, lambda module: module.repeats),
+        }
+
+    @functools.cached_property
+    def rounds(self) -> dict[int, int]:
+        """How often the body of each line that has one is evaluated when the line is, where that is known."""
+        outer = {line.number: line.repeats for line in self.lines}
+        return {
+            line.parent: line.repeats // outer[line.parent] if outer[line.parent] else 0
+            for line in self.lines
+            if line.parent is not None
         }
 
     @property
@@ -173,8 +184,7 @@ class Report:
 
     def __str__(self) -> str:
         head = ("", "kind", "primitive", "result", "side bytes", "why", "module", "source")
-        inside = {line.parent: line.repeats for line in self.lines}
-        rows = [_row(line, inside.get(line.number, line.repeats) // line.repeats) for line in self.lines]
+        rows = [_row(line, self.rounds.get(line.number, 1)) for line in self.lines]
         return f"{self.summary()}\n\n{_table([head, *rows])}"
 
 
@@ -182,7 +192,7 @@ def _row(line: Line, times: int) -> tuple[str, ...]:
     return (
         str(line.number),
         line.kind,
-        "  " * line.depth + line.primitive + (f" x {times}" if times > 1 else ""),
+        "  " * line.depth + line.primitive + (f" x {times}" if times != 1 else ""),
         " ".join(line.types),
         f"{line.side_bytes:,}" if line.side_bytes else "",
         line.why + (f" ({line.condition})" if line.condition else ""),

@@ -22,9 +22,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -93,12 +95,23 @@ def _sums(solve_first: Callable, solve_second: Callable):
 
     def entry(equation, interval_of):
         grade = Grade.ROUNDED if is_differentiable(equation.out_avals[0]) else Grade.EXACT
-        if solvable(equation, 0):
+        if solvable(equation, 0) and _is_finite(equation.inputs[1]):
             yield Inverse(0, lambda ins, outs: solve_first(outs[0], ins[1]), grade)
-        if solvable(equation, 1):
+        if solvable(equation, 1) and _is_finite(equation.inputs[0]):
             yield Inverse(1, lambda ins, outs: solve_second(outs[0], ins[0]), grade)
 
     return entry
+
+
+def _is_finite(atom) -> bool:
+    """Whether nothing says that the value is infinite or no number."""
+    constant = literal_value(atom)
+    return constant is None or math.isfinite(constant)
+
+
+def _scales(constant: float, dtype) -> bool:
+    """Whether a constant can be divided by: what is below the normal numbers may be taken for 0."""
+    return math.isfinite(constant) and abs(constant) >= float(jnp.finfo(dtype).tiny)
 
 
 def _mul(equation, interval_of):
@@ -113,7 +126,7 @@ def _mul(equation, interval_of):
         if constant is None:
             grade = Grade.RELATIVE if interval_of(other).divides else Grade.GUARDED
             yield Inverse(operand, solve, grade, condition="the other factor is not 0")
-        elif constant != 0 and math.isfinite(constant):
+        elif _scales(constant, other.aval.dtype):
             yield Inverse(operand, solve, Grade.RELATIVE, amplification=1 / abs(constant))
 
 
@@ -127,9 +140,10 @@ def _div(equation, interval_of):
         if constant is None:
             grade = Grade.RELATIVE if interval_of(denominator).multiplies else Grade.GUARDED
             yield Inverse(0, solve, grade, condition="the quotient does not underflow")
-        elif constant != 0 and math.isfinite(constant):
+        elif _scales(constant, denominator.aval.dtype):
             yield Inverse(0, solve, Grade.RELATIVE, amplification=abs(constant))
-    if solvable(equation, 1):
+    numerator = literal_value(equation.inputs[0])
+    if solvable(equation, 1) and (numerator is None or _scales(numerator, equation.out_avals[0].dtype)):
         solve = lambda ins, outs: lax.div(ins[0], outs[0])
         yield Inverse(1, solve, Grade.GUARDED, condition="the quotient is not 0")
 
@@ -154,7 +168,9 @@ def _integer_pow(equation, interval_of):
 
 def _convert(equation, interval_of):
     source, target = equation.in_avals[0].dtype, equation.out_avals[0].dtype
-    back = lambda ins, outs: lax.convert_element_type(outs[0], source)
+    complex_of = lambda dtype: jnp.issubdtype(dtype, jnp.complexfloating)
+    part = lax.real if complex_of(target) and not complex_of(source) else _same
+    back = lambda ins, outs: lax.convert_element_type(part(outs[0]), source)
     if _embeds(source, target):
         yield Inverse(0, back, Grade.EXACT)
     elif jnp.issubdtype(source, jnp.floating) and jnp.issubdtype(target, jnp.floating):
@@ -176,12 +192,22 @@ def _embeds(source, target) -> bool:
         return (
             jnp.iinfo(target).min <= jnp.iinfo(source).min and jnp.iinfo(source).max <= jnp.iinfo(target).max
         )
+    if b is jnp.complexfloating and a is not b:
+        return _embeds(source, jnp.finfo(target).dtype)
     if a is jnp.integer and b is jnp.floating:
+        if float(jnp.finfo(target).min) > 0:  # a type of scales, which has neither 0 nor a sign
+            return False
         return jnp.iinfo(source).bits - (jnp.iinfo(source).min < 0) <= jnp.finfo(target).nmant + 1
     if a is b is jnp.floating:
         small, large = jnp.finfo(source), jnp.finfo(target)
+        if _has_infinity(source) and not _has_infinity(target):
+            return False
         return small.nmant <= large.nmant and small.maxexp <= large.maxexp and small.minexp >= large.minexp
     return a is b and jnp.finfo(source).bits <= jnp.finfo(target).bits
+
+
+def _has_infinity(dtype) -> bool:
+    return bool(np.isinf(np.asarray(np.inf, dtype)))
 
 
 def _bitcast(equation, interval_of):
@@ -196,8 +222,13 @@ def _to_operand_shape(equation, interval_of):
 
 
 def _reshape(equation, interval_of):
-    if equation.params.get("dimensions") is None:
+    order = equation.params.get("dimensions")
+    if order is None:
         yield from _to_operand_shape(equation, interval_of)
+        return
+    permuted = [equation.in_avals[0].shape[axis] for axis in order]
+    back = lambda z: lax.transpose(lax.reshape(z, permuted), np.argsort(order))
+    yield Inverse(0, lambda ins, outs: back(outs[0]), Grade.EXACT)
 
 
 def _broadcast(equation, interval_of):
@@ -268,7 +299,7 @@ def _xor(equation, interval_of):
 
 def _complex(equation, interval_of):
     for operand, part in enumerate((lax.real, lax.imag)):
-        if _distinct(equation, operand):
+        if not isinstance(equation.inputs[operand], Literal):
             yield Inverse(operand, lambda ins, outs, part=part: part(outs[0]), Grade.EXACT, reads=())
 
 
@@ -369,12 +400,14 @@ def inverses(equation: Equation, interval_of: IntervalOf = lambda _: ANY) -> lis
     """The inverses that the table, or else the user, has for this equation; a literal needs none."""
     entry = INVERSES.get(equation.primitive)
     found = [] if entry is None else list(entry(equation, interval_of))
-    found += [rule(equation) for rule in _REGISTERED.get(identity(equation), {}).values()]
+    own = [rule(equation) for rule in _REGISTERED.get(identity(equation), {}).values()]
+    found += [i for i in own if equation.inputs.count(equation.inputs[i.operand]) == 1]
     return [i for i in found if not isinstance(equation.inputs[i.operand], Literal)]
 
 
 # --- the user's own ----------------------------------------------------------------------------------------
 
+_OF_JAX = {*INVERSES, *(value for value in vars(p).values() if isinstance(value, Primitive))}
 _REGISTERED: dict[Any, dict[int, Callable[[Equation], Inverse]]] = {}
 
 
@@ -401,7 +434,9 @@ def register_inverse(
     """Say how your own primitive, or your function with a custom derivative, is solved for an operand.
 
     `classify` uses it for both, `reversible` and `reversible_scan` for primitives: of a function with a
-    custom derivative they see what its forward rule is made of.
+    custom derivative they see what its forward rule is made of. Such a function is known by where it was
+    defined: those that one definition makes, such as closures over different constants, share their rules.
+    A second rule for the same operand takes the place of the first.
 
     Args:
       target: a `jax.extend.core.Primitive`, or what `jax.custom_vjp` or `jax.custom_jvp` returned.
@@ -413,7 +448,9 @@ def register_inverse(
       condition: where it holds, in words, for the report.
 
     Raises:
-      ValueError: `target` is one of JAX's own primitives that has rules already.
+      ValueError: `target` is one of JAX's own primitives, or a value is out of range. Where the rule is used:
+        a call has no such operand, or `solve` gives another type than the operand's.
+      TypeError: `target` is neither a primitive nor has a custom derivative, or `solve` is no function.
 
     >>> import bwsk_jax, jax
     >>> @jax.custom_vjp
@@ -424,14 +461,32 @@ def register_inverse(
     >>> [line.kind for line in bwsk_jax.classify(double, 1.0).lines]
     ['S']
     """
-    if target in INVERSES:
-        raise ValueError(f"{target} has rules already: register your own primitives and functions")
+    if isinstance(target, Primitive) and target in _OF_JAX:
+        raise ValueError(f"{target} is JAX's own: register your own primitives and functions")
     key = target if isinstance(target, Primitive) else source_of_function(target)
     grade = Grade(grade)
+    if not callable(solve):
+        raise TypeError(f"solve is {solve!r}, and has to be a function of operands and outputs")
+    if operator.index(operand) < 0:
+        raise ValueError(f"operand is {operand}, and has to be a place from 0")
+    if not 0 < amplification < math.inf:
+        raise ValueError(f"amplification is {amplification}, and has to be positive and finite")
 
     def rule(equation):
         first = equation.params.get("num_consts", 0) if source_of(equation) else 0
-        own = lambda ins, outs: solve(ins[first:], outs)
-        return Inverse(first + operand, own, grade, amplification, condition=condition)
+        place, count = first + operand, len(equation.inputs) - first
+        if operand >= count:
+            raise ValueError(f"{key} has a rule for operand {operand}, and is called with {count}")
+
+        def own(ins, outs):
+            found, aval = solve(ins[first:], outs), equation.in_avals[place]
+            type_of = lambda aval: (aval.shape, aval.dtype)
+            if type_of(jax.typeof(found)) != type_of(aval):
+                raise ValueError(
+                    f"the rule of {key} gave {jax.typeof(found)} for operand {operand}, which is {aval}"
+                )
+            return found
+
+        return Inverse(place, own, grade, amplification, condition=condition)
 
     _REGISTERED.setdefault(key, {})[operand] = rule

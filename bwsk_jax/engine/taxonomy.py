@@ -11,16 +11,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend.core import Literal
 from jax.extend.core import primitives as p
 
-from bwsk_jax.engine.jaxprs import is_differentiable, is_real, present
+from bwsk_jax.engine.jaxprs import is_differentiable, is_real, literal_value, present
 from bwsk_jax.engine.rules import Grade, Inverse, solvable
 
-__all__ = ["DEAR", "ERASES", "REFERENCE_ERASES"]
+__all__ = ["DEAR", "ERASES", "REFERENCE_ERASES", "why_erased"]
 
 _FULL_RANK = "the other operand has full rank; error grows with its condition number"
 
@@ -36,14 +37,20 @@ def _dot_general(equation, interval_of):
         width = math.prod(other[axis] for axis in contracted[1 - operand])
         copies = math.prod(other[axis] for axis in batched[1 - operand])
         maps_to_fewer = math.prod(other) < copies * width**2
-        if maps_to_fewer or isinstance(equation.inputs[operand], Literal) or not _both_real(equation):
+        if (
+            width == 0
+            or maps_to_fewer
+            or isinstance(equation.inputs[operand], Literal)
+            or not _invertible(equation)
+        ):
             continue
         solve = lambda ins, outs, k=operand: _solve_contraction(equation, k, ins[1 - k], outs[0])
         yield Inverse(operand, solve, Grade.GUARDED, condition=_FULL_RANK)
 
 
-def _both_real(equation) -> bool:
-    return all(map(is_real, equation.in_avals)) and equation.inputs[0] != equation.inputs[1]
+def _invertible(equation) -> bool:
+    """Whether a matrix of these numbers has a pseudo-inverse, and is not the other operand as well."""
+    return all(map(is_differentiable, equation.in_avals)) and equation.inputs[0] != equation.inputs[1]
 
 
 def _solve_contraction(equation, operand: int, other, out):
@@ -59,12 +66,13 @@ def _solve_contraction(equation, operand: int, other, out):
     copies = sizes(aval.shape, batched[operand])
     order = (*batched[1 - operand], *contracted[1 - operand], *kept(1 - operand))
     width = math.prod(sizes(aval.shape, contracted[operand]))
-    matrix_bcf = lax.transpose(other, order).reshape(math.prod(copies), width, -1)
+    columns = math.prod(sizes(other.shape, kept(1 - operand)))
+    matrix_bcf = lax.transpose(other, order).reshape(math.prod(copies), width, columns)
     rows = math.prod(sizes(aval.shape, kept(operand)))
     if operand == 0:
-        out_brf = out.reshape(math.prod(copies), rows, -1)
+        out_brf = out.reshape(math.prod(copies), rows, columns)
     else:
-        out_brf = jnp.swapaxes(out.reshape(math.prod(copies), -1, rows), 1, 2)
+        out_brf = jnp.swapaxes(out.reshape(math.prod(copies), columns, rows), 1, 2)
     dtype = jnp.promote_types(out.dtype, jnp.float32)
     solved_brc = out_brf.astype(dtype) @ jnp.linalg.pinv(matrix_bcf.astype(dtype))
     order = (*batched[operand], *kept(operand), *contracted[operand])
@@ -83,7 +91,7 @@ def _convolution(equation, interval_of):
         and not np.any(params["padding"])
         and params["feature_group_count"] == params["batch_group_count"] == 1
     )
-    if not pointwise or features_out < features_in or not _both_real(equation):
+    if not pointwise or features_out < features_in or not _invertible(equation):
         return
 
     def solve(ins, outs):
@@ -111,7 +119,7 @@ def _cumsum(equation, interval_of):
 
 
 def _cumprod(equation, interval_of):
-    if is_real(equation.out_avals[0]):
+    if is_differentiable(equation.out_avals[0]):
         solve = lambda ins, outs: outs[0] / _before(outs[0], equation.params, 1)
         yield Inverse(0, solve, Grade.GUARDED, condition="no partial product is 0 or overflows")
 
@@ -171,41 +179,57 @@ def _cholesky(equation, interval_of):
 # --- elementwise -------------------------------------------------------------------------------------------
 
 
-def _spread(grade: Grade, *solves: Any, condition: str = ""):
-    """The operand of a sum or product that was spread over the other: one of its copies is enough."""
+def _first(v, shape):
+    """The first of the copies in `v` of what was spread from `shape`."""
+    if shape == ():
+        return lax.reshape(lax.slice(v, [0] * v.ndim, [1] * v.ndim), ())
+    return lax.slice(v, [0] * v.ndim, np.minimum(shape, v.shape))
 
+
+def _spread(equation, grade: Grade, solves: Any, condition: str = ""):
+    """The operand of a sum or product that was spread over the other: one of its copies is enough."""
+    shape = equation.out_avals[0].shape
+    for operand, solve in enumerate(solves):
+        own = equation.in_avals[operand].shape
+        if own == shape or isinstance(equation.inputs[operand], Literal) or 0 in shape:
+            continue
+        back = lambda ins, outs, k=operand, own=own, solve=solve: solve(
+            _first(outs[0], own), _first(ins[1 - k], own)
+        )
+        yield Inverse(operand, back, grade, condition=condition)
+
+
+def _spread_sum(*solves: Any):
     def entry(equation, interval_of):
-        shape = equation.out_avals[0].shape
-        for operand, solve in enumerate(solves):
-            own = equation.in_avals[operand].shape
-            if own == shape or isinstance(equation.inputs[operand], Literal) or 0 in shape:
-                continue
-            first = lambda v, own=own: lax.slice(v, [0] * len(own), np.minimum(own, v.shape))
-            back = lambda ins, outs, k=operand, solve=solve, first=first: solve(
-                first(outs[0]), first(ins[1 - k]) if ins[1 - k].ndim else ins[1 - k]
-            )
-            yield Inverse(operand, back, grade, condition=condition)
+        grade = Grade.ROUNDED if is_differentiable(equation.out_avals[0]) else Grade.EXACT
+        return _spread(equation, grade, solves)
 
     return entry
 
 
-_spread_sum = _spread(Grade.ROUNDED, lax.sub, lax.sub)
+def _spread_product(*solves: Any, condition: str):
+    def entry(equation, interval_of):
+        if is_differentiable(equation.out_avals[0]):
+            yield from _spread(equation, Grade.GUARDED, solves, condition)
+
+    return entry
 
 
 def _add(equation, interval_of):
     """x + x is 2x."""
     if equation.inputs[0] == equation.inputs[1] and is_differentiable(equation.out_avals[0]):
         yield Inverse(0, lambda ins, outs: outs[0] / 2, Grade.RELATIVE, reads=())
-    yield from _spread_sum(equation, interval_of)
+    yield from _spread_sum(lax.sub, lax.sub)(equation, interval_of)
 
 
 def _pow(equation, interval_of):
     if not all(map(is_real, equation.in_avals)):
         return
-    if solvable(equation, 0):
+    base, power = map(literal_value, equation.inputs)
+    if solvable(equation, 0) and (power is None or (power != 0 and math.isfinite(power))):
         solve = lambda ins, outs: lax.pow(outs[0], 1 / ins[1])
-        yield Inverse(0, solve, Grade.GUARDED, condition="the base is above 0 and the power is not 1")
-    if solvable(equation, 1):
+        yield Inverse(0, solve, Grade.GUARDED, condition="the base is above 0 and the power is not 0")
+    if solvable(equation, 1) and (base is None or (0 < base < math.inf and base != 1)):
         solve = lambda ins, outs: lax.log(outs[0]) / lax.log(ins[0])
         yield Inverse(1, solve, Grade.GUARDED, condition="the base is above 0 and not 1")
 
@@ -225,6 +249,16 @@ def _reduce_precision(equation, interval_of):
     yield Inverse(0, lambda ins, outs: outs[0], Grade.NARROWED)
 
 
+# --- what may happen to drop nothing -----------------------------------------------------------------------
+
+
+def _all_kept(equation, interval_of):
+    """As many results as elements: a slice of everything, a reduction over axes of length 1."""
+    shape = equation.in_avals[0].shape
+    if math.prod(shape) == math.prod(equation.out_avals[0].shape):
+        yield Inverse(0, lambda ins, outs: lax.reshape(outs[0], shape), Grade.EXACT, reads=())
+
+
 # --- scatters, devices -------------------------------------------------------------------------------------
 
 
@@ -233,6 +267,20 @@ def _scatter_sum(equation, interval_of):
     grade = Grade.ROUNDED if is_differentiable(equation.out_avals[0]) else Grade.EXACT
     if equation.inputs[0] != equation.inputs[2]:
         yield Inverse(0, lambda ins, outs: _bind(equation, outs[0], ins[1], -ins[2]), grade)
+
+
+def _scatter(equation, interval_of):
+    """What was written can be read where it was written, as its cotangent would be, if each place is."""
+    update = equation.in_avals[2]
+    if not equation.params["unique_indices"] or not is_differentiable(update):
+        return
+
+    def solve(ins, outs):
+        write = lambda u: _bind(equation, jnp.zeros_like(outs[0]), ins[1], u)
+        _, read = jax.vjp(write, jnp.zeros(update.shape, update.dtype))
+        return read(outs[0])[0]
+
+    yield Inverse(2, solve, Grade.GUARDED, reads=(1,), condition="all places exist")
 
 
 def _scatter_mul(equation, interval_of):
@@ -268,13 +316,20 @@ DEAR: dict[Any, Any] = {
     p.triangular_solve_p: _triangular_solve,
     p.cholesky_p: _cholesky,
     p.add_p: _add,
-    p.sub_p: _spread(Grade.ROUNDED, lax.add, lambda z, x: x - z),
-    p.mul_p: _spread(Grade.GUARDED, lax.div, lax.div, condition="one other factor of each is not 0"),
-    p.div_p: _spread(Grade.GUARDED, lax.mul, lambda z, x: x / z, condition="one quotient of each is not 0"),
+    p.sub_p: _spread_sum(lax.add, lambda z, x: x - z),
+    p.mul_p: _spread_product(lax.div, lax.div, condition="the first other factor of each is not 0"),
+    p.div_p: _spread_product(
+        lax.mul, lambda z, x: x / z, condition="the first quotient of each is not 0, nor underflows"
+    ),
     p.pow_p: _pow,
     p.atan2_p: _atan2,
     p.erfc_p: _erfc,
     p.reduce_precision_p: _reduce_precision,
+    **dict.fromkeys(
+        (p.slice_p, p.dynamic_slice_p, p.reduce_sum_p, p.reduce_max_p, p.reduce_min_p), _all_kept
+    ),
+    **dict.fromkeys((p.reduce_prod_p, p.reduce_and_p, p.reduce_or_p, p.reduce_xor_p), _all_kept),
+    p.scatter_p: _scatter,
     p.scatter_add_p: _scatter_sum,
     lax.scatter_sub_p: _scatter_sum,
     p.scatter_mul_p: _scatter_mul,
@@ -289,13 +344,14 @@ def _each(why: str, *primitives: Any) -> dict[Any, str]:
 
 ERASES: dict[Any, str] = {
     # what an inverse exists for, where it does not apply
-    p.sub_p: "x - x is 0",
+    p.add_p: "x + inf is inf, and integers wrap",
+    p.sub_p: "x - x is 0, and x - inf is -inf",
     p.mul_p: "x and -x have one square, a factor of 0 leaves nothing, and integers wrap",
-    p.div_p: "x / x is 1, and integers are cut",
-    p.integer_pow_p: "x and -x have one even power",
+    p.div_p: "x / x is 1, 0 / x is 0, and integers are cut",
+    p.integer_pow_p: "x and -x have one even power, and complex numbers several roots",
     p.xor_p: "x xor x is 0",
     p.convert_element_type_p: "the narrower type cannot tell them apart",
-    p.pad_p: "negative padding cuts off",
+    p.pad_p: "negative padding cuts off, and what is padded with may be used nowhere",
     p.broadcast_in_dim_p: "nothing is left",
     lax.tile_p: "nothing is left",
     p.dynamic_update_slice_p: "what was there is overwritten",
@@ -303,7 +359,9 @@ ERASES: dict[Any, str] = {
     p.dot_general_p: "a projection to fewer dimensions",
     p.conv_general_dilated_p: "each result mixes a window of elements",
     p.fft_p: "the imaginary part of a real signal's ends is dropped",
-    p.scatter_mul_p: "integers wrap",
+    **_each("what is added to one place is summed", p.scatter_add_p, lax.scatter_sub_p),
+    p.scatter_mul_p: "a factor of 0 leaves nothing, and integers wrap",
+    p.triangular_solve_p: "only a triangle is read, and many have one solution",
     p.cumprod_p: "integers wrap",
     **_each("x and -x give the same", *present("one_minus_square_p")),
     # elementwise
@@ -313,7 +371,7 @@ ERASES: dict[Any, str] = {
     **_each("not monotone", p.lgamma_p, p.digamma_p, p.polygamma_p, p.bessel_i1e_p, p.igamma_grad_a_p),
     **_each("constant beyond the digits of its limit", p.igamma_p, p.igammac_p, p.zeta_p),
     p.regularized_incomplete_beta_p: "constant beyond the digits of its limit",
-    p.pow_p: "x and -x have one even power",
+    p.pow_p: "x and -x have one even power, and every power of 1 is 1",
     **_each("fractions are dropped", p.floor_p, p.ceil_p, p.round_p),
     **_each("one of a few values is left", p.sign_p, p.is_finite_p),
     **_each("the other operand is dropped", p.max_p, p.min_p),
@@ -346,6 +404,16 @@ ERASES: dict[Any, str] = {
     **_each("random bits do not give their key away", p.random_bits_p, p.random_gamma_p, p.rng_uniform_p),
     **_each("random bits do not give their key away", p.threefry2x32_p, p.rng_bit_generator_p),
 }
+
+
+def why_erased(equation) -> str:
+    """How an equation without an inverse loses information; "no rule" if that is not known."""
+    if equation.primitive is p.dot_general_p and equation.inputs[0] == equation.inputs[1]:
+        return "x and -x have one product with themselves"
+    if equation.primitive is p.dot_general_p and not is_differentiable(equation.out_avals[0]):
+        return "integers wrap"
+    return ERASES.get(equation.primitive, "no rule")
+
 
 REFERENCE_ERASES: dict[Any, bool] = {
     **dict.fromkeys((p.random_bits_p, p.threefry2x32_p, p.rng_bit_generator_p, p.rng_uniform_p), False),

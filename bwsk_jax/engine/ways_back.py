@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 from bwsk_jax.engine.claims import Entry
 from bwsk_jax.engine.facts import Facts, Standing
+from bwsk_jax.engine.jaxprs import size
 from bwsk_jax.engine.taxonomy import REFERENCE_ERASES
 
 __all__ = ["leaving", "preserves", "reference_preserves", "way_back"]
@@ -70,19 +70,19 @@ def _comes_back(target: int, group: Sequence[Entry], facts: Facts, at_hand: set[
 
 def _smallest_sources(group: Sequence[Entry], facts: Facts, at_hand: set[int]) -> Callable[[int], set[int]]:
     """Of a value: itself, or what it can be computed from if that is smaller; nothing if it is at hand."""
-    size = lambda values: sum(facts.origin_bytes[v] for v in values)
+    weight = lambda values: sum(facts.origin_bytes[v] for v in values)
     sources: dict[int, set[int]] = {v: set() for v in at_hand}
     for entry in group:
         from_inputs = set().union(*(sources.get(v, {v}) for v in entry.equation.reads))
         for v in entry.equation.outputs:
-            sources.setdefault(v, min({v}, from_inputs, key=size))
+            sources.setdefault(v, min({v}, from_inputs, key=weight))
     return lambda v: sources.get(v, {v})
 
 
 def reference_preserves(group: Sequence[Entry], facts: Facts) -> bool:
     """Whether the module neither drops out nor is an activation."""
-    size = lambda entry: max((math.prod(aval.shape) for aval in entry.equation.out_avals), default=0)
-    largest = max(map(size, group))
+    largest_of = lambda entry: max(map(size, entry.equation.out_avals), default=0)
+    largest = max(map(largest_of, group))
     needs_size = lambda entry: REFERENCE_ERASES[entry.equation.primitive]
     erasing = [entry for entry in group if entry.claim.kind == "K"]
-    return not any(size(entry) == largest or not needs_size(entry) for entry in erasing)
+    return not any(largest_of(entry) == largest or not needs_size(entry) for entry in erasing)

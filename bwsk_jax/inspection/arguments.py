@@ -83,7 +83,7 @@ def import_function(path: str) -> Callable:
         found = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-    except Exception as error:  # a module may fail in any way
+    except (Exception, SystemExit) as error:  # a module may fail in any way
         raise SubjectError(f"--function {path!r} cannot be imported: {described(error)}") from error
     if not callable(found):
         raise SubjectError(f"--function {path!r} is a {type(found).__name__}, not a function")

@@ -40,7 +40,7 @@ def _section(strict: Report, parent: int | None, lines: Sequence[Line], *, is_op
         f"{count} {kind}" for kind in ("S", "~S", "K") if (count := sum(e.kind == kind for e in lines))
     )
     return (
-        f"<details class=body{' open' if is_open else ''}><summary>{escape(_title(strict, parent, lines))}"
+        f"<details class=body{' open' if is_open else ''}><summary>{escape(_title(strict, parent))}"
         f" <span class=quiet>{len(lines)} equations: {counts}; {len(phases)} S-phases</span></summary>"
         f'<div class=scroll><div class=graph style="--lanes:{_left(drawing.lanes)}px">'
         f'<svg aria-hidden="true" width="100%" height="{ROW * len(drawing.nodes)}">'
@@ -49,12 +49,11 @@ def _section(strict: Report, parent: int | None, lines: Sequence[Line], *, is_op
     )
 
 
-def _title(strict: Report, parent: int | None, lines: Sequence[Line]) -> str:
+def _title(strict: Report, parent: int | None) -> str:
     if parent is None:
         return "The function"
-    outer = strict.lines[parent]
-    times = lines[0].repeats // outer.repeats
-    return f"Inside line {parent}, {outer.primitive}" + (f" x {times}" if times > 1 else "")
+    times = strict.rounds[parent]
+    return f"Inside line {parent}, {strict.lines[parent].primitive}" + (f" x {times}" if times != 1 else "")
 
 
 def _left(lane: int) -> int:

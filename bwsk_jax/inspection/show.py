@@ -21,6 +21,7 @@ from bwsk_jax.inspection.subject import Subject, subject_of_bert, subject_of_fun
 from bwsk_jax.inspection.text import ansi, difference_text, plain, plan_text, report_text
 from bwsk_jax.training.precision import DTYPES
 from bwsk_jax.training.recipe import RECIPES, Recipe
+from bwsk_jax.training.writable import check_writable
 
 __all__ = ["show"]
 
@@ -43,7 +44,7 @@ def show(options: Options) -> None:
     limits = {name: getattr(options, name) for name in LIMITS}
     plan = subject.plan(**limits) if planned or options.html is not None else None
     if options.json != "-":
-        print(_text(options, subject, strict, reference, plan))
+        print(_text(options, subject, strict, reference, plan), flush=True)
     files = {}
     if options.json is not None:
         shown = plan if planned else None
@@ -71,12 +72,28 @@ def _check(options: Options) -> None:
             raise SubjectError(f"{flag(name)} limits a plan: give --plan, --diff or --html too")
         if math.isnan(getattr(options, name)) or getattr(options, name) < 0:
             raise SubjectError(f"{flag(name)} {getattr(options, name)} must not be negative")
+    if options.html == "-":
+        raise SubjectError("--html -: the page has to go to a file")
     for name in given("json", "html"):
-        if not Path(getattr(options, name)).parent.is_dir():
-            raise SubjectError(f"{flag(name)} {getattr(options, name)}: its folder does not exist")
+        if getattr(options, name) != "-":
+            _check_writable(flag(name), Path(getattr(options, name)))
+    if len(given("json", "html")) == 2 and os.path.realpath(options.json) == os.path.realpath(options.html):
+        raise SubjectError(f"--json and --html both go to {options.html}")
     for name in given("batch_size", "seq_len"):
         if getattr(options, name) <= 0:
             raise SubjectError(f"{flag(name)} {getattr(options, name)} must be positive")
+
+
+def _check_writable(flag: str, path: Path) -> None:
+    if not path.parent.is_dir():
+        raise SubjectError(f"{flag} {path}: its folder does not exist")
+    try:
+        if path.exists():
+            path.open("ab").close()
+        else:
+            check_writable(path.parent)
+    except OSError as error:
+        raise SubjectError(f"{flag} {path} cannot be written: {error.strerror}") from error
 
 
 def _subject(options: Options) -> Subject:
@@ -135,7 +152,10 @@ def _undominated(plans: list[Plan]) -> list[Plan]:
 
 def _write(path: str, text: str) -> None:
     if path == "-":
-        sys.stdout.write(text)
+        print(text, end="", flush=True)
         return
-    Path(path).write_text(text, "utf-8")
+    try:
+        Path(path).write_text(text, "utf-8")
+    except OSError as error:
+        raise SubjectError(f"{path} cannot be written: {error.strerror}") from error
     print(f"wrote {path} ({len(text.encode()):,} bytes)", file=sys.stderr)

@@ -11,6 +11,7 @@ import jax
 
 import bwsk_jax
 from bwsk_jax import bert
+from bwsk_jax.engine.jaxprs import trace, trace_vjp
 from bwsk_jax.inspection.arguments import SubjectError, described, import_function, parse_types
 
 __all__ = ["Subject", "subject_of_bert", "subject_of_function"]
@@ -59,7 +60,7 @@ def subject_of_function(path: str, types: str, wrt: Sequence[int] | None) -> Sub
         raise SubjectError(f"--wrt {' '.join(map(str, wrt))}: there are {len(args)} arguments, from 0")
     try:
         jax.eval_shape(fun, *args)
-    except Exception as error:  # a function may fail in any way
+    except (Exception, SystemExit) as error:  # a function may fail in any way
         raise SubjectError(f"{path} cannot be traced with --args {types!r}: {described(error)}") from error
     # A call is one iteration of a scan that carries nothing.
     iteration = lambda carry, args: (carry, fun(*args))
@@ -67,15 +68,19 @@ def subject_of_function(path: str, types: str, wrt: Sequence[int] | None) -> Sub
         name=f"{path}({', '.join(types.split())})",
         unit="one call",
         classify=functools.partial(bwsk_jax.classify, fun, *args, wrt=wrt),
-        plan=functools.partial(_planned, path, bwsk_jax.plan, fun, *args),
-        frontier=functools.partial(_planned, path, bwsk_jax.frontier, iteration, (), tuple(args)),
+        plan=_if_differentiable(path, fun, args, functools.partial(bwsk_jax.plan, fun, *args)),
+        frontier=_if_differentiable(
+            path, fun, args, functools.partial(bwsk_jax.frontier, iteration, (), tuple(args))
+        ),
     )
 
 
-def _planned(path: str, planner: Callable, *args: Any, **limits: Any) -> Any:
-    try:
-        return planner(*args, **limits)
-    except bwsk_jax.PlanError:
-        raise
-    except (TypeError, ValueError, NotImplementedError) as error:  # what JAX raises where a rule is missing
-        raise SubjectError(f"{path} cannot be differentiated: {described(error)}") from error
+def _if_differentiable(path: str, fun: Callable, args: list[Any], planner: Callable) -> Callable:
+    def planned(**limits: Any) -> Any:
+        try:
+            trace_vjp(trace(fun, *args)[0]).trace_pullback()
+        except Exception as error:  # JAX has many ways to say that a rule is missing, and users their own
+            raise SubjectError(f"{path} cannot be differentiated: {described(error)}") from error
+        return planner(**limits)
+
+    return planned

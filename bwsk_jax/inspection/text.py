@@ -72,28 +72,28 @@ def report_text(strict: Report, reference: Report, *, unfold: bool, paint: Paint
         children.setdefault(line.parent, []).append(line)
     if unfold:
         head = ("strict", "reference", "", "equation", "result", "side", "why", "module", "source")
-        rows = [_unfolded(line, reference, children) for line in strict.lines]
+        rows = [_unfolded(line, reference, strict.rounds) for line in strict.lines]
         right = {2, 5}
     else:
         head = ("strict", "reference", "module or equation", "S", "~S", "K", "reads", "FLOPs")
-        rows = list(_folded(strict, reference, children, None))
+        rows = list(_folded(strict, reference, strict.rounds, children, None))
         right = {3, 4, 5, 6, 7}
     return table([head, *rows], right, {0, 1}, paint)
 
 
-def _named(line: Line, children: dict[int | None, list[Line]]) -> str:
-    times = children[line.number][0].repeats // line.repeats if line.number in children else 1
-    return "  " * line.depth + line.primitive + (f" x {times}" if times > 1 else "")
+def _named(line: Line, rounds: dict[int, int]) -> str:
+    times = rounds.get(line.number, 1)
+    return "  " * line.depth + line.primitive + (f" x {times}" if times != 1 else "")
 
 
-def _unfolded(line: Line, reference: Report, children: dict) -> tuple[str, ...]:
+def _unfolded(line: Line, reference: Report, rounds: dict[int, int]) -> tuple[str, ...]:
     side = binary(line.side_bytes) if line.side_bytes else ""
     why = line.why + (f", if {line.condition}" if line.condition else "")
     return (
         line.kind,
         reference.lines[line.number].kind,
         str(line.number),
-        _named(line, children),
+        _named(line, rounds),
         " ".join(line.types),
         side,
         why,
@@ -102,25 +102,27 @@ def _unfolded(line: Line, reference: Report, children: dict) -> tuple[str, ...]:
     )
 
 
-def _folded(strict: Report, reference: Report, children: dict, parent: int | None) -> Iterator[tuple]:
+def _folded(
+    strict: Report, reference: Report, rounds: dict[int, int], children: dict, parent: int | None
+) -> Iterator[tuple]:
     """Equations with a body or outside of modules one by one, the rest by module, at its first line."""
     number_of = {n: k for k, module in enumerate(strict.modules) for n in module.lines}
     shown = set()
     for line in children.get(parent, ()):
         if line.number not in number_of:
-            yield _equation(line, reference, children)
-            yield from _folded(strict, reference, children, line.number)
+            yield _equation(line, reference, rounds)
+            yield from _folded(strict, reference, rounds, children, line.number)
         elif (k := number_of[line.number]) not in shown:
             shown.add(k)
             yield _module(strict, reference, k, line.depth)
 
 
-def _equation(line: Line, reference: Report, children: dict) -> tuple[str, ...]:
+def _equation(line: Line, reference: Report, rounds: dict[int, int]) -> tuple[str, ...]:
     counts = [str(int(line.kind == kind)) if line.kind != "B" else "" for kind in ("S", "~S", "K")]
     return (
         line.kind,
         reference.lines[line.number].kind,
-        f"{_named(line, children)} {' '.join(line.types)}",
+        f"{_named(line, rounds)} {' '.join(line.types)}",
         *counts,
         binary(line.bytes_in),
         decimal(line.flops),

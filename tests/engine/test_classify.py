@@ -106,6 +106,24 @@ def test_what_is_followed_has_to_come_back():
     assert add.operand == 1
 
 
+@pytest.mark.parametrize(("wrt", "said"), [(2, "argument 2.* given 2"), ([0, -3], "argument -3")])
+def test_what_is_followed_has_to_be_an_argument(wrt, said):
+    with pytest.raises(ValueError, match=said):
+        classify(jnp.multiply, X, X, wrt=wrt)
+    with pytest.raises(TypeError, match=r"'x'.* number of an argument"):
+        classify(jnp.multiply, X, X, wrt="x")
+
+
+def test_numbers_of_arguments_may_be_of_numpy():
+    assert classify(jnp.multiply, X, X, wrt=np.int64(1)) == classify(jnp.multiply, X, X, wrt=1)
+
+
+def test_a_token_carries_nothing():
+    report = classify(lambda x: (lax.after_all(lax.create_token(x)), jnp.exp(x)), X)
+    assert report.lines[-1].kind == "S" and {line.bytes_out for line in report.lines[:-1]} == {0}
+    assert str(classify(lambda x: (lax.create_token(x), jnp.exp(x)), X, taxonomy="reference"))
+
+
 def test_a_mask_is_nothing_to_divide_by():
     keep = jax.ShapeDtypeStruct((4, 8), bool)
     assert kinds(lambda x, m: x * (m / 0.9), X, keep, wrt=0)["mul"] == ["K"]
@@ -139,6 +157,14 @@ def test_a_scan_counts_its_body_as_often_as_it_runs():
     slices = {"slice", "squeeze", "dynamic_slice", "unstack", "split"}
     same = [line.kind for line in written_out.lines if line.primitive not in slices]
     assert same == [line.kind for line in inside] * 5
+
+
+def test_a_loop_that_never_runs_is_looked_into():
+    add = lambda x: lax.scan(lambda c, y: (c + jnp.tanh(y), None), jnp.zeros(8), x)[0]
+    report = classify(add, jax.ShapeDtypeStruct((0, 8), jnp.float32))
+    assert report.rounds == {1: 0} and "scan x 0" in str(report)
+    nested = classify(lambda xs: lax.map(add, xs), jax.ShapeDtypeStruct((0, 3, 8), jnp.float32))
+    assert nested.combinators["S"] == 0 and str(nested)
 
 
 @jax.custom_vjp
@@ -228,6 +254,19 @@ def test_what_has_no_derivative_gives_back_nothing_that_is_known():
     assert {phase.gives_back for phase in report.phases if phase.repeats} >= {None}
 
 
+def test_a_derivative_that_refuses_gives_back_nothing_that_is_known():
+    @jax.custom_jvp
+    def refuses(x):
+        return jnp.exp(x)
+
+    @refuses.defjvp
+    def _(primals, tangents):
+        raise RuntimeError("no gradient")
+
+    (phase,) = classify(refuses, X).phases
+    assert phase.gives_back is None
+
+
 # --- modules -----------------------------------------------------------------------------------------------
 
 
@@ -289,6 +328,43 @@ def test_nnx_modules_are_named_by_their_classes_and_who_calls_them(wrap):
     report = classify(wrap(Net(nnx.Rngs(0))), X)
     leaves = [(m.name.split(":")[0], m.kind) for m in report.modules if m.leaf]
     assert leaves == [("Net/Linear", "S"), ("Net/LayerNorm", "S"), ("Net/Linear", "K")]
+
+
+class Noisy(nnx.Module):
+    def __init__(self, rngs):
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x):
+        return self.drop(jnp.where(x > 0, x, 0.0))
+
+
+def test_what_jax_traces_once_for_all_is_where_it_is_called():
+    jnp.where(jnp.ones(X.shape) > 0, 1.0, 0.0)
+    graph, state = nnx.split(Noisy(nnx.Rngs(0)))
+    report = classify(lambda state, x: nnx.merge(graph, state)(x), state, X, wrt=1, taxonomy="reference")
+    assert {line.module.partition("/")[0] for line in report.lines} == {"Noisy"}
+    assert all(line.source for line in report.lines)
+    (dropout,) = [module for module in report.modules if module.leaf]  # not its source of keys
+    assert dropout.name.startswith("Noisy/Dropout") and dropout.kind == "K"
+
+
+class Tower(nnx.Module):
+    def __init__(self, rngs):
+        self.layers = nnx.List([nnx.Linear(8, width, rngs=rngs) for width in (8, 8)])
+        self.down, self.shared = nnx.Linear(8, 4, rngs=rngs), nnx.Linear(4, 4, rngs=rngs)
+
+    def __call__(self, x):
+        for layer in (*self.layers, self.down, self.shared, self.shared):
+            x = nnx.tanh(layer(x))
+        return x
+
+
+@pytest.mark.parametrize("wrt", [None, 1])
+def test_layers_of_a_list_are_counted_one_by_one_and_shared_ones_once(wrt):
+    graph, state = nnx.split(Tower(nnx.Rngs(0)))
+    report = classify(lambda state, x: nnx.merge(graph, state)(x), state, X, wrt=wrt)
+    leaves = [(m.name.split(":")[0], m.kind) for m in report.modules if m.leaf]
+    assert leaves == [("Tower/Linear", kind) for kind in "SSKS"]
 
 
 def test_a_name_stack_goes_before_calling_classes():
@@ -417,7 +493,70 @@ def test_a_rule_for_a_function_that_closes_over_values():
 
 
 def test_the_rules_of_jax_are_not_replaced():
-    with pytest.raises(ValueError, match="exp has rules"):
-        bwsk_jax.register_inverse(p.exp_p, lambda operands, outputs: outputs[0])
+    for primitive in (p.exp_p, p.sin_p, p.scan_p):
+        with pytest.raises(ValueError, match=f"{primitive} is JAX's own"):
+            bwsk_jax.register_inverse(primitive, lambda operands, outputs: outputs[0])
     with pytest.raises(ValueError, match="'sure'"):
         bwsk_jax.register_inverse(shift_primitive("shift_again"), lambda *_: None, grade="sure")
+
+
+class Callable:
+    def __call__(self, x):
+        return x
+
+
+@pytest.mark.parametrize(
+    "target", [jnp.exp, lambda x: x, jax.jit(lambda x: x), len, "exp", None, jax.custom_jvp(Callable())]
+)
+def test_a_rule_that_would_never_be_used_is_refused(target):
+    with pytest.raises(TypeError, match=r"custom derivative|no code"):
+        bwsk_jax.register_inverse(target, lambda operands, outputs: outputs[0])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"operand": -1}, "from 0"),
+        ({"amplification": math.inf}, "finite"),
+        ({"amplification": -2}, "positive"),
+    ],
+)
+def test_a_rule_out_of_range_is_refused(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        bwsk_jax.register_inverse(shift_primitive("shift_badly"), lambda *_: None, **wrong)
+
+
+def test_a_rule_has_to_be_a_function():
+    with pytest.raises(TypeError, match="has to be a function"):
+        bwsk_jax.register_inverse(shift_primitive("shift_badly"), None)
+
+
+def test_a_rule_for_an_operand_that_is_not_there_names_it():
+    shift = shift_primitive("shift_of_one")
+    bwsk_jax.register_inverse(shift, lambda operands, outputs: outputs[0], operand=2)
+    with pytest.raises(ValueError, match="shift_of_one has a rule for operand 2, and is called with 1"):
+        classify(shift.bind, X)
+
+
+def test_a_rule_that_gives_another_type_is_not_followed():
+    shift = shift_primitive("shift_and_cut")
+    bwsk_jax.register_inverse(shift, lambda operands, outputs: outputs[0][:1] - 1, grade="rounded")
+    keeps = lambda c, w: (shift.bind(c), jnp.sin(c) * w)
+    scan = lambda c: bwsk_jax.reversible_scan(keeps, c, jnp.ones(3), max_overhead=math.inf)[1].sum()
+    with pytest.raises(ValueError, match=r"shift_and_cut gave float32\[1,8\].*float32\[4,8\]"):
+        jax.grad(scan)(jnp.ones((4, 8)))
+
+
+def test_a_rule_does_not_solve_for_what_it_reads():
+    both = Primitive("both")
+    both.def_abstract_eval(lambda x, y: x)
+    bwsk_jax.register_inverse(both, lambda operands, outputs: outputs[0] - operands[1])
+    assert kinds(both.bind, X, X) == {"both": ["S"]}
+    assert kinds(lambda x: both.bind(x, x), X) == {"both": ["K"]}
+
+
+def test_a_rule_for_a_function_with_bound_arguments():
+    tripled = jax.custom_jvp(functools.partial(lambda factor, x: jnp.abs(x) * factor, 3.0))
+    tripled.defjvp(lambda primals, tangents: (tripled(*primals), tangents[0]))
+    bwsk_jax.register_inverse(tripled, lambda operands, outputs: outputs[0] / 3.0)
+    assert kinds(tripled, X) == {"custom_jvp_call": ["S"]}

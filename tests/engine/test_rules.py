@@ -57,6 +57,7 @@ CASES = [
     elementary(p.exp_p, lax.exp, Grade.GUARDED),
     elementary(p.exp2_p, lax.exp2, Grade.GUARDED),
     elementary(p.log_p, lax.log, Grade.GUARDED, 0.1, 5.0),
+    *(elementary(q, jnp.log2, Grade.GUARDED, 0.1, 5.0) for q in jaxprs.present("log2_p")),
     elementary(p.expm1_p, lax.expm1, Grade.GUARDED),
     elementary(p.log1p_p, lax.log1p, Grade.GUARDED, -0.5, 5.0),
     elementary(p.tanh_p, lax.tanh, Grade.GUARDED),
@@ -114,8 +115,22 @@ CASES = [
     Case(p.not_p, lax.bitwise_not, {0: Grade.EXACT}, types=("int8", "uint32", "bool")),
     Case(p.xor_p, lax.bitwise_xor, both(Grade.EXACT), shapes=TWO, types=("int8", "uint32", "bool")),
     Case(p.complex_p, lax.complex, both(Grade.EXACT), shapes=TWO),
+    Case(p.complex_p, lambda x: lax.complex(x, x), both(Grade.EXACT)),
+    Case(
+        p.convert_element_type_p,
+        lambda x: x.astype(jnp.complex64),
+        {0: Grade.EXACT},
+        types=("float32", "bfloat16", "int8", "bool"),
+    ),
     Case(p.conj_p, lax.conj, {0: Grade.EXACT}, types=("complex64", "complex128")),
     Case(p.reshape_p, lambda x: lax.reshape(x, (2, 6)), {0: Grade.EXACT}, types=ALL),
+    Case(
+        p.reshape_p,
+        lambda x: lax.reshape(x, (8, 3), dimensions=(2, 0, 1)),
+        {0: Grade.EXACT},
+        shapes=((3, 4, 2),),
+        types=ALL,
+    ),
     Case(p.squeeze_p, lambda x: lax.squeeze(x, (1,)), {0: Grade.EXACT}, shapes=((3, 1, 2),), types=ALL),
     Case(
         p.broadcast_in_dim_p,
@@ -198,7 +213,12 @@ def test_an_operand_that_occurs_twice_cannot_be_solved_for(call):
 
 
 @pytest.mark.parametrize(
-    "call", [lambda x: x * 0.0, lambda x: x / 0.0, lambda x: x * jnp.inf, lambda x: x / jnp.nan]
+    "call",
+    [
+        *(lambda x: x * 0.0, lambda x: x * jnp.inf, lambda x: x * 1e-40),
+        *(lambda x: x / 0.0, lambda x: x / jnp.nan, lambda x: x / 1e-40, lambda x: 0.0 / x),
+        *(lambda x: x + jnp.inf, lambda x: x - jnp.nan, lambda x: jnp.inf - x),
+    ],
 )
 def test_a_constant_that_erases_has_no_inverse(call):
     (equation,) = jaxprs.flatten(jax.make_jaxpr(call)(jnp.ones(3))).equations
@@ -247,6 +267,10 @@ EMBEDS = [
     ("bool", "int8"),
     ("bool", "bfloat16"),
     ("complex64", "complex128"),
+    ("float32", "complex64"),
+    ("int32", "complex128"),
+    ("int4", "float8_e4m3fn"),
+    ("float8_e4m3fn", "bfloat16"),
 ]
 LOSES = [
     ("float32", "bfloat16"),
@@ -260,7 +284,10 @@ LOSES = [
     ("float32", "int32"),
     ("int8", "bool"),
     ("complex128", "complex64"),
-    ("float32", "complex64"),
+    ("float64", "complex64"),
+    ("complex64", "float32"),
+    ("int2", "float8_e8m0fnu"),
+    ("float8_e4m3", "float8_e4m3fn"),
 ]
 
 

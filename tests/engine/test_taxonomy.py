@@ -52,6 +52,8 @@ CASES = [
     Case(p.dot_general_p, einsum("bqhd,bkhd->bhqk"), {0: GUARDED}, shapes=((2, 3, 2, 4), (2, 9, 2, 4))),
     Case(p.dot_general_p, einsum("xaby,yabc->xc"), {1: GUARDED}, shapes=((40, 2, 2, 3), (3, 2, 2, 5))),
     Case(p.dot_general_p, lax.dot, {}, shapes=((3, 3), (3, 3)), types=("int32",)),
+    Case(p.dot_general_p, lax.dot, {0: GUARDED}, shapes=((3, 4), (4, 9)), types=("complex64",)),
+    Case(p.dot_general_p, lambda x: x @ x, {}, shapes=((3, 3),)),
     Case(
         p.conv_general_dilated_p,
         pointwise(("NCHW", "OIHW", "NCHW")),
@@ -75,6 +77,7 @@ CASES = [
     Case(p.cumsum_p, lambda x: lax.cumsum(x, 1), {0: Grade.EXACT}, types=("int32", "uint32")),
     Case(p.cumprod_p, lambda x: lax.cumprod(x, 1), {0: GUARDED}, low=0.5),
     Case(p.cumprod_p, lambda x: lax.cumprod(x, 1), {}, types=("int32",)),
+    Case(p.cumprod_p, lambda x: lax.cumprod(x, 1), {0: GUARDED}, low=0.5, types=("complex64",)),
     Case(p.cumlogsumexp_p, lambda x: lax.cumlogsumexp(x, 1, reverse=True), {0: GUARDED}),
     Case(p.fft_p, jnp.fft.fft, {0: ROUNDED}, types=("complex64", "complex128")),
     Case(p.fft_p, jnp.fft.ifft2, {0: ROUNDED}, types=("complex64", "complex128")),
@@ -92,12 +95,37 @@ CASES = [
     Case(p.cholesky_p, cholesky, {0: GUARDED}, shapes=((3, 5),)),
     Case(p.add_p, lambda x: x + x, {0: Grade.RELATIVE}),
     Case(p.add_p, lax.add, {1: ROUNDED}, shapes=((3, 4), (1, 4))),
+    Case(p.add_p, lax.add, {1: Grade.EXACT}, shapes=((3, 4), (1, 4)), types=("int32",)),
+    Case(p.add_p, p.add_p.bind, {0: ROUNDED}, shapes=((), (3, 4))),
     Case(p.sub_p, lax.sub, {0: ROUNDED}, shapes=((3, 1), (3, 4))),
     Case(p.sub_p, lax.sub, {1: ROUNDED}, shapes=((3, 4), (3, 1))),
     Case(p.mul_p, lax.mul, {0: GUARDED, 1: GUARDED}, low=0.5, shapes=((3, 1), (1, 4))),
+    Case(p.mul_p, lax.mul, {}, shapes=((3, 1), (1, 4)), types=("int32",)),
     Case(p.div_p, lax.div, {0: GUARDED, 1: GUARDED}, low=0.5, shapes=((3, 1), (1, 4))),
     Case(p.div_p, lax.div, {}, low=0.5, shapes=((0, 1), (0, 4))),
     Case(p.pow_p, lax.pow, {0: GUARDED, 1: GUARDED}, low=1.5, shapes=((3, 4), (3, 4))),
+    *(Case(p.pow_p, lambda x, a=a: lax.pow(x, a), {}) for a in (0.0, jnp.inf)),
+    *(Case(p.pow_p, lambda x, a=a: lax.pow(a, x), {}) for a in (1.0, -2.0)),
+    Case(p.slice_p, lambda x: lax.slice(x, (0, 0), (3, 4), (1, 1)), {0: Grade.EXACT}),
+    Case(p.slice_p, lambda x: lax.slice(x, (0, 0), (3, 4), (1, 2)), {}),
+    Case(p.dynamic_slice_p, lambda x: lax.dynamic_slice(x, (1, jnp.argmax(x[0])), (3, 4)), {0: Grade.EXACT}),
+    *(
+        Case(primitive, lambda x, reduce=reduce: reduce(x, 0), {0: Grade.EXACT}, shapes=((1, 4),))
+        for primitive, reduce in (
+            *((p.reduce_sum_p, jnp.sum), (p.reduce_prod_p, jnp.prod)),
+            *((p.reduce_max_p, jnp.max), (p.reduce_min_p, jnp.min)),
+        )
+    ),
+    *(
+        Case(primitive, lambda x, r=reduce: r(x, (0,)), {0: Grade.EXACT}, shapes=((1, 4),), types=("bool",))
+        for primitive, reduce in (
+            *((p.reduce_and_p, lax.reduce_and), (p.reduce_or_p, lax.reduce_or)),
+            (p.reduce_xor_p, lax.reduce_xor),
+        )
+    ),
+    Case(p.reduce_sum_p, lambda x: x.sum(0), {}),
+    Case(p.scatter_p, lambda x, u: x.at[1:3].set(u), {2: GUARDED}, shapes=((3, 4), (2, 4))),
+    Case(p.scatter_p, lambda x, u: x.at[np.array([2, 0])].set(u), {}, shapes=((3, 4), (2, 4))),
     Case(p.atan2_p, lax.atan2, {0: GUARDED}, low=0.5, shapes=((3, 4), (3, 4))),
     Case(p.erfc_p, lax.erfc, {0: GUARDED}, -1.5, 1.5),
     Case(p.scatter_add_p, lambda x, u: x.at[np.array([1, 1, 2])].add(u), {0: ROUNDED}, shapes=((3,), (3,))),
@@ -163,28 +191,40 @@ ONE, TWO, BOTH = jnp.float32(1), jnp.float32(2), jnp.array([1.0, 2.0])
 X, Y = jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([[1.0, 2.0], [5.0, 4.0]])
 INTEGERS = jnp.array([6, 7]), jnp.array([6, 4])
 TRUE, FALSE = jnp.array(True), jnp.array(False)
+ZERO = jnp.zeros((2, 2))
 LAST, FIRST = jnp.array([0.0, 1.0, 9.0]), jnp.array([0.0, 5.0, 9.0])
 
 WITNESSES = [
+    (p.add_p, lambda x: x + jnp.inf, ONE, TWO),
+    (p.add_p, lambda x: x + x, jnp.int8(1), jnp.int8(-127)),
     (p.sub_p, lambda x: x - x, ONE, TWO),
     (p.mul_p, lambda x: x * x, ONE, -ONE),
     (p.mul_p, lambda x: x * 0.0, ONE, TWO),
     (p.mul_p, lambda x: x * 2, jnp.int8(1), jnp.int8(-127)),
     (p.div_p, lambda x: x / x, ONE, TWO),
+    (p.div_p, lambda x: 0.0 / x, ONE, TWO),
     (p.div_p, lambda x: lax.div(x, 2), jnp.int32(2), jnp.int32(3)),
     (p.integer_pow_p, lambda x: lax.integer_pow(x, 4), ONE, -ONE),
     (p.xor_p, lambda x: x ^ x, jnp.int32(2), jnp.int32(3)),
     (p.convert_element_type_p, lambda x: x.astype(jnp.int8), ONE, jnp.float32(1.5)),
     (p.convert_element_type_p, lambda x: x.astype(jnp.float16), jnp.int32(4096), jnp.int32(4097)),
     (p.pad_p, lambda x: lax.pad(x, 0.0, ((0, -1, 0),)), BOTH, jnp.array([1.0, 3.0])),
+    (p.pad_p, lambda x: lax.pad(BOTH, x, ((0, -1, 0),)), ONE, TWO),
     (p.broadcast_in_dim_p, lambda x: lax.broadcast_in_dim(x, (0, 2), (1,)), BOTH, -BOTH),
     (lax.tile_p, lambda x: lax.tile(x, (0,)), BOTH, -BOTH),
     (p.dot_general_p, lambda x: x @ jnp.array([[1.0], [-1.0]]), BOTH[None], BOTH[None] + 1),
+    (p.dot_general_p, lambda x: x @ x, X, -X),
+    (p.dot_general_p, lambda x: x @ jnp.int8([[2]]), jnp.int8([[1]]), jnp.int8([[-127]])),
+    (p.triangular_solve_p, lambda a: lax.linalg.triangular_solve(a, ZERO, left_side=True), X, Y),
+    (p.scatter_add_p, lambda u: ZERO[0].at[np.array([0, 0])].add(u), BOTH, BOTH[::-1]),
+    (lax.scatter_sub_p, lambda u: ZERO[0].at[np.array([0, 0])].subtract(u), BOTH, BOTH[::-1]),
     (p.fft_p, jnp.fft.irfft, jnp.array([1, 2, 3], jnp.complex64), jnp.array([1 + 1j, 2, 3], jnp.complex64)),
+    (p.scatter_mul_p, lambda u: ZERO[0].at[np.array([0, 1])].multiply(u), BOTH, -BOTH),
     (p.scatter_mul_p, lambda x: x.at[0].multiply(2), jnp.int8([1]), jnp.int8([-127])),
     (p.cumprod_p, lambda x: lax.cumprod(x), jnp.int8([2, 64]), jnp.int8([2, -64])),
     (p.atan2_p, lambda x: lax.atan2(x, x), ONE, TWO),
     (p.pow_p, lambda x: lax.pow(x, 2), ONE, -ONE),
+    (p.pow_p, lambda x: lax.pow(1.0, x), ONE, TWO),
     (p.floor_p, lax.floor, jnp.float32(1.2), jnp.float32(1.3)),
     (p.ceil_p, lax.ceil, jnp.float32(1.2), jnp.float32(1.3)),
     (p.round_p, lax.round, jnp.float32(1.2), jnp.float32(1.3)),
@@ -328,6 +368,14 @@ def test_keys_share_bits(implementation):
     draw_bits = lambda seed: jax.random.bits(jax.random.key(seed, impl=implementation), (), jnp.uint8)
     assert len(np.unique([draw_bits(seed) for seed in range(60)])) < 60
     assert kind_of(jax.random.bits, p.random_bits_p, jax.random.key(0)) == "K"
+
+
+def test_what_has_no_elements_loses_none():
+    (line,) = bwsk_jax.classify(lambda x: jnp.sort(x), jnp.ones((0,))).lines
+    assert (line.kind, line.why) == ("S", "it has no operand to lose")
+    (line,) = bwsk_jax.classify(jnp.dot, jnp.ones((3, 0)), jnp.ones((0, 4))).lines
+    assert (line.kind, line.why) == ("S", "it has no operand to lose")
+    assert kind_of(lambda x: x @ jnp.ones((8, 3)), p.dot_general_p, jnp.ones((0, 8))) == "K"
 
 
 def test_every_primitive_said_to_erase_has_a_witness():

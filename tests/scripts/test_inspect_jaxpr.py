@@ -34,6 +34,14 @@ def fails(x):
 def stuck(x):
     return jax.lax.while_loop(lambda c: c.sum() < 9, lambda c: c * c, x)
 
+@jax.custom_jvp
+def refuses(x):
+    return x
+
+@refuses.defjvp
+def _(primals, tangents):
+    raise RuntimeError("no gradient")
+
 number = 3
 """
 LOOP = ("--function", "small:loop", "--args", "f32[4,8] f32[3,8,8]")
@@ -46,6 +54,7 @@ spec.loader.exec_module(inspect_jaxpr)
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     (tmp_path / "small.py").write_text(SMALL)
+    (tmp_path / "quits.py").write_text("raise SystemExit(3)")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "small", raising=False)
@@ -133,12 +142,33 @@ def test_colours_are_for_terminals_and_can_be_refused(capsys, monkeypatch):
     assert "\x1b" not in shown(capsys, *LOOP)
 
 
-def test_it_runs_as_a_script(folder):
+@pytest.fixture
+def environment():
     paths = [str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def test_it_runs_as_a_script(environment):
     command = [sys.executable, str(SCRIPT), *LOOP, "--json", "-"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert json.loads(done.stdout)["schema"] == 1
+
+
+def test_a_name_that_the_terminal_cannot_write_is_escaped(environment, folder):
+    (folder / "named.py").write_text(SMALL.replace('"half"', '"h\u00e4lfte"'), "utf-8")
+    command = [sys.executable, str(SCRIPT), "--function", "named:noisy", "--args", "f32[4] key<fry>[]"]
+    ascii_only = {**environment, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, env=ascii_only, check=True)
+    assert r"h\xe4lfte" in done.stdout
+
+
+def test_a_reader_that_has_seen_enough_hears_no_complaint(environment):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, str(SCRIPT), *LOOP]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, env=environment)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 # --- JSON --------------------------------------------------------------------------------------------------
@@ -192,6 +222,16 @@ def test_json_in_a_file_leaves_the_text(capsys, folder):
         ((*LOOP, "--plan", "--max-bytes", "5", "--max-overhead", "0"), "at most one"),
         (("--preset", "demo", "--plan", "--max-bytes", "5"), "below the least possible"),
         ((*LOOP, "--html", "missing/page.html"), "its folder does not exist"),
+        ((*LOOP, "--html", "."), "--html . cannot be written: Is a directory"),
+        ((*LOOP, "--json", "/proc/found.json"), "--json /proc/found.json cannot be written"),
+        ((*LOOP, "--html", "-"), "has to go to a file"),
+        ((*LOOP, "--html", "same", "--json", "./same"), "both go to same"),
+        ((*LOOP, "--bogus"), "Unrecognized options: --bogus"),
+        ((*LOOP, "--max-bytes", "1.5"), "--max-bytes"),
+        (("--preset", "demo", "--precision", "fp8"), "invalid choice 'fp8'"),
+        (("--function", "quits:loop"), "SystemExit: 3"),
+        (("--function", "small:stuck", "--args", "f32[2]", "--plan"), "cannot be differentiated"),
+        (("--function", "small:refuses", "--args", "f32[2]", "--diff"), "RuntimeError: no gradient"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(capsys, folder, flags, said):
