@@ -35,13 +35,16 @@ __all__ = [
     "nbytes",
     "present",
     "read",
+    "slice_type",
     "source_of",
     "source_of_function",
     "split",
-    "struct",
+    "stacked_type",
+    "strong",
     "subprograms",
     "trace",
     "trace_vjp",
+    "type_of",
 ]
 
 INLINED = frozenset({lax_p.jit_p, lax_p.closed_call_p, lax_p.remat_p})
@@ -258,9 +261,9 @@ class VjpTrace:
 
     def trace_pullback(self) -> Program:
         """What the backward pass computes; its first inputs are the residuals."""
-        residuals = [struct(aval_of(self.program, v)) for v in self.residuals]
+        residuals = [strong(aval_of(self.program, v)) for v in self.residuals]
         outputs, _ = split(self.differentiable_outputs, self.outputs)
-        cotangents = [struct(aval_of(self.program, v)) for v in outputs]
+        cotangents = [strong(aval_of(self.program, v)).to_ct_aval() for v in outputs]
         return flatten(jax.make_jaxpr(lambda r, ct: self.pullback(r)(ct))(residuals, cotangents))
 
 
@@ -283,7 +286,7 @@ def trace_vjp(program: Program) -> VjpTrace:
         residuals, vjp_tree = jax.tree.flatten(vjp)
         return merge(out_differentiable, out, aux), residuals
 
-    closed = jax.make_jaxpr(forward)(*map(struct, avals))
+    closed = jax.make_jaxpr(forward)(*map(strong, avals))
     return VjpTrace(flatten(closed), len(program.outputs), vjp_tree, differentiable, out_differentiable)
 
 
@@ -308,7 +311,7 @@ def kept_by_autodiff(program: Program, like: Program) -> frozenset[int] | None:
         return like.evaluate(args, inner), jax.tree.leaves(vjp)
 
     try:
-        closed = jax.make_jaxpr(forward)(*map(struct, avals))
+        closed = jax.make_jaxpr(forward)(*map(strong, avals))
     except (
         TypeError,
         ValueError,
@@ -444,10 +447,24 @@ def _literal_key(value):
     return (str(value.aval), np.asarray(value.val).tobytes() if np.ndim(value.val) == 0 else id(value.val))
 
 
-def struct(aval: Any, shape: tuple[int, ...] | None = None) -> jax.ShapeDtypeStruct:
-    """A type to trace with: the same, perhaps of another shape, without the weakness of a Python scalar's."""
-    shape = aval.shape if shape is None else shape
-    return jax.ShapeDtypeStruct(shape, aval.dtype)
+def type_of(x: Any) -> Any:
+    """The type of an array, a Python scalar or a `jax.ShapeDtypeStruct`, with how it is spread over devices."""
+    return core.shaped_abstractify(x)
+
+
+def strong(aval: Any) -> Any:
+    """The same type without the weakness of a Python scalar's."""
+    return aval.update(weak_type=False)
+
+
+def slice_type(aval: Any) -> Any:
+    """What a scan sees of an array of this type in one iteration."""
+    return core.mapped_aval(aval.shape[0], 0, aval)
+
+
+def stacked_type(aval: Any) -> Any:
+    """One value of this type, to scan over."""
+    return core.unmapped_aval(1, 0, aval)
 
 
 def aval_of(program: Program, value: int | Literal) -> Any:

@@ -13,7 +13,16 @@ import jax
 from jax import lax
 
 from bwsk_jax.engine.integer_program import Limit
-from bwsk_jax.engine.jaxprs import Program, VjpTrace, struct, trace, trace_vjp
+from bwsk_jax.engine.jaxprs import (
+    Program,
+    VjpTrace,
+    slice_type,
+    stacked_type,
+    strong,
+    trace,
+    trace_vjp,
+    type_of,
+)
 from bwsk_jax.engine.planner import Plan, solve
 from bwsk_jax.engine.problem import Problem, call_problem, scan_problem
 
@@ -166,22 +175,19 @@ def trace_body(body: Callable, init: Any, xs: Any, length: int | None) -> ScanBo
     carry, _ = jax.eval_shape(functools.partial(lax.scan, body, length=length), init, xs)
     carry_avals, carry_tree = jax.tree.flatten(carry)
     x_leaves, x_tree = jax.tree.flatten(xs)
-    x_avals = [struct(x, x.shape[1:]) for x in map(_typed, x_leaves)]
-    strong = list(map(struct, carry_avals))
+    stacked = list(map(type_of, x_leaves))
+    carry_avals = [strong(type_of(c)) for c in carry_avals]
 
     def flat(*leaves):
-        carry = jax.tree.unflatten(carry_tree, leaves[: len(strong)])
-        return body(carry, jax.tree.unflatten(x_tree, leaves[len(strong) :]))
+        carry = jax.tree.unflatten(carry_tree, leaves[: len(carry_avals)])
+        return body(carry, jax.tree.unflatten(x_tree, leaves[len(carry_avals) :]))
 
-    program, consts, out_tree = trace(flat, *strong, *x_avals)
-    lengths = [_typed(x).shape[0] for x in x_leaves]
-    return ScanBody(program, consts, out_tree, strong, lengths[0] if length is None else length)
+    program, consts, out_tree = trace(flat, *carry_avals, *map(slice_type, map(strong, stacked)))
+    if length is None:
+        length = stacked[0].shape[0]
+    return ScanBody(program, consts, out_tree, carry_avals, length)
 
 
 def trace_one(body: Callable, carry: Any, x: Any) -> ScanBody:
-    stacked = jax.tree.map(lambda a: struct(_typed(a), (1, *_typed(a).shape)), x)
+    stacked = jax.tree.map(lambda a: stacked_type(type_of(a)), x)
     return trace_body(body, carry, stacked, 1)
-
-
-def _typed(x: Any) -> Any:
-    return x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
