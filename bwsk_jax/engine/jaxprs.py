@@ -45,6 +45,7 @@ __all__ = [
     "trace",
     "trace_vjp",
     "type_of",
+    "varying_axes",
 ]
 
 INLINED = frozenset({lax_p.jit_p, lax_p.closed_call_p, lax_p.remat_p})
@@ -62,10 +63,16 @@ def present(*names: str) -> tuple[Any, ...]:
         if any(hasattr(h, n) for h in homes)
     )
 
+_SILENT = frozenset(present("ppermute_p", "pbroadcast_p"))
+"""Primitives that communicate without an effect that says so."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Equation:
-    """One primitive applied to values (by number) and literals; `outputs` are the numbers it defines."""
+    """One primitive applied to values (by number) and literals; `outputs` are the numbers it defines.
+
+    `axes` names the mapped axes that it communicates over: no effect, it may be run again.
+    """
 
     primitive: Any
     params: dict[str, Any]
@@ -74,6 +81,7 @@ class Equation:
     in_avals: tuple[Any, ...]
     out_avals: tuple[Any, ...]
     effects: frozenset
+    axes: frozenset[str]
     source: source_info_util.SourceInfo
     context: Any
 
@@ -399,7 +407,7 @@ class _Builder:
         return [look(v) for v in jaxpr.outvars]
 
     def add(self, eqn, inputs, source):
-        key = _equation_key(eqn, inputs) if self.merged and not eqn.effects else None
+        key = _equation_key(eqn, inputs) if self.merged and not _effects(eqn) else None
         if key is not None and key in self.seen:
             return self.seen[key]
         outputs = tuple(self.new(v.aval) for v in eqn.outvars)
@@ -411,7 +419,8 @@ class _Builder:
                 outputs=outputs,
                 in_avals=tuple(v.aval for v in eqn.invars),
                 out_avals=tuple(v.aval for v in eqn.outvars),
-                effects=frozenset(eqn.effects),
+                effects=_effects(eqn),
+                axes=_axes(eqn),
                 source=source,
                 context=eqn.ctx,
             )
@@ -421,9 +430,22 @@ class _Builder:
         return outputs
 
 
+def _effects(eqn) -> frozenset:
+    return frozenset(e for e in eqn.effects if not isinstance(e, core.NamedAxisEffect))
+
+
+def _axes(eqn) -> frozenset[str]:
+    axes = {e.name for e in eqn.effects if isinstance(e, core.NamedAxisEffect)}
+    if eqn.primitive in _SILENT:
+        axes.update(eqn.params["axis_name"])
+    for inner in core.jaxprs_in_params(eqn.params):
+        axes.update(*map(_axes, inner.eqns))
+    return frozenset(axes).difference(eqn.params.get("manual_axes", ()))
+
+
 def _body_to_inline(eqn):
     """The jaxpr of a call, or None if it means more than that (by effects, or a jit's shardings)."""
-    if eqn.effects:
+    if _effects(eqn):
         return None
     shardings = (*eqn.params.get("in_shardings", ()), *eqn.params.get("out_shardings", ()))
     if any(type(s).__name__ != "UnspecifiedValue" for s in shardings):
@@ -465,6 +487,11 @@ def slice_type(aval: Any) -> Any:
 def stacked_type(aval: Any) -> Any:
     """One value of this type, to scan over."""
     return core.unmapped_aval(1, 0, aval)
+
+
+def varying_axes(x: Any) -> frozenset[str]:
+    """The mapped axes along which an array differs."""
+    return jax.typeof(x).manual_axis_type.varying
 
 
 def aval_of(program: Program, value: int | Literal) -> Any:
