@@ -45,6 +45,7 @@ __all__ = [
     "trace",
     "trace_vjp",
     "type_of",
+    "typed_as",
     "varying_axes",
 ]
 
@@ -472,6 +473,16 @@ def _literal_key(value):
 def type_of(x: Any) -> Any:
     """The type of an array, a Python scalar or a `jax.ShapeDtypeStruct`, with how it is spread over devices."""
     return core.shaped_abstractify(x)
+
+
+def typed_as(x: Any, aval: Any) -> Any:
+    """An array as the type that it promotes to or from: of that width and weakness."""
+    own = type_of(x)
+    if (own.dtype, own.weak_type) == (aval.dtype, aval.weak_type):
+        return x
+    return lax_p.convert_element_type_p.bind(
+        x, new_dtype=aval.dtype, weak_type=aval.weak_type, sharding=None
+    )
 
 
 def strong(aval: Any) -> Any:
