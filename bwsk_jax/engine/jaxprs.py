@@ -27,11 +27,14 @@ __all__ = [
     "Program",
     "VjpTrace",
     "aval_of",
+    "has_custom_derivative",
     "is_differentiable",
     "is_real",
     "kept_by_autodiff",
     "literal_value",
     "merge",
+    "named_axes",
+    "naming_axes",
     "nbytes",
     "present",
     "read",
@@ -63,6 +66,7 @@ def present(*names: str) -> tuple[Any, ...]:
         for n in names
         if any(hasattr(h, n) for h in homes)
     )
+
 
 _SILENT = frozenset(present("ppermute_p", "pbroadcast_p"))
 """Primitives that communicate without an effect that says so."""
@@ -218,6 +222,12 @@ def source_of(equation: Any) -> str | None:
         return None
     body = equation.params["call_jaxpr"]
     return getattr(body, "jaxpr", body).debug_info.func_src_info
+
+
+def has_custom_derivative(fun: Any) -> bool:
+    """Whether it is what `jax.custom_jvp` or `jax.custom_vjp` returned, perhaps wrapped."""
+    is_custom = lambda f: isinstance(f, (jax.custom_jvp, jax.custom_vjp))
+    return is_custom(inspect.unwrap(fun, stop=is_custom))
 
 
 def source_of_function(fun: Callable) -> str:
@@ -456,7 +466,7 @@ def _body_to_inline(eqn):
 
 def _equation_key(eqn, inputs):
     params = tuple(sorted(eqn.params.items(), key=lambda item: item[0]))
-    key = (eqn.primitive, params, tuple(map(_literal_key, inputs)))
+    key = (eqn.primitive, params, eqn.ctx, tuple(map(_literal_key, inputs)))
     try:
         hash(key)
     except TypeError:  # a parameter that cannot be compared: leave the equation alone
@@ -480,9 +490,7 @@ def typed_as(x: Any, aval: Any) -> Any:
     own = type_of(x)
     if (own.dtype, own.weak_type) == (aval.dtype, aval.weak_type):
         return x
-    return lax_p.convert_element_type_p.bind(
-        x, new_dtype=aval.dtype, weak_type=aval.weak_type, sharding=None
-    )
+    return lax_p.convert_element_type_p.bind(x, new_dtype=aval.dtype, weak_type=aval.weak_type, sharding=None)
 
 
 def strong(aval: Any) -> Any:
@@ -498,6 +506,16 @@ def slice_type(aval: Any) -> Any:
 def stacked_type(aval: Any) -> Any:
     """One value of this type, to scan over."""
     return core.unmapped_aval(1, 0, aval)
+
+
+def named_axes() -> dict[str, int]:
+    """The sizes of the mapped axes that have a name here."""
+    return dict(core.get_axis_env().axis_sizes)
+
+
+def naming_axes(sizes: dict[str, int]) -> contextlib.AbstractContextManager:
+    """A context in which these axes have a name too."""
+    return core.extend_axis_env_nd(list(sizes.items()))
 
 
 def varying_axes(x: Any) -> frozenset[str]:

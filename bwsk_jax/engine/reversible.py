@@ -12,6 +12,7 @@ from jax import lax
 
 from bwsk_jax.engine.integer_program import Limit
 from bwsk_jax.engine.jaxprs import VjpTrace, merge, read, split, trace, trace_vjp, varying_axes
+from bwsk_jax.engine.mapped_axes import within_axes
 from bwsk_jax.engine.planner import Plan
 from bwsk_jax.engine.planning import solved
 from bwsk_jax.engine.problem import call_problem
@@ -75,7 +76,7 @@ def reversible(
             varied, _ = split(vjp.differentiable_outputs, cotangents)
             return (pull_back(vjp, plan, known, varied)[0],)
 
-        call.defvjp(forward, backward)
+        call.defvjp(*within_axes(forward, backward))
         with forward_mode_explained("bwsk_jax.reversible"):
             return jax.tree.unflatten(out_tree, call([*consts, *leaves]))
 

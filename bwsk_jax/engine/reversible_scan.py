@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from jax.extend.core import Literal
 from bwsk_jax.engine.drift import measure, report
 from bwsk_jax.engine.integer_program import Limit
 from bwsk_jax.engine.jaxprs import split, strong, typed_as
+from bwsk_jax.engine.mapped_axes import within_axes
 from bwsk_jax.engine.planner import Plan
 from bwsk_jax.engine.planning import ScanBody, solved, trace_body
 from bwsk_jax.engine.reversible import forward_mode_explained, pull_back
@@ -71,6 +73,8 @@ def reversible_scan(
     True
     """
     limit = Limit(max_overhead, max_bytes)
+    if save_every is not None and not isinstance(save_every, numbers.Integral):
+        raise TypeError(f"save_every must be an integer, got {save_every!r}")
     if save_every is not None and save_every < 1:
         raise ValueError(f"save_every must be at least 1, got {save_every}")
     scan = trace_body(body, init, xs, length)
@@ -129,7 +133,7 @@ def _differentiable_scan(scan: ScanBody, segments: _Segments, limit: Limit, inve
         mask = iter(scan.vjp.differentiable_inputs)
         return tuple([next(fill) if next(mask) else None for _ in group] for group in (consts, last, xs))
 
-    call.defvjp(forward, backward)
+    call.defvjp(*within_axes(forward, backward))
     return call
 
 

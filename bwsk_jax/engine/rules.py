@@ -34,6 +34,7 @@ from jax.extend.core import primitives as p
 from bwsk_jax.engine.intervals import ANY, Interval
 from bwsk_jax.engine.jaxprs import (
     Equation,
+    has_custom_derivative,
     is_differentiable,
     is_real,
     literal_value,
@@ -414,6 +415,7 @@ def register_inverse(
 
     Raises:
       ValueError: `target` is one of JAX's own primitives that has rules already.
+      TypeError: `target` is neither a primitive nor a function with a custom derivative.
 
     >>> import bwsk_jax, jax
     >>> @jax.custom_vjp
@@ -424,6 +426,8 @@ def register_inverse(
     >>> [line.kind for line in bwsk_jax.classify(double, 1.0).lines]
     ['S']
     """
+    if not isinstance(target, Primitive) and not has_custom_derivative(target):
+        raise TypeError(f"{target!r} is neither a primitive nor a function with a custom derivative")
     if target in INVERSES:
         raise ValueError(f"{target} has rules already: register your own primitives and functions")
     key = target if isinstance(target, Primitive) else source_of_function(target)
