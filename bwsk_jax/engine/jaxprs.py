@@ -481,7 +481,7 @@ def _literal_key(value):
 
 
 def type_of(x: Any) -> Any:
-    """The type of an array, a Python scalar or a `jax.ShapeDtypeStruct`, with how it is spread over devices."""
+    """The type of an array, Python scalar or `jax.ShapeDtypeStruct`, with how it is spread over devices."""
     return core.shaped_abstractify(x)
 
 

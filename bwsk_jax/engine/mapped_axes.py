@@ -1,7 +1,7 @@
 """Custom derivatives under `jax.vmap` of an axis with a name.
 
-`vmap` runs the rules of a `jax.custom_vjp` function where the axis has no name, so that collectives do not find
-it; and a result that all elements share has one cotangent, which each of them would take for its own.
+`vmap` runs the rules of a `jax.custom_vjp` function where the axis has no name, so that collectives do not
+find it; and a result that all elements share has one cotangent, which each would take for its own.
 """
 
 from __future__ import annotations
