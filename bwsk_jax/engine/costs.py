@@ -18,6 +18,7 @@ _FREE = {
     *(p.convert_element_type_p, p.bitcast_convert_type_p, p.copy_p, p.stop_gradient_p, p.name_p, p.iota_p),
     *(lax.split_p, lax.stack_p, lax.unstack_p, lax.tile_p, p.pad_p, lax.optimization_barrier_p),
     *(p.real_p, p.imag_p, p.complex_p, p.conj_p, p.gather_p, p.dynamic_slice_p, p.dynamic_update_slice_p),
+    *present("pvary_p"),
 }
 _TRANSCENDENTAL = {
     *(p.exp_p, p.exp2_p, p.log_p, p.log1p_p, p.expm1_p, p.tanh_p, p.logistic_p, p.pow_p, p.sin_p, p.cos_p),

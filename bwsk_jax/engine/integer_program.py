@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import numbers
 import time
 
 import numpy as np
@@ -45,6 +46,8 @@ class Limit:
             object.__setattr__(self, "max_overhead", DEFAULT_OVERHEAD)
         for name in ("max_overhead", "max_bytes"):
             value = getattr(self, name)
+            if value is not None and not isinstance(value, numbers.Real):
+                raise TypeError(f"{name} must be a number, got {value!r}")
             if value is not None and not value >= 0:
                 raise ValueError(f"{name} must not be negative, got {value}")
 

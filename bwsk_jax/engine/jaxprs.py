@@ -35,17 +35,24 @@ __all__ = [
     "kept_by_autodiff",
     "literal_value",
     "merge",
+    "named_axes",
+    "naming_axes",
     "nbytes",
     "present",
     "read",
     "size",
+    "slice_type",
     "source_of",
     "source_of_function",
     "split",
-    "struct",
+    "stacked_type",
+    "strong",
     "subprograms",
     "trace",
     "trace_vjp",
+    "type_of",
+    "typed_as",
+    "varying_axes",
 ]
 
 INLINED = frozenset({lax_p.jit_p, lax_p.closed_call_p, lax_p.remat_p})
@@ -64,12 +71,17 @@ def present(*names: str) -> tuple[Any, ...]:
     )
 
 
+_SILENT = frozenset(present("ppermute_p", "pbroadcast_p"))
+"""Primitives that communicate without an effect that says so."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Equation:
     """One primitive applied to values (by number) and literals; `outputs` are the numbers it defines.
 
-    `calls` are the sources of the inlined calls that it stood in, outermost first. JAX traces a call once for
-    all its callers, so an equation's own source may name none of them, or another one.
+    `axes` names the mapped axes that it communicates over: no effect, it may be run again. `calls` are the
+    sources of the inlined calls that it stood in, outermost first: JAX traces a call once for all its
+    callers, so an equation's own source may name none of them, or another one.
     """
 
     primitive: Any
@@ -79,6 +91,7 @@ class Equation:
     in_avals: tuple[Any, ...]
     out_avals: tuple[Any, ...]
     effects: frozenset
+    axes: frozenset[str]
     source: source_info_util.SourceInfo
     context: Any
     calls: tuple[source_info_util.SourceInfo, ...] = ()
@@ -298,9 +311,9 @@ class VjpTrace:
 
     def trace_pullback(self) -> Program:
         """What the backward pass computes; its first inputs are the residuals."""
-        residuals = [struct(aval_of(self.program, v)) for v in self.residuals]
+        residuals = [strong(aval_of(self.program, v)) for v in self.residuals]
         outputs, _ = split(self.differentiable_outputs, self.outputs)
-        cotangents = [struct(aval_of(self.program, v)) for v in outputs]
+        cotangents = [strong(aval_of(self.program, v)).to_ct_aval() for v in outputs]
         return flatten(jax.make_jaxpr(lambda r, ct: self.pullback(r)(ct))(residuals, cotangents))
 
 
@@ -323,7 +336,7 @@ def trace_vjp(program: Program) -> VjpTrace:
         residuals, vjp_tree = jax.tree.flatten(vjp)
         return merge(out_differentiable, out, aux), residuals
 
-    closed = jax.make_jaxpr(forward)(*map(struct, avals))
+    closed = jax.make_jaxpr(forward)(*map(strong, avals))
     return VjpTrace(flatten(closed), len(program.outputs), vjp_tree, differentiable, out_differentiable)
 
 
@@ -348,7 +361,7 @@ def kept_by_autodiff(program: Program, like: Program) -> frozenset[int] | None:
         return like.evaluate(args, inner), jax.tree.leaves(vjp)
 
     try:
-        closed = jax.make_jaxpr(forward)(*map(struct, avals))
+        closed = jax.make_jaxpr(forward)(*map(strong, avals))
     except Exception:  # a rule is missing, an axis has no name, or a user's own rule fails in its own way
         return None
     merged = flatten(closed)
@@ -431,7 +444,7 @@ class _Builder:
         return [look(v) for v in jaxpr.outvars]
 
     def add(self, eqn, inputs, source, calls):
-        key = _equation_key(eqn, inputs) if self.merged and not eqn.effects else None
+        key = _equation_key(eqn, inputs) if self.merged and not _effects(eqn) else None
         if key is not None and key in self.seen:
             return self.seen[key]
         outputs = tuple(self.new(v.aval) for v in eqn.outvars)
@@ -443,7 +456,8 @@ class _Builder:
                 outputs=outputs,
                 in_avals=tuple(v.aval for v in eqn.invars),
                 out_avals=tuple(v.aval for v in eqn.outvars),
-                effects=frozenset(eqn.effects),
+                effects=_effects(eqn),
+                axes=_axes(eqn),
                 source=source,
                 context=eqn.ctx,
                 calls=calls,
@@ -454,9 +468,22 @@ class _Builder:
         return outputs
 
 
+def _effects(eqn) -> frozenset:
+    return frozenset(e for e in eqn.effects if not isinstance(e, core.NamedAxisEffect))
+
+
+def _axes(eqn) -> frozenset[str]:
+    axes = {e.name for e in eqn.effects if isinstance(e, core.NamedAxisEffect)}
+    if eqn.primitive in _SILENT:
+        axes.update(eqn.params["axis_name"])
+    for inner in core.jaxprs_in_params(eqn.params):
+        axes.update(*map(_axes, inner.eqns))
+    return frozenset(axes).difference(eqn.params.get("manual_axes", ()))
+
+
 def _body_to_inline(eqn):
     """The jaxpr of a call, or None if it means more than that (by effects, or a jit's shardings)."""
-    if eqn.effects:
+    if _effects(eqn):
         return None
     shardings = (*eqn.params.get("in_shardings", ()), *eqn.params.get("out_shardings", ()))
     if any(type(s).__name__ != "UnspecifiedValue" for s in shardings):
@@ -466,7 +493,7 @@ def _body_to_inline(eqn):
 
 def _equation_key(eqn, inputs):
     params = tuple(sorted(eqn.params.items(), key=lambda item: item[0]))
-    key = (eqn.primitive, params, tuple(map(_literal_key, inputs)))
+    key = (eqn.primitive, params, eqn.ctx, tuple(map(_literal_key, inputs)))
     try:
         hash(key)
     except TypeError:  # a parameter that cannot be compared: leave the equation alone
@@ -480,10 +507,47 @@ def _literal_key(value):
     return (str(value.aval), np.asarray(value.val).tobytes() if np.ndim(value.val) == 0 else id(value.val))
 
 
-def struct(aval: Any, shape: tuple[int, ...] | None = None) -> jax.ShapeDtypeStruct:
-    """A type to trace with: the same, perhaps of another shape, without the weakness of a Python scalar's."""
-    shape = aval.shape if shape is None else shape
-    return jax.ShapeDtypeStruct(shape, aval.dtype)
+def type_of(x: Any) -> Any:
+    """The type of an array, Python scalar or `jax.ShapeDtypeStruct`, with how it is spread over devices."""
+    return core.shaped_abstractify(x)
+
+
+def typed_as(x: Any, aval: Any) -> Any:
+    """An array as the type that it promotes to or from: of that width and weakness."""
+    own = type_of(x)
+    if (own.dtype, own.weak_type) == (aval.dtype, aval.weak_type):
+        return x
+    return lax_p.convert_element_type_p.bind(x, new_dtype=aval.dtype, weak_type=aval.weak_type, sharding=None)
+
+
+def strong(aval: Any) -> Any:
+    """The same type without the weakness of a Python scalar's."""
+    return aval.update(weak_type=False)
+
+
+def slice_type(aval: Any) -> Any:
+    """What a scan sees of an array of this type in one iteration."""
+    return core.mapped_aval(aval.shape[0], 0, aval)
+
+
+def stacked_type(aval: Any) -> Any:
+    """One value of this type, to scan over."""
+    return core.unmapped_aval(1, 0, aval)
+
+
+def named_axes() -> dict[str, int]:
+    """The sizes of the mapped axes that have a name here."""
+    return dict(core.get_axis_env().axis_sizes)
+
+
+def naming_axes(sizes: dict[str, int]) -> contextlib.AbstractContextManager:
+    """A context in which these axes have a name too."""
+    return core.extend_axis_env_nd(list(sizes.items()))
+
+
+def varying_axes(x: Any) -> frozenset[str]:
+    """The mapped axes along which an array differs."""
+    return jax.typeof(x).manual_axis_type.varying
 
 
 def aval_of(program: Program, value: int | Literal) -> Any:

@@ -13,7 +13,15 @@ import jax
 from jax import lax
 
 from bwsk_jax.engine.integer_program import Limit
-from bwsk_jax.engine.jaxprs import Program, VjpTrace, struct, trace, trace_vjp
+from bwsk_jax.engine.jaxprs import (
+    Program,
+    VjpTrace,
+    slice_type,
+    stacked_type,
+    trace,
+    trace_vjp,
+    type_of,
+)
 from bwsk_jax.engine.planner import Plan, solve
 from bwsk_jax.engine.problem import Problem, call_problem, scan_problem
 
@@ -132,18 +140,17 @@ def solved(problem: Problem, limit: Limit) -> Plan:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ScanBody:
-    """A scan body as a program of (constants, carry, x) -> (carry, y), all flat."""
+    """A scan body as a program of (constants, carry, x) -> (carry, y), all flat.
+
+    `out_avals` are the types that `lax.scan` gives its results, those of the carry first.
+    """
 
     program: Program
     consts: list[Any]
     out_tree: Any
-    carry_avals: list[Any]
+    out_avals: list[Any]
+    num_carry: int
     length: int
-
-    @property
-    def num_carry(self) -> int:
-        """How many leaves the carry has."""
-        return len(self.carry_avals)
 
     @property
     def differentiable_outputs(self) -> tuple[Sequence[bool], Sequence[bool]]:
@@ -163,25 +170,22 @@ class ScanBody:
 
 def trace_body(body: Callable, init: Any, xs: Any, length: int | None) -> ScanBody:
     """Check the body as `lax.scan` does, by its own means and with its own messages, then trace it."""
-    carry, _ = jax.eval_shape(functools.partial(lax.scan, body, length=length), init, xs)
-    carry_avals, carry_tree = jax.tree.flatten(carry)
-    x_leaves, x_tree = jax.tree.flatten(xs)
-    x_avals = [struct(x, x.shape[1:]) for x in map(_typed, x_leaves)]
-    strong = list(map(struct, carry_avals))
+    carry, ys = jax.eval_shape(functools.partial(lax.scan, body, length=length), init, xs)
+    carry, carry_tree = jax.tree.flatten(carry)
+    out_avals = list(map(type_of, (*carry, *jax.tree.leaves(ys))))
+    xs, x_tree = jax.tree.flatten(xs)
+    stacked = list(map(type_of, xs))
 
     def flat(*leaves):
-        carry = jax.tree.unflatten(carry_tree, leaves[: len(strong)])
-        return body(carry, jax.tree.unflatten(x_tree, leaves[len(strong) :]))
+        c, x = leaves[: len(carry)], leaves[len(carry) :]
+        return body(jax.tree.unflatten(carry_tree, c), jax.tree.unflatten(x_tree, x))
 
-    program, consts, out_tree = trace(flat, *strong, *x_avals)
-    lengths = [_typed(x).shape[0] for x in x_leaves]
-    return ScanBody(program, consts, out_tree, strong, lengths[0] if length is None else length)
+    program, consts, out_tree = trace(flat, *out_avals[: len(carry)], *map(slice_type, stacked))
+    if length is None:
+        length = stacked[0].shape[0]
+    return ScanBody(program, consts, out_tree, out_avals, len(carry), length)
 
 
 def trace_one(body: Callable, carry: Any, x: Any) -> ScanBody:
-    stacked = jax.tree.map(lambda a: struct(_typed(a), (1, *_typed(a).shape)), x)
+    stacked = jax.tree.map(lambda a: stacked_type(type_of(a)), x)
     return trace_body(body, carry, stacked, 1)
-
-
-def _typed(x: Any) -> Any:
-    return x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)

@@ -44,7 +44,9 @@ def recover(plan: Plan, known: dict[int, Any]) -> dict[int, Any]:
         return {v: environment[v] for v in problem.targets}
     shared, guarded, fallback = _stages(plan)
     _run(plan, shared, environment)
-    trusted = _trusted(plan, guarded, environment)
+    with jax.debug_nans(False), jax.debug_infs(False):  # it looks for them itself
+        trusted = _trusted(plan, guarded, environment)
+    trusted = _agreed(plan, (*guarded, *fallback), trusted)
 
     wanted = [v for v in problem.targets if v not in environment]
 
@@ -191,10 +193,20 @@ def _trusted(plan: Plan, steps: Sequence[Step], environment: dict[int, Any]):
         error[target] = functools.reduce(jnp.add, parts)
         if step in plan.risky and target in handed_on:
             verdicts.append(_small(error[target], environment[target], epsilon[target]))
-    refused = ~functools.reduce(jnp.logical_and, verdicts)
-    # One verdict for all of a mapped axis: a batched predicate would turn the conditional into a select that
-    # runs both branches.
-    return largest(refused.astype(jnp.int32)) == 0
+    return functools.reduce(jnp.logical_and, verdicts)
+
+
+def _agreed(plan: Plan, steps: Sequence[Step], trusted):
+    """One verdict for all that share the conditional.
+
+    A predicate that `vmap` has batched would turn it into a select that runs both branches, and devices that
+    communicate in a branch would wait for those that take the other one.
+    """
+    refused = (~trusted).astype(jnp.int32)
+    axes = set().union(*(plan.problem.program.equations[s.equation].axes for s in steps))
+    if axes:
+        refused = lax.pmax(refused, tuple(sorted(axes)))
+    return largest(refused) == 0
 
 
 def _small(error, value, epsilon: float):

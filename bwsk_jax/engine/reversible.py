@@ -11,7 +11,8 @@ import jax
 from jax import lax
 
 from bwsk_jax.engine.integer_program import Limit
-from bwsk_jax.engine.jaxprs import VjpTrace, merge, read, split, trace, trace_vjp
+from bwsk_jax.engine.jaxprs import VjpTrace, merge, read, split, trace, trace_vjp, varying_axes
+from bwsk_jax.engine.mapped_axes import within_axes
 from bwsk_jax.engine.planner import Plan
 from bwsk_jax.engine.planning import solved
 from bwsk_jax.engine.problem import call_problem
@@ -68,18 +69,30 @@ def reversible(
 
         def backward(kept, cotangents):
             vjp, plan = planned()
-            inputs, saved = lax.optimization_barrier(kept)  # or XLA merges the replay with the forward pass
+            inputs, saved = _barrier(kept)  # or XLA merges the replay with the forward pass
             known = dict(zip(vjp.program.inputs, inputs, strict=True)) | dict(
                 zip(plan.saved, saved, strict=True)
             )
             varied, _ = split(vjp.differentiable_outputs, cotangents)
             return (pull_back(vjp, plan, known, varied)[0],)
 
-        call.defvjp(forward, backward)
+        call.defvjp(*within_axes(forward, backward))
         with forward_mode_explained("bwsk_jax.reversible"):
             return jax.tree.unflatten(out_tree, call([*consts, *leaves]))
 
     return wrapped
+
+
+def _barrier(kept: Any) -> Any:
+    """A barrier around what varies over the same mapped axes: a common one would make all vary over all."""
+    leaves, tree = jax.tree.flatten(kept)
+    groups: dict[frozenset[str], list[int]] = {}
+    for k, leaf in enumerate(leaves):
+        groups.setdefault(varying_axes(leaf), []).append(k)
+    for group in groups.values():
+        for k, leaf in zip(group, lax.optimization_barrier([leaves[k] for k in group]), strict=True):
+            leaves[k] = leaf
+    return jax.tree.unflatten(tree, leaves)
 
 
 def pull_back(vjp: VjpTrace, plan: Plan, known: dict[int, Any], cotangents: list[Any]):

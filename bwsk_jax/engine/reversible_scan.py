@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +20,8 @@ from jax.extend.core import Literal
 
 from bwsk_jax.engine.drift import measure, report
 from bwsk_jax.engine.integer_program import Limit
-from bwsk_jax.engine.jaxprs import split
+from bwsk_jax.engine.jaxprs import split, strong, typed_as
+from bwsk_jax.engine.mapped_axes import within_axes
 from bwsk_jax.engine.planner import Plan
 from bwsk_jax.engine.planning import ScanBody, solved, trace_body
 from bwsk_jax.engine.reversible import forward_mode_explained, pull_back
@@ -71,26 +73,21 @@ def reversible_scan(
     True
     """
     limit = Limit(max_overhead, max_bytes)
+    if save_every is not None and not isinstance(save_every, numbers.Integral):
+        raise TypeError(f"save_every must be an integer, got {save_every!r}")
     if save_every is not None and save_every < 1:
         raise ValueError(f"save_every must be at least 1, got {save_every}")
     scan = trace_body(body, init, xs, length)
     init_leaves = [
-        _as(leaf, aval) for leaf, aval in zip(jax.tree.leaves(init), scan.carry_avals, strict=True)
+        typed_as(jnp.asarray(leaf), strong(aval))
+        for leaf, aval in zip(jax.tree.leaves(init), scan.out_avals[: scan.num_carry], strict=True)
     ]
     with forward_mode_explained("bwsk_jax.reversible_scan"):
         segments = _Segments.of(scan.length, save_every)
         carry, ys = _differentiable_scan(scan, segments, limit, invert)(
             scan.consts, init_leaves, jax.tree.leaves(xs)
         )
-    return jax.tree.unflatten(scan.out_tree, (*carry, *ys))
-
-
-def _as(leaf: Any, aval: Any) -> Any:
-    """The leaf with the type that the carry settles on: Python scalars lose their weak type."""
-    leaf = jnp.asarray(leaf)
-    if jnp.issubdtype(aval.dtype, jax.dtypes.extended):
-        return leaf
-    return lax.convert_element_type(leaf, aval.dtype)
+    return jax.tree.unflatten(scan.out_tree, map(typed_as, (*carry, *ys), scan.out_avals))
 
 
 def _differentiable_scan(scan: ScanBody, segments: _Segments, limit: Limit, invert: bool) -> Callable:
@@ -136,7 +133,7 @@ def _differentiable_scan(scan: ScanBody, segments: _Segments, limit: Limit, inve
         mask = iter(scan.vjp.differentiable_inputs)
         return tuple([next(fill) if next(mask) else None for _ in group] for group in (consts, last, xs))
 
-    call.defvjp(forward, backward)
+    call.defvjp(*within_axes(forward, backward))
     return call
 
 

@@ -25,7 +25,8 @@ LIPSCHITZ = {
     *(p.reduce_sum_p, p.reduce_max_p, p.reduce_min_p, p.reduce_prod_p, p.cumsum_p, p.cummax_p, p.cummin_p),
     *(p.dot_general_p, p.conv_general_dilated_p, p.reduce_window_sum_p, p.reduce_window_max_p, p.fft_p),
     *(p.reduce_window_min_p, p.psum_p, p.all_gather_p, p.ppermute_p),
-    *present("one_minus_square_p"),
+    *present("one_minus_square_p", "pvary_p", "psum_invariant_p", "all_gather_invariant_p"),
+    *present("all_to_all_p", "reduce_scatter_p"),
 }
 """Primitives that change their result by rounding when an operand changes by rounding, on bounded inputs.
 

@@ -492,6 +492,12 @@ def test_a_rule_for_a_function_that_closes_over_values():
     assert line.kind == "S" and "operand" in line.why
 
 
+@pytest.mark.parametrize("target", ["sin", jnp.sin, lambda x: x, len, [1]])
+def test_a_rule_is_for_a_primitive_or_a_custom_derivative(target):
+    with pytest.raises(TypeError, match="neither a primitive nor a function with a custom derivative"):
+        bwsk_jax.register_inverse(target, lambda operands, outputs: outputs[0])
+
+
 def test_the_rules_of_jax_are_not_replaced():
     for primitive in (p.exp_p, p.sin_p, p.scan_p):
         with pytest.raises(ValueError, match=f"{primitive} is JAX's own"):

@@ -68,6 +68,11 @@ def test_save_every_is_positive(every):
         LEAST(dense, X, W, save_every=every)
 
 
+def test_save_every_is_an_integer():
+    with pytest.raises(TypeError, match=r"save_every must be an integer, got 2\.5"):
+        LEAST(dense, X, W, save_every=2.5)
+
+
 def test_an_error_of_the_function_is_the_functions():
     def fun(x):
         raise TypeError("mine")

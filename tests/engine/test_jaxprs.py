@@ -93,6 +93,17 @@ def test_equations_that_differ_stay_apart(f):
     assert len(program.equations) == 2
 
 
+def test_equations_of_different_contexts_stay_apart():
+    key = jax.random.key(0)
+
+    def bits(partitionable):
+        with jax.threefry_partitionable(partitionable):
+            return jax.random.bits(key, (3,))
+
+    program, _, _ = jaxprs.trace(lambda: (bits(True), bits(False)))
+    assert primitives(program).count(p.random_bits_p) == 2
+
+
 def test_effects_are_never_merged():
     def f(x):
         jax.debug.callback(lambda: None)

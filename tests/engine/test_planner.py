@@ -93,6 +93,12 @@ def test_a_limit_is_not_negative(limit):
         Limit(**limit)
 
 
+@pytest.mark.parametrize("limit", [{"max_overhead": "3%"}, {"max_bytes": "1GiB"}])
+def test_a_limit_is_a_number(limit):
+    with pytest.raises(TypeError, match="must be a number, got '"):
+        Limit(**limit)
+
+
 def test_the_default_limit_is_three_percent():
     assert Limit() == Limit(max_overhead=0.03)
 

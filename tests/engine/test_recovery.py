@@ -62,6 +62,13 @@ def test_a_dead_scale_recovers_exactly_what_the_fallback_gives():
     assert_same(with_guard, without, rtol=1e-6)
 
 
+def test_what_the_guard_looks_for_is_no_error():
+    xs = inputs(0.0)
+    with jax.debug_nans(True), jax.disable_jit():
+        ours = gradients(LEAST, INIT, xs)
+    assert_same(ours, gradients(lax.scan, INIT, xs))
+
+
 @pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])
 @pytest.mark.parametrize("where", ["init", "weights"])
 def test_what_is_not_finite_stays_where_plain_autodiff_has_it(value, where):

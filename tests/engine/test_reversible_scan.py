@@ -47,6 +47,13 @@ def test_a_scan_has_the_values_and_gradients_of_lax_scan(name, options):
     jax.effects_barrier()
 
 
+def test_a_weak_carry_stays_weak():
+    weak = lambda c, x: ((c[0] * 0.5, c[1] + 1), (c[0] * x, c[1] * x))
+    xs = jnp.ones(3, jnp.bfloat16)
+    types = [list(map(jax.typeof, jax.tree.leaves(scan(weak, (1.0, 0), xs)))) for scan in (LEAST, lax.scan)]
+    assert types[0] == types[1]
+
+
 @pytest.mark.parametrize(
     ("every", "length"), [(1, 1), (1, 6), (2, 1), (3, 6), (3, 7), (6, 6), (7, 8), (100, 3)]
 )
