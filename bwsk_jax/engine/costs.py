@@ -29,6 +29,7 @@ _TRANSCENDENTAL = {
 _RANDOM = {p.random_bits_p, p.threefry2x32_p, p.rng_bit_generator_p}
 _REDUCTIONS = {p.reduce_sum_p, p.reduce_max_p, p.reduce_min_p, p.reduce_prod_p, p.reduce_and_p, p.reduce_or_p}
 _REDUCTIONS |= {p.argmax_p, p.argmin_p, p.reduce_p, p.reduce_xor_p}
+_RAGGED = set(present("ragged_dot_general_p"))
 
 
 def cost(equation: Equation) -> float:
@@ -42,6 +43,8 @@ def cost(equation: Equation) -> float:
     if primitive is p.dot_general_p:
         (contracted, _), _ = equation.params["dimension_numbers"]
         return 2.0 * outputs * math.prod(equation.in_avals[0].shape[i] for i in contracted)
+    if primitive in _RAGGED:
+        return 2.0 * size(equation.in_avals[0]) * _columns(equation)
     if primitive is p.conv_general_dilated_p:
         kernel = equation.in_avals[1]
         features = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
@@ -60,6 +63,14 @@ def cost(equation: Equation) -> float:
     if primitive in _REDUCTIONS:
         return float(sum(map(size, equation.in_avals)))
     return float(outputs)
+
+
+def _columns(equation: Equation) -> int:
+    """Of each group's matrix, with which the elements of the first operand are multiplied one by one."""
+    numbers = equation.params["ragged_dot_dimension_numbers"]
+    (_, contracted), (_, batched) = numbers.dot_dimension_numbers
+    taken = (*contracted, *batched, *numbers.rhs_group_dimensions)
+    return math.prod(n for axis, n in enumerate(equation.in_avals[1].shape) if axis not in taken)
 
 
 def forward_cost(program: Program, outputs: Sequence[int | Literal]) -> float:

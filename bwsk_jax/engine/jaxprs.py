@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax._src import core
+from jax._src.lax import lax as lax_internal
 from jax._src.lax import parallel
 from jax.extend import source_info_util
 from jax.extend.core import Literal
@@ -63,7 +64,7 @@ CUSTOM_DERIVATIVES = frozenset({lax_p.custom_jvp_call_p, lax_p.custom_vjp_call_p
 
 def present(*names: str) -> tuple[Any, ...]:
     """The primitives of these names that the installed JAX has, exported or not."""
-    homes = (lax_p, core, parallel)
+    homes = (lax_p, core, parallel, lax_internal)
     return tuple(
         next(getattr(h, n) for h in homes if hasattr(h, n))
         for n in names

@@ -358,6 +358,7 @@ ERASES: dict[Any, str] = {
     p.ppermute_p: "what is sent to nobody is dropped",
     p.dot_general_p: "a projection to fewer dimensions",
     p.conv_general_dilated_p: "each result mixes a window of elements",
+    **_each("rows beyond all groups become 0", *present("ragged_dot_general_p")),
     p.fft_p: "the imaginary part of a real signal's ends is dropped",
     **_each("what is added to one place is summed", p.scatter_add_p, lax.scatter_sub_p),
     p.scatter_mul_p: "a factor of 0 leaves nothing, and integers wrap",

@@ -292,6 +292,15 @@ WITNESSES = [
     (p.scatter_p, lambda x: x.at[np.array([0])].set(5.0), BOTH, jnp.array([9.0, 2.0])),
     (p.scatter_min_p, lambda x: x.at[np.array([0])].min(0.0), BOTH, jnp.array([9.0, 2.0])),
     (p.scatter_max_p, lambda x: x.at[np.array([0])].max(10.0), BOTH, jnp.array([9.0, 2.0])),
+    *(
+        (
+            q,
+            lambda x: lax.ragged_dot(x[:, None], jnp.ones((1, 1, 1)), jnp.array([1])),
+            BOTH,
+            jnp.array([1.0, 9.0]),
+        )
+        for q in jaxprs.present("ragged_dot_general_p")
+    ),
     (
         p.dynamic_update_slice_p,
         lambda x: lax.dynamic_update_slice(x, BOTH[:1], (1,)),

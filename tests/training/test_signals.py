@@ -38,7 +38,9 @@ def test_a_signal_ends_the_run_in_a_line_and_the_same_command_goes_on(tmp_path, 
     flags += ["--out", str(tmp_path / "out"), "--seq-len", "16", "--batch-size", "4", "--max-steps", "1"]
     running = subprocess.Popen(
         [sys.executable, "-c", ANNOUNCED.format(**where), *flags],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_ENABLE_COMPILATION_CACHE": "false"},
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        | {"JAX_ENABLE_COMPILATION_CACHE": "false" if where is COMPILATION else "true"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
