@@ -9,6 +9,7 @@ from bwsk_jax.training.command_line import parse
 from bwsk_jax.training.flag_values import FlagError
 from bwsk_jax.training.interruption import Interruption, RunInterruptedError
 from bwsk_jax.training.options import Options
+from bwsk_jax.usage import UsageError
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -22,7 +23,7 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         with Interruption() as interruption:
             _train(parse(args), interruption)
-    except FlagError as mistake:
+    except (FlagError, UsageError) as mistake:
         _quit(mistake, status=2)
     except RunInterruptedError as ended:
         print(ended, file=sys.stderr)

@@ -17,8 +17,9 @@ import jax
 
 from bwsk_jax import PlanError, bert
 from bwsk_jax.inspection.arguments import SubjectError
-from bwsk_jax.inspection.command_line import parse
+from bwsk_jax.inspection.options import Options
 from bwsk_jax.inspection.show import show
+from bwsk_jax.usage import UsageError, parse
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -27,9 +28,16 @@ def main(args: Sequence[str] | None = None) -> None:
     Ends with one line on standard error and status 2 when what is asked for cannot be shown, before anything
     is; and as `cat` does, with status 141 and no word, when its output is no longer read.
     """
-    mistakes = (SubjectError, PlanError, bert.BertConfigError, bert.CheckpointError, bert.BertInputError)
+    mistakes = (
+        UsageError,
+        SubjectError,
+        PlanError,
+        bert.BertConfigError,
+        bert.CheckpointError,
+        bert.BertInputError,
+    )
     try:
-        show(parse(args))
+        show(parse(Options, args))
     except BrokenPipeError:  # who read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

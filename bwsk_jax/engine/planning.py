@@ -79,6 +79,10 @@ def plan_scan(
       length: iterations over which errors may grow. Inverses that would amplify rounding too far in that many
         are not used.
 
+    Raises:
+      PlanError: `max_bytes` is below the least possible.
+      ValueError: a number is too small.
+
     >>> import bwsk_jax, jax, jax.numpy as jnp
     >>> half = jax.ShapeDtypeStruct((4, 64), jnp.float32)
     >>> weights = jax.ShapeDtypeStruct((2, 64, 64), jnp.float32)
@@ -90,6 +94,7 @@ def plan_scan(
     (0, True)
     """
     limit = Limit(max_overhead, max_bytes)
+    _check_count("length", length, 1)
     scan = trace_one(body, carry, x)
     return solved(scan.problem(length, invert), limit)
 
@@ -99,8 +104,8 @@ def frontier(
 ) -> list[Plan]:
     """The plans of one scan iteration from least memory to no recomputation, each a best one.
 
-    At most `points` distinct plans, at limits spaced evenly in the logarithm of the recomputation. Along the
-    list `saved_bytes` grows and `overhead` shrinks.
+    At most `points` (two or more) distinct plans, at limits spaced evenly in the logarithm of the
+    recomputation. Along the list `saved_bytes` grows and `overhead` shrinks.
 
     >>> import bwsk_jax, jax, jax.numpy as jnp
     >>> x = jax.ShapeDtypeStruct((4, 64), jnp.float32)
@@ -109,6 +114,8 @@ def frontier(
     >>> [p.saved_bytes for p in plans] == sorted(p.saved_bytes for p in plans)
     True
     """
+    _check_count("length", length, 1)
+    _check_count("points", points, 2)
     problem = trace_one(body, carry, x).problem(length, invert)
     found = [solved(problem, Limit(max_overhead=math.inf))]
     most = found[0].overhead
@@ -117,6 +124,11 @@ def frontier(
         if limit < found[-1].overhead:
             found.append(solved(problem, Limit(max_overhead=limit)))
     return found
+
+
+def _check_count(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 _SOLVED: collections.OrderedDict[tuple, tuple] = collections.OrderedDict()

@@ -4,8 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import tyro
-
+from bwsk_jax import usage
 from bwsk_jax.training.config_file import read_flags
 from bwsk_jax.training.flag_values import FlagError, value_fault
 from bwsk_jax.training.options import Options
@@ -20,8 +19,8 @@ class _CommandLine(Options):
 def parse(args: Sequence[str] | None) -> Options:
     """Return the flags in `args`, by default the command line's.
 
-    Raises `FlagError` for a value out of range and for a file that cannot be used; what is no flag, or no
-    number where one is wanted, ends in tyro's own message and exit status 2.
+    Raises `FlagError` for a value out of range and for a file that cannot be used, `UsageError` for what is
+    no flag, or no number where one is wanted.
     """
     given = _parse(args, _CommandLine())
     if given.config is not None:
@@ -34,6 +33,6 @@ def parse(args: Sequence[str] | None) -> Options:
 
 
 def _parse(args: Sequence[str] | None, default: _CommandLine) -> _CommandLine:
-    return tyro.cli(
-        _CommandLine, default=default, prog="python -m bwsk_jax.train", description=Options.__doc__, args=args
+    return usage.parse(
+        _CommandLine, args, default=default, prog="python -m bwsk_jax.train", description=Options.__doc__
     )

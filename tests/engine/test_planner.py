@@ -99,6 +99,19 @@ def test_a_limit_is_a_number(limit):
         Limit(**limit)
 
 
+@pytest.mark.parametrize(
+    ("call", "count"),
+    [
+        (bwsk_jax.plan_scan, {"length": 0}),
+        (bwsk_jax.frontier, {"length": -1}),
+        (bwsk_jax.frontier, {"points": 1}),
+    ],
+)
+def test_counts_are_not_too_small(call, count):
+    with pytest.raises(ValueError, match=f"{next(iter(count))} must be at least"):
+        call(lambda c, w: (jnp.tanh(c @ w), None), HALF, SQUARE, **count)
+
+
 def test_the_default_limit_is_three_percent():
     assert Limit() == Limit(max_overhead=0.03)
 

@@ -392,18 +392,19 @@ def test_mistakes_end_in_one_line_and_write_nothing(flags, message, text_folder,
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--batchsize 3", "--batch-size"),
+        ("--batchsize 3", "Unrecognized options: --batchsize, 3 (did you mean --batch-size?)"),
         ("nonsense", "Unrecognized options: nonsense"),
         ("--seq-len 1.5", "Error parsing --seq-len"),
         ("--out", "Missing value for argument '--out'"),
     ],
 )
-def test_what_is_no_flag_or_no_number_ends_in_a_message(flags, message, tmp_path, monkeypatch, capsys):
+def test_what_is_no_flag_or_no_number_ends_in_one_line(flags, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
         main(flags.split())
     assert ended.value.code == 2
-    assert message in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {message}") and said.count("\n") == 1
     assert not any(tmp_path.iterdir())
 
 
