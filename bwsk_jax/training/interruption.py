@@ -26,8 +26,9 @@ class Interruption:
     """While entered, the first SIGTERM or SIGINT raises `RunInterruptedError`; a second one ends the process.
 
     While `noted` is entered too, the first is only noted in `signal`. Outside the main thread, where Python
-    handles no signals, nothing happens. Inside JAX nothing is raised before it returns: what breaks out of a
-    compilation makes the process crash when it ends.
+    handles no signals, nothing happens. Nothing is raised before JAX returns (what breaks out of a
+    compilation makes the process crash when it ends), nor while an object is finalised, where Python ignores
+    exceptions.
     """
 
     def __init__(self) -> None:
@@ -63,12 +64,12 @@ class Interruption:
         self.signal = signal.Signals(number)
         self._restore()
         if not self._noting:
-            sys.setprofile(self._raise_outside_jax)
-            self._raise_outside_jax(frame)
+            sys.setprofile(self._raise_in)
+            self._raise_in(frame)
 
-    def _raise_outside_jax(self, frame: FrameType | None, event: str = "", argument: object = None) -> None:
-        """As a profiler, which sees every call and return: raise at the first one outside JAX."""
-        if not _inside_jax(frame):
+    def _raise_in(self, frame: FrameType | None, event: str = "", argument: object = None) -> None:
+        """Raise if this frame may be left so. As a profiler it sees every call and return until one may."""
+        if _may_be_left(frame):
             sys.setprofile(None)
             raise RunInterruptedError(self.signal, STOPPED)
 
@@ -77,10 +78,11 @@ class Interruption:
             signal.signal(*self._previous.popitem())
 
 
-def _inside_jax(frame: FrameType | None) -> bool:
-    """Whether a function of JAX is among the callers."""
+def _may_be_left(frame: FrameType | None) -> bool:
+    """Whether no caller belongs to JAX or finalises an object."""
     while frame is not None:
-        if frame.f_globals.get("__name__", "").partition(".")[0] == "jax":
-            return True
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if package in ("jax", "weakref") or frame.f_code.co_name == "__del__":
+            return False
         frame = frame.f_back
-    return False
+    return True

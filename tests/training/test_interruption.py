@@ -1,6 +1,8 @@
 import os
 import signal
+import weakref
 
+import jax
 import pytest
 
 from bwsk_jax.training.interruption import Interruption, RunInterruptedError
@@ -35,3 +37,29 @@ def test_outside_of_training_a_signal_raises_what_no_library_takes_for_a_failure
             pytest.fail("swallowed")
         pytest.fail("not raised at once")
     assert ended.value.exit_status == 143
+
+
+def interrupt(x=None):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return x
+
+
+class Interrupting:
+    def __del__(self):
+        interrupt()
+
+
+def finalise():
+    found = Interruption()
+    weakref.finalize(found, interrupt)
+
+
+@pytest.mark.parametrize("within", [lambda: jax.jit(interrupt)(1.0), Interrupting, finalise])
+def test_nothing_is_raised_where_it_would_be_lost_or_do_harm(within, capfd):
+    with pytest.raises(RunInterruptedError) as ended, Interruption():
+        try:
+            within()
+        finally:
+            assert not capfd.readouterr().err
+        pytest.fail("not raised")
+    assert "interrupt" not in {entry.name for entry in ended.traceback}
