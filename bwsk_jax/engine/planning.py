@@ -154,13 +154,14 @@ def solved(problem: Problem, limit: Limit) -> Plan:
 class ScanBody:
     """A scan body as a program of (constants, carry, x) -> (carry, y), all flat.
 
-    `out_avals` are the types that `lax.scan` gives its results, those of the carry first.
+    `out_avals` are the types that `lax.scan` gives its results, those of the carry first. The constants are
+    not part of it: JAX keeps the rules of a derivative longer than a tracer may live.
     """
 
     program: Program
-    consts: list[Any]
     out_tree: Any
     out_avals: list[Any]
+    num_consts: int
     num_carry: int
     length: int
 
@@ -177,11 +178,11 @@ class ScanBody:
 
     def problem(self, length: int, invert: bool) -> Problem:
         """What a plan for one of `length` iterations has to achieve."""
-        return scan_problem(self.vjp, len(self.consts), self.num_carry, length, invert=invert)
+        return scan_problem(self.vjp, self.num_consts, self.num_carry, length, invert=invert)
 
 
-def trace_body(body: Callable, init: Any, xs: Any, length: int | None) -> ScanBody:
-    """Check the body as `lax.scan` does, by its own means and with its own messages, then trace it."""
+def trace_body(body: Callable, init: Any, xs: Any, length: int | None) -> tuple[ScanBody, list[Any]]:
+    """(the traced body, its constants), after `lax.scan` has checked it by its own means and messages."""
     carry, ys = jax.eval_shape(functools.partial(lax.scan, body, length=length), init, xs)
     carry, carry_tree = jax.tree.flatten(carry)
     out_avals = list(map(type_of, (*carry, *jax.tree.leaves(ys))))
@@ -195,9 +196,9 @@ def trace_body(body: Callable, init: Any, xs: Any, length: int | None) -> ScanBo
     program, consts, out_tree = trace(flat, *out_avals[: len(carry)], *map(slice_type, stacked))
     if length is None:
         length = stacked[0].shape[0]
-    return ScanBody(program, consts, out_tree, out_avals, len(carry), length)
+    return ScanBody(program, out_tree, out_avals, len(consts), len(carry), length), consts
 
 
 def trace_one(body: Callable, carry: Any, x: Any) -> ScanBody:
     stacked = jax.tree.map(lambda a: stacked_type(type_of(a)), x)
-    return trace_body(body, carry, stacked, 1)
+    return trace_body(body, carry, stacked, 1)[0]

@@ -77,16 +77,15 @@ def reversible_scan(
         raise TypeError(f"save_every must be an integer, got {save_every!r}")
     if save_every is not None and save_every < 1:
         raise ValueError(f"save_every must be at least 1, got {save_every}")
-    scan = trace_body(body, init, xs, length)
+    scan, consts = trace_body(body, init, xs, length)
     init_leaves = [
         typed_as(jnp.asarray(leaf), strong(aval))
         for leaf, aval in zip(jax.tree.leaves(init), scan.out_avals[: scan.num_carry], strict=True)
     ]
     with forward_mode_explained("bwsk_jax.reversible_scan"):
         segments = _Segments.of(scan.length, save_every)
-        carry, ys = _differentiable_scan(scan, segments, limit, invert)(
-            scan.consts, init_leaves, jax.tree.leaves(xs)
-        )
+        call = _differentiable_scan(scan, segments, limit, invert)
+        carry, ys = call(consts, init_leaves, jax.tree.leaves(xs))
     return jax.tree.unflatten(scan.out_tree, map(typed_as, (*carry, *ys), scan.out_avals))
 
 
@@ -139,7 +138,7 @@ def _differentiable_scan(scan: ScanBody, segments: _Segments, limit: Limit, inve
 
 def _reverse_step(scan: ScanBody, plan: Plan, consts: list[Any]) -> Callable:
     """One iteration backwards: (carry-out, its cotangent, ...) -> (carry-in, its cotangent, ...)."""
-    vjp, num_consts, num_carry = scan.vjp, len(scan.consts), scan.num_carry
+    vjp, num_consts, num_carry = scan.vjp, scan.num_consts, scan.num_carry
     inputs = vjp.program.inputs
     carry_in, x_in = inputs[num_consts : num_consts + num_carry], inputs[num_consts + num_carry :]
     consts_mask = vjp.differentiable_inputs[:num_consts]
@@ -243,7 +242,7 @@ class _Segments:
 
 def _drifting(scan: ScanBody, plan: Plan) -> list[int]:
     """The carry leaves that the plan recovers with rounding."""
-    first = len(scan.consts)
+    first = scan.num_consts
     carry_in = plan.problem.program.inputs[first : first + scan.num_carry]
     return [k for k, v in enumerate(carry_in) if v in plan.inexact]
 
