@@ -8,8 +8,9 @@ from jax.extend.core import Literal
 from jax.extend.core import primitives as p
 
 from bwsk_jax.engine import rules
+from bwsk_jax.engine.avals import nbytes
 from bwsk_jax.engine.facts import Facts, Standing
-from bwsk_jax.engine.jaxprs import Equation, nbytes
+from bwsk_jax.engine.jaxprs import Equation
 from bwsk_jax.engine.rules import Grade, Inverse
 from bwsk_jax.engine.taxonomy import DEAR, REFERENCE_ERASES, why_erased
 

@@ -22,17 +22,12 @@ import jax
 from jax.extend.core import Literal
 
 from bwsk_jax.engine import costs
+from bwsk_jax.engine.avals import is_differentiable, is_key
 from bwsk_jax.engine.bodies import AS_WRITTEN, bodies
 from bwsk_jax.engine.claims import Claim, Entry, reference_claim, strict_claim
+from bwsk_jax.engine.derivatives import kept_by_autodiff
 from bwsk_jax.engine.facts import Facts, Standing
-from bwsk_jax.engine.jaxprs import (
-    Equation,
-    Program,
-    is_differentiable,
-    is_key,
-    kept_by_autodiff,
-    trace,
-)
+from bwsk_jax.engine.jaxprs import Equation, Program, trace
 from bwsk_jax.engine.namesakes import apart
 from bwsk_jax.engine.report import Line, Module, Phase, Report
 from bwsk_jax.engine.rules import Grade

@@ -9,7 +9,8 @@ from jax import lax
 from jax.extend.core import Literal
 from jax.extend.core import primitives as p
 
-from bwsk_jax.engine.jaxprs import Equation, Program, present, size, subprograms
+from bwsk_jax.engine.avals import size
+from bwsk_jax.engine.jaxprs import Equation, Program, present, subprograms
 
 __all__ = ["cost", "forward_cost"]
 

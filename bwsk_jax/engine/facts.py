@@ -16,7 +16,8 @@ from jax.extend.core import Literal
 from jax.extend.core import primitives as p
 
 from bwsk_jax.engine import intervals
-from bwsk_jax.engine.jaxprs import Equation, Program, nbytes
+from bwsk_jax.engine.avals import nbytes
+from bwsk_jax.engine.jaxprs import Equation, Program
 
 __all__ = ["Facts", "Standing"]
 

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 from jax.extend.core import primitives as p
 
-from bwsk_jax.engine.jaxprs import Equation, is_real, literal_value
+from bwsk_jax.engine.avals import is_real
+from bwsk_jax.engine.jaxprs import Equation, literal_value
 
 __all__ = ["ANY", "Interval", "interval", "literal_interval"]
 

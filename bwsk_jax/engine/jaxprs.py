@@ -1,7 +1,8 @@
-"""Trace a function and its VJP into one flat program of numbered values.
+"""Trace a function into a flat program of numbered values.
 
-The only file that knows how the installed JAX spells its jaxprs. Everything behind it works on
-`Program`: equations over integers, call-like equations inlined, equal equations on equal inputs merged.
+The only file that knows how the installed JAX spells its jaxprs, and that reaches into its internals.
+Everything behind it works on `Program`: equations over integers, call-like equations inlined, equal equations
+on equal inputs merged.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import dataclasses
 import functools
 import hashlib
 import inspect
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -28,32 +28,17 @@ from jax.extend.core import primitives as lax_p
 __all__ = [
     "Equation",
     "Program",
-    "VjpTrace",
     "aval_of",
-    "is_differentiable",
-    "is_key",
-    "is_real",
-    "kept_by_autodiff",
+    "flatten",
     "literal_value",
-    "merge",
     "named_axes",
     "naming_axes",
-    "nbytes",
     "present",
     "read",
-    "size",
-    "slice_type",
     "source_of",
     "source_of_function",
-    "split",
-    "stacked_type",
-    "strong",
     "subprograms",
     "trace",
-    "trace_vjp",
-    "type_of",
-    "typed_as",
-    "varying_axes",
 ]
 
 INLINED = frozenset({lax_p.jit_p, lax_p.closed_call_p, lax_p.remat_p})
@@ -201,31 +186,6 @@ def read(environment: dict[int, Any], value: int | Literal) -> Any:
     return value.val if isinstance(value, Literal) else environment[value]
 
 
-def nbytes(aval: Any) -> int:
-    """Bytes that a value of this type occupies; a key counts its words, a token has none."""
-    return size(aval) * aval.dtype.itemsize if hasattr(aval, "dtype") else 0
-
-
-def size(aval: Any) -> int:
-    """How many elements a value of this type has; a token has none."""
-    return math.prod(aval.shape) if hasattr(aval, "shape") else 0
-
-
-def is_differentiable(aval: Any) -> bool:
-    """Whether a value of this type has a cotangent: real and complex floats do."""
-    return hasattr(aval, "dtype") and jax.numpy.issubdtype(aval.dtype, jax.numpy.inexact)
-
-
-def is_key(aval: Any) -> bool:
-    """Whether a value of this type is a key for random numbers."""
-    return hasattr(aval, "dtype") and jax.dtypes.issubdtype(aval.dtype, jax.dtypes.prng_key)
-
-
-def is_real(aval: Any) -> bool:
-    """Whether a value of this type is a real float."""
-    return hasattr(aval, "dtype") and jax.numpy.issubdtype(aval.dtype, jax.numpy.floating)
-
-
 def literal_value(atom: Any) -> float | None:
     """The value of a literal that is a real scalar, else None."""
     if isinstance(atom, Literal) and np.ndim(atom.val) == 0 and np.isrealobj(atom.val):
@@ -279,110 +239,6 @@ def trace(fun: Callable, *avals: Any, **how: Any) -> tuple[Program, list[Any], A
     """
     closed, out_shape = jax.make_jaxpr(fun, return_shape=True)(*avals)
     return flatten(closed, hoist=True, **how), list(closed.consts), jax.tree.structure(out_shape)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class VjpTrace:
-    """A function and its VJP as one program, by JAX's own autodiff.
-
-    `program.outputs` are the primal outputs followed by the residuals: the leaves of the function that
-    `jax.vjp` returns. `pullback(residuals)` is that function; it takes the cotangents of the
-    differentiable outputs and returns those of the differentiable inputs.
-    """
-
-    program: Program
-    num_outputs: int
-    vjp_tree: Any
-    differentiable_inputs: tuple[bool, ...]
-    differentiable_outputs: tuple[bool, ...]
-
-    @property
-    def outputs(self) -> tuple[int | Literal, ...]:
-        """The primal outputs."""
-        return self.program.outputs[: self.num_outputs]
-
-    @property
-    def residuals(self) -> tuple[int | Literal, ...]:
-        """What the backward pass reads."""
-        return self.program.outputs[self.num_outputs :]
-
-    def pullback(self, residuals: Sequence[Any]) -> Callable:
-        """The VJP function made whole again."""
-        return jax.tree.unflatten(self.vjp_tree, residuals)
-
-    def trace_pullback(self) -> Program:
-        """What the backward pass computes; its first inputs are the residuals."""
-        residuals = [strong(aval_of(self.program, v)) for v in self.residuals]
-        outputs, _ = split(self.differentiable_outputs, self.outputs)
-        cotangents = [strong(aval_of(self.program, v)).to_ct_aval() for v in outputs]
-        return flatten(jax.make_jaxpr(lambda r, ct: self.pullback(r)(ct))(residuals, cotangents))
-
-
-def trace_vjp(program: Program) -> VjpTrace:
-    """Differentiate a program with respect to all its differentiable inputs and trace the result."""
-    avals = [program.avals[v] for v in program.inputs]
-    differentiable = tuple(map(is_differentiable, avals))
-    out_differentiable = tuple(is_differentiable(aval_of(program, v)) for v in program.outputs)
-    vjp_tree = None
-
-    def forward(*args):
-        nonlocal vjp_tree
-
-        def fun(*varied):
-            outputs = program.evaluate(merge(differentiable, varied, fixed), program.outputs)
-            return split(out_differentiable, outputs)
-
-        varied, fixed = split(differentiable, args)
-        out, vjp, aux = jax.vjp(fun, *varied, has_aux=True)
-        residuals, vjp_tree = jax.tree.flatten(vjp)
-        return merge(out_differentiable, out, aux), residuals
-
-    closed = jax.make_jaxpr(forward)(*map(strong, avals))
-    return VjpTrace(flatten(closed), len(program.outputs), vjp_tree, differentiable, out_differentiable)
-
-
-def kept_by_autodiff(program: Program, like: Program) -> frozenset[int] | None:
-    """The values of `like` that reverse-mode autodiff of `program` keeps; None where there is no derivative.
-
-    Both compute the same function of the same inputs, but `like` may have had its custom derivatives inlined.
-    """
-    avals = [program.avals[v] for v in program.inputs]
-    differentiable = tuple(map(is_differentiable, avals))
-    inner = [v for equation in like.equations for v in equation.outputs]
-
-    def forward(*args):
-        varied, fixed = split(differentiable, args)
-
-        def fun(*varied):
-            outputs = program.evaluate(merge(differentiable, varied, fixed), program.outputs)
-            return [x for x in outputs if is_differentiable(jax.typeof(x))]
-
-        outputs, vjp = jax.vjp(fun, *varied)
-        vjp(jax.tree.map(jax.numpy.zeros_like, outputs))  # some derivatives turn out to be missing only here
-        return like.evaluate(args, inner), jax.tree.leaves(vjp)
-
-    try:
-        closed = jax.make_jaxpr(forward)(*map(strong, avals))
-    except Exception:  # a rule is missing, an axis has no name, or a user's own rule fails in its own way
-        return None
-    merged = flatten(closed)
-    kept = frozenset(v for v in merged.outputs[len(inner) :] if not isinstance(v, Literal))
-    number = dict(zip(like.inputs, merged.inputs, strict=True)) | dict(
-        zip(inner, merged.outputs, strict=False)
-    )
-    return frozenset(v for v, n in number.items() if not isinstance(n, Literal) and n in kept)
-
-
-def split(mask: Sequence[bool], items: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """The items where the mask holds, and the others."""
-    pairs = list(zip(mask, items, strict=True))
-    return [x for m, x in pairs if m], [x for m, x in pairs if not m]
-
-
-def merge(mask: Sequence[bool], chosen: Sequence[Any], others: Sequence[Any]) -> list[Any]:
-    """Undo `split`."""
-    chosen, others = iter(chosen), iter(others)
-    return [next(chosen) if m else next(others) for m in mask]
 
 
 # --- flattening --------------------------------------------------------------------------------------------
@@ -508,34 +364,6 @@ def _literal_key(value):
     return (str(value.aval), np.asarray(value.val).tobytes() if np.ndim(value.val) == 0 else id(value.val))
 
 
-def type_of(x: Any) -> Any:
-    """The type of an array, Python scalar or `jax.ShapeDtypeStruct`, with how it is spread over devices."""
-    return core.shaped_abstractify(x)
-
-
-def typed_as(x: Any, aval: Any) -> Any:
-    """An array as the type that it promotes to or from: of that width and weakness."""
-    own = type_of(x)
-    if (own.dtype, own.weak_type) == (aval.dtype, aval.weak_type):
-        return x
-    return lax_p.convert_element_type_p.bind(x, new_dtype=aval.dtype, weak_type=aval.weak_type, sharding=None)
-
-
-def strong(aval: Any) -> Any:
-    """The same type without the weakness of a Python scalar's."""
-    return aval.update(weak_type=False)
-
-
-def slice_type(aval: Any) -> Any:
-    """What a scan sees of an array of this type in one iteration."""
-    return core.mapped_aval(aval.shape[0], 0, aval)
-
-
-def stacked_type(aval: Any) -> Any:
-    """One value of this type, to scan over."""
-    return core.unmapped_aval(1, 0, aval)
-
-
 def named_axes() -> dict[str, int]:
     """The sizes of the mapped axes that have a name here."""
     return dict(core.get_axis_env().axis_sizes)
@@ -544,11 +372,6 @@ def named_axes() -> dict[str, int]:
 def naming_axes(sizes: dict[str, int]) -> contextlib.AbstractContextManager:
     """A context in which these axes have a name too."""
     return core.extend_axis_env_nd(list(sizes.items()))
-
-
-def varying_axes(x: Any) -> frozenset[str]:
-    """The mapped axes along which an array differs."""
-    return jax.typeof(x).manual_axis_type.varying
 
 
 def aval_of(program: Program, value: int | Literal) -> Any:

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
-from bwsk_jax.engine.jaxprs import is_differentiable, named_axes, naming_axes
+from bwsk_jax.engine.avals import is_differentiable
+from bwsk_jax.engine.jaxprs import named_axes, naming_axes
 
 __all__ = ["within_axes"]
 

@@ -12,16 +12,10 @@ from typing import Any
 import jax
 from jax import lax
 
+from bwsk_jax.engine.avals import slice_type, stacked_type, type_of
+from bwsk_jax.engine.derivatives import VjpTrace, trace_vjp
 from bwsk_jax.engine.integer_program import Limit
-from bwsk_jax.engine.jaxprs import (
-    Program,
-    VjpTrace,
-    slice_type,
-    stacked_type,
-    trace,
-    trace_vjp,
-    type_of,
-)
+from bwsk_jax.engine.jaxprs import Program, trace
 from bwsk_jax.engine.planner import Plan, solve
 from bwsk_jax.engine.problem import Problem, call_problem, scan_problem
 

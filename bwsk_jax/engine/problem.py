@@ -16,8 +16,10 @@ import numpy as np
 from jax.extend.core import Literal
 
 from bwsk_jax.engine import costs, intervals, rules, sensitivity
+from bwsk_jax.engine.avals import is_differentiable, nbytes
+from bwsk_jax.engine.derivatives import VjpTrace, split
 from bwsk_jax.engine.intervals import Interval
-from bwsk_jax.engine.jaxprs import Program, VjpTrace, is_differentiable, nbytes, split
+from bwsk_jax.engine.jaxprs import Program
 from bwsk_jax.engine.rules import Grade, Inverse
 
 __all__ = ["Problem", "Step", "call_problem", "harmless_amplification", "scan_problem"]

@@ -10,8 +10,10 @@ from typing import Any
 import jax
 from jax import lax
 
+from bwsk_jax.engine.avals import varying_axes
+from bwsk_jax.engine.derivatives import VjpTrace, merge, split, trace_vjp
 from bwsk_jax.engine.integer_program import Limit
-from bwsk_jax.engine.jaxprs import VjpTrace, merge, read, split, trace, trace_vjp, varying_axes
+from bwsk_jax.engine.jaxprs import read, trace
 from bwsk_jax.engine.mapped_axes import within_axes
 from bwsk_jax.engine.planner import Plan
 from bwsk_jax.engine.planning import solved

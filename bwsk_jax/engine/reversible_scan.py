@@ -18,9 +18,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Literal
 
+from bwsk_jax.engine.avals import strong, typed_as
+from bwsk_jax.engine.derivatives import split
 from bwsk_jax.engine.drift import measure, report
 from bwsk_jax.engine.integer_program import Limit
-from bwsk_jax.engine.jaxprs import split, strong, typed_as
 from bwsk_jax.engine.mapped_axes import within_axes
 from bwsk_jax.engine.planner import Plan
 from bwsk_jax.engine.planning import ScanBody, solved, trace_body

@@ -33,16 +33,9 @@ from jax import lax
 from jax.extend.core import Literal, Primitive
 from jax.extend.core import primitives as p
 
+from bwsk_jax.engine.avals import is_differentiable, is_real
 from bwsk_jax.engine.intervals import ANY, Interval
-from bwsk_jax.engine.jaxprs import (
-    Equation,
-    is_differentiable,
-    is_real,
-    literal_value,
-    present,
-    source_of,
-    source_of_function,
-)
+from bwsk_jax.engine.jaxprs import Equation, literal_value, present, source_of, source_of_function
 
 __all__ = ["INVERSES", "Grade", "Inverse", "inverses", "is_registered", "register_inverse", "solvable"]
 

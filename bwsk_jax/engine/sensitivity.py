@@ -10,7 +10,8 @@ from jax import lax
 from jax.extend.core import Literal
 from jax.extend.core import primitives as p
 
-from bwsk_jax.engine.jaxprs import Equation, is_differentiable, present, subprograms
+from bwsk_jax.engine.avals import is_differentiable
+from bwsk_jax.engine.jaxprs import Equation, present, subprograms
 
 __all__ = ["LIPSCHITZ", "mixes", "sensitive_inputs"]
 

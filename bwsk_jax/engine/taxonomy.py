@@ -18,7 +18,8 @@ from jax import lax
 from jax.extend.core import Literal
 from jax.extend.core import primitives as p
 
-from bwsk_jax.engine.jaxprs import is_differentiable, is_real, literal_value, present
+from bwsk_jax.engine.avals import is_differentiable, is_real
+from bwsk_jax.engine.jaxprs import literal_value, present
 from bwsk_jax.engine.rules import Grade, Inverse, solvable
 
 __all__ = ["DEAR", "ERASES", "REFERENCE_ERASES", "why_erased"]

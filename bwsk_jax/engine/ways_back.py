@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from bwsk_jax.engine.avals import size
 from bwsk_jax.engine.claims import Entry
 from bwsk_jax.engine.facts import Facts, Standing
-from bwsk_jax.engine.jaxprs import size
 from bwsk_jax.engine.taxonomy import REFERENCE_ERASES
 
 __all__ = ["leaving", "preserves", "reference_preserves", "way_back"]

@@ -8,6 +8,7 @@ from jax import lax
 from jax.extend.core import primitives as p
 
 from bwsk_jax.engine import jaxprs
+from bwsk_jax.engine.derivatives import trace_vjp
 
 X = jax.ShapeDtypeStruct((3, 4), jnp.float32)
 
@@ -55,6 +56,17 @@ def test_a_closed_over_tracer_becomes_an_input_and_does_not_leak(kind):
 
     with jax.checking_leaks():
         np.testing.assert_allclose(outer(CLOSED_OVER[kind]()), use(x, CLOSED_OVER[kind]()), rtol=1e-6)
+
+
+def test_what_an_inner_call_closes_over_is_a_constant():
+    weights = jnp.arange(3.0)
+    inner = jax.jit(lambda x: x * weights)
+    for hoist in (False, True):
+        closed = jax.make_jaxpr(lambda x: inner(x) + inner(2 * x))(jnp.ones(3))
+        program = jaxprs.flatten(closed, hoist=hoist)
+        held = list(closed.consts) if hoist else []
+        (out,) = program.evaluate([*held, jnp.ones(3)], program.outputs)
+        np.testing.assert_array_equal(out, 3 * weights)
 
 
 # --- flattening ----------------------------------------------------------------------------------------
@@ -166,52 +178,10 @@ def test_retracing_gives_the_same_fingerprint():
 
 
 def test_retracing_the_vjp_gives_the_same_fingerprint():
-    one, two = (jaxprs.trace_vjp(jaxprs.trace(layered(2.0), X)[0]).program for _ in range(2))
+    one, two = (trace_vjp(jaxprs.trace(layered(2.0), X)[0]).program for _ in range(2))
     assert one.fingerprint() == two.fingerprint()
 
 
 @pytest.mark.parametrize("other", [layered(3.0), layered(2.0, 5), jnp.sin])
 def test_another_function_has_another_fingerprint(other):
     assert jaxprs.trace(layered(2.0), X)[0].fingerprint() != jaxprs.trace(other, X)[0].fingerprint()
-
-
-# --- the VJP -------------------------------------------------------------------------------------------
-
-
-def test_the_pullback_of_the_residuals_is_the_vjp():
-    def f(x, n, key):
-        kept = jax.random.bernoulli(key, 0.5, x.shape)
-        return jnp.where(kept, jnp.exp(x), 0).sum(0) * n, n + 1
-
-    x, n, key = jnp.linspace(0.0, 1.0, 12).reshape(3, 4), jnp.asarray(3), jax.random.key(1)
-    vjp = jaxprs.trace_vjp(jaxprs.trace(f, x, n, key)[0])
-    assert vjp.differentiable_inputs == (True, False, False) and vjp.differentiable_outputs == (True, False)
-    values = vjp.program.evaluate([x, n, key], vjp.program.outputs)
-    (got,) = vjp.pullback(values[vjp.num_outputs :])([jnp.ones(4)])
-    np.testing.assert_allclose(got, jax.grad(lambda x: f(x, n, key)[0].sum())(x), rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("aval", "size"),
-    [
-        (jax.ShapeDtypeStruct((3, 4), jnp.bfloat16), 24),
-        (jax.ShapeDtypeStruct((), jnp.float32), 4),
-        (jax.ShapeDtypeStruct((5,), bool), 5),
-        (jax.ShapeDtypeStruct((0, 7), jnp.float32), 0),
-        (jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32")), 8),
-        (jax.eval_shape(lambda: jax.random.key(0, impl="rbg")), 16),
-    ],
-)
-def test_bytes_of_a_value(aval, size):
-    assert jaxprs.nbytes(aval) == size
-
-
-def test_what_an_inner_call_closes_over_is_a_constant():
-    weights = jnp.arange(3.0)
-    inner = jax.jit(lambda x: x * weights)
-    for hoist in (False, True):
-        closed = jax.make_jaxpr(lambda x: inner(x) + inner(2 * x))(jnp.ones(3))
-        program = jaxprs.flatten(closed, hoist=hoist)
-        held = list(closed.consts) if hoist else []
-        (out,) = program.evaluate([*held, jnp.ones(3)], program.outputs)
-        np.testing.assert_array_equal(out, 3 * weights)

@@ -18,6 +18,7 @@ from jax import lax
 
 import bwsk_jax
 from bwsk_jax.engine import integer_program, jaxprs, planner, planning
+from bwsk_jax.engine.derivatives import trace_vjp
 from bwsk_jax.engine.planner import Limit, PlanError, check_plan, solve
 from bwsk_jax.engine.problem import call_problem
 from bwsk_jax.engine.rules import Grade
@@ -449,4 +450,4 @@ def test_a_thousand_equations_plan_in_twenty_seconds_or_say_how_good_they_are(li
 
 
 def _traced(fun, *args):
-    return jaxprs.trace_vjp(jaxprs.trace(fun, *args)[0])
+    return trace_vjp(jaxprs.trace(fun, *args)[0])

@@ -1,0 +1,83 @@
+"""What the type of a value says of it, and types made from types."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+from jax.api_util import shaped_abstractify
+from jax.extend import core
+from jax.extend.core import primitives as lax_p
+
+__all__ = [
+    "is_differentiable",
+    "is_key",
+    "is_real",
+    "nbytes",
+    "size",
+    "slice_type",
+    "stacked_type",
+    "strong",
+    "type_of",
+    "typed_as",
+    "varying_axes",
+]
+
+
+def size(aval: Any) -> int:
+    """How many elements a value of this type has; a token has none."""
+    return math.prod(aval.shape) if hasattr(aval, "shape") else 0
+
+
+def nbytes(aval: Any) -> int:
+    """Bytes that a value of this type occupies; a key counts its words, a token has none."""
+    return size(aval) * aval.dtype.itemsize if hasattr(aval, "dtype") else 0
+
+
+def is_differentiable(aval: Any) -> bool:
+    """Whether a value of this type has a cotangent: real and complex floats do."""
+    return hasattr(aval, "dtype") and jax.numpy.issubdtype(aval.dtype, jax.numpy.inexact)
+
+
+def is_real(aval: Any) -> bool:
+    """Whether a value of this type is a real float."""
+    return hasattr(aval, "dtype") and jax.numpy.issubdtype(aval.dtype, jax.numpy.floating)
+
+
+def is_key(aval: Any) -> bool:
+    """Whether a value of this type is a key for random numbers."""
+    return hasattr(aval, "dtype") and jax.dtypes.issubdtype(aval.dtype, jax.dtypes.prng_key)
+
+
+def type_of(x: Any) -> Any:
+    """The type of an array, Python scalar or `jax.ShapeDtypeStruct`, with how it is spread over devices."""
+    return shaped_abstractify(x)
+
+
+def typed_as(x: Any, aval: Any) -> Any:
+    """An array as the type that it promotes to or from: of that width and weakness."""
+    own = type_of(x)
+    if (own.dtype, own.weak_type) == (aval.dtype, aval.weak_type):
+        return x
+    return lax_p.convert_element_type_p.bind(x, new_dtype=aval.dtype, weak_type=aval.weak_type, sharding=None)
+
+
+def strong(aval: Any) -> Any:
+    """The same type without the weakness of a Python scalar's."""
+    return aval.update(weak_type=False)
+
+
+def slice_type(aval: Any) -> Any:
+    """What a scan sees of an array of this type in one iteration."""
+    return core.mapped_aval(aval.shape[0], 0, aval)
+
+
+def stacked_type(aval: Any) -> Any:
+    """One value of this type, to scan over."""
+    return core.unmapped_aval(1, 0, aval)
+
+
+def varying_axes(x: Any) -> frozenset[str]:
+    """The mapped axes along which an array differs."""
+    return jax.typeof(x).manual_axis_type.varying
