@@ -1,35 +1,21 @@
 """A report says S and K of every equation, wherever it stands, and reads the same however it is written."""
 
-import functools
 import json
 import math
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from jax import lax
 from jax.extend.core import Primitive
-from jax.extend.core import primitives as p
-from jax.interpreters import ad, mlir
 from jax.sharding import Mesh, PartitionSpec
+from kinds import X, kinds
 
 import bwsk_jax
-from bwsk_jax import bert
 
-X = jax.ShapeDtypeStruct((4, 8), jnp.float32)
 SQUARE = jax.ShapeDtypeStruct((8, 8), jnp.float32)
 classify = bwsk_jax.classify
-
-
-def kinds(fun, *args, **how):
-    """primitive -> kinds of its lines, in order."""
-    found = {}
-    for line in classify(fun, *args, **how).lines:
-        found.setdefault(line.primitive, []).append(line.kind)
-    return found
 
 
 # --- equations ---------------------------------------------------------------------------------------------
@@ -267,149 +253,6 @@ def test_a_derivative_that_refuses_gives_back_nothing_that_is_known():
     assert phase.gives_back is None
 
 
-# --- modules -----------------------------------------------------------------------------------------------
-
-
-class Block(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        x = nn.LayerNorm(name="norm")(x)
-        x = nn.Dense(16, name="up")(x)
-        x = Gelu(name="gelu")(x)
-        x = nn.Dense(8, name="down")(x)
-        x = nn.Dropout(0.5, deterministic=False, name="dropout")(x)
-        x = nn.Dense(8, name="same")(x)
-        return Softmax(name="softmax")(x)
-
-
-class Gelu(nn.Module):
-    def __call__(self, x):
-        return nn.gelu(x)
-
-
-class Softmax(nn.Module):
-    def __call__(self, x):
-        return nn.softmax(x)
-
-
-EXPECTED = {"norm": "S", "up": "S", "gelu": "K", "down": "K", "dropout": "K", "same": "S", "softmax": "S"}
-
-
-@pytest.mark.parametrize("how", [{}, {"wrt": 1}])
-@pytest.mark.parametrize("rows", [2, 300])
-def test_a_module_preserves_if_its_input_comes_back(how, rows):
-    x = jnp.ones((rows, 8))
-    params = Block().init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, x)
-    apply = lambda params, x: Block().apply(params, x, rngs={"dropout": jax.random.key(2)})
-    report = classify(apply, params, x, **how)
-    assert {m.name.removeprefix("Block/"): m.kind for m in report.modules if m.leaf} == EXPECTED
-    assert report.leaf_modules == {"S": 4, "K": 3}
-    assert report.ratios["modules"] == {"S": 4 / 7, "~S": 0.0, "K": 3 / 7}
-    reference = classify(apply, params, x, taxonomy="reference", **how)
-    assert {m.name.removeprefix("Block/") for m in reference.modules if m.leaf and m.kind == "K"} == {
-        "gelu",
-        "dropout",
-    }
-
-
-class Net(nnx.Module):
-    def __init__(self, rngs):
-        self.up, self.norm = nnx.Linear(8, 16, rngs=rngs), nnx.LayerNorm(16, rngs=rngs)
-        self.down = nnx.Linear(16, 8, rngs=rngs)
-
-    def __call__(self, x):
-        x = self.up(x)
-        x = self.norm(x)
-        return self.down(x)
-
-
-@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, jax.checkpoint])
-def test_nnx_modules_are_named_by_their_classes_and_who_calls_them(wrap):
-    report = classify(wrap(Net(nnx.Rngs(0))), X)
-    leaves = [(m.name.split(":")[0], m.kind) for m in report.modules if m.leaf]
-    assert leaves == [("Net/Linear", "S"), ("Net/LayerNorm", "S"), ("Net/Linear", "K")]
-
-
-class Noisy(nnx.Module):
-    def __init__(self, rngs):
-        self.drop = nnx.Dropout(0.5, rngs=rngs)
-
-    def __call__(self, x):
-        return self.drop(jnp.where(x > 0, x, 0.0))
-
-
-def test_what_jax_traces_once_for_all_is_where_it_is_called():
-    jnp.where(jnp.ones(X.shape) > 0, 1.0, 0.0)
-    graph, state = nnx.split(Noisy(nnx.Rngs(0)))
-    report = classify(lambda state, x: nnx.merge(graph, state)(x), state, X, wrt=1, taxonomy="reference")
-    assert {line.module.partition("/")[0] for line in report.lines} == {"Noisy"}
-    assert all(line.source for line in report.lines)
-    (dropout,) = [module for module in report.modules if module.leaf]  # not its source of keys
-    assert dropout.name.startswith("Noisy/Dropout") and dropout.kind == "K"
-
-
-class Tower(nnx.Module):
-    def __init__(self, rngs):
-        self.layers = nnx.List([nnx.Linear(8, width, rngs=rngs) for width in (8, 8)])
-        self.down, self.shared = nnx.Linear(8, 4, rngs=rngs), nnx.Linear(4, 4, rngs=rngs)
-
-    def __call__(self, x):
-        for layer in (*self.layers, self.down, self.shared, self.shared):
-            x = nnx.tanh(layer(x))
-        return x
-
-
-@pytest.mark.parametrize("wrt", [None, 1])
-def test_layers_of_a_list_are_counted_one_by_one_and_shared_ones_once(wrt):
-    graph, state = nnx.split(Tower(nnx.Rngs(0)))
-    report = classify(lambda state, x: nnx.merge(graph, state)(x), state, X, wrt=wrt)
-    leaves = [(m.name.split(":")[0], m.kind) for m in report.modules if m.leaf]
-    assert leaves == [("Tower/Linear", kind) for kind in "SSKS"]
-
-
-def test_a_name_stack_goes_before_calling_classes():
-    report = classify(jax.named_scope("mine")(Net(nnx.Rngs(0))), X)
-    assert {m.name for m in report.modules} == {"mine"}
-
-
-def test_modules_inside_a_loop_are_named_once():
-    net = Net(nnx.Rngs(0))
-    report = classify(lambda x: lax.scan(lambda c, _: (net(c), None), x, None, length=3)[0], X)
-    assert {(m.name.split(":")[0], m.repeats) for m in report.modules if m.leaf} == {
-        ("Net/Linear", 3),
-        ("Net/LayerNorm", 3),
-    }
-
-
-@functools.cache
-def base(taxonomy):
-    config = bert.PRESETS["base"]
-    params = jax.eval_shape(lambda key: bert.init_params(config, key), jax.random.key(0))
-    tokens = jax.ShapeDtypeStruct((2, 16), jnp.int32)
-
-    def training(params, tokens, key):
-        return bert.predict(config, params, bert.encode(config, params, tokens, dropout_key=key))
-
-    return classify(training, params, tokens, jax.random.key(0), wrt=1, taxonomy=taxonomy)
-
-
-def test_bert_base_counts_as_the_reference_does():
-    report = base("reference")
-    assert report.leaf_modules == {"S": 103, "K": 50}
-    assert round(report.ratios["modules"]["S"], 3) == 0.673
-
-
-def test_bert_base_strictly():
-    """The 12 down-projections and the look-up of tokens erase as well."""
-    strict, reference = (
-        {(m.name, m.repeats) for m in base(t).modules if m.leaf and m.kind == "K"}
-        for t in ("strict", "reference")
-    )
-    assert strict - reference == {("Layer/feed_forward/down", 12), ("Embeddings/word", 1)}
-    assert reference < strict
-    assert base("strict").leaf_modules == {"S": 90, "K": 63}
-
-
 # --- report ------------------------------------------------------------------------------------------------
 
 
@@ -432,137 +275,3 @@ def test_a_report_is_text_and_json(taxonomy):
 def test_an_empty_function_has_an_empty_report():
     report = classify(lambda x: x, X)
     assert report.lines == () and report.values == {"B": 1, "W": 0, "K": 0} and str(report)
-
-
-# --- the user's own rules ----------------------------------------------------------------------------------
-
-
-def shift_primitive(name):
-    shift = Primitive(name)
-    shift.def_impl(lambda x: x + 1)
-    shift.def_abstract_eval(lambda x: x)
-    mlir.register_lowering(shift, mlir.lower_fun(lambda x: x + 1, multiple_results=False))
-    ad.deflinear2(shift, lambda ct, x: [ct])
-    return shift
-
-
-def test_a_rule_for_a_primitive_serves_both_report_and_plan():
-    shift = shift_primitive("shift_by_one")
-    assert classify(shift.bind, X).lines[0].kind == "K"
-    keeps = lambda c, w: (shift.bind(c), jnp.sin(c) @ w)
-    w = jnp.ones((8, 8))
-    before = bwsk_jax.plan_scan(keeps, X, w, max_overhead=math.inf)
-    bwsk_jax.register_inverse(shift, lambda operands, outputs: outputs[0] - 1, grade="rounded")
-    after = bwsk_jax.plan_scan(keeps, X, w, max_overhead=math.inf)
-    assert (before.saved_bytes, after.saved_bytes, after.inverted) == (128, 0, 1)
-    (line,) = classify(shift.bind, X).lines
-    assert (line.kind, line.grade, line.operand) == ("S", "rounded", 0)
-
-
-def test_a_rule_for_a_function_with_a_custom_derivative():
-    @jax.custom_vjp
-    def scaled(x, scale):
-        return jnp.abs(x) * scale
-
-    scaled.defvjp(lambda x, s: (scaled(x, s), s), lambda s, ct: (ct * s, None))
-    fun = jax.jit(lambda x, s: jnp.exp(scaled(x, s)))
-    assert kinds(fun, X, jnp.float32(3)) == {"abs": ["K"], "mul": ["S"], "exp": ["S"]}
-    bwsk_jax.register_inverse(
-        scaled,
-        lambda operands, outputs: outputs[0] / operands[1],
-        condition="x is positive and the scale is not 0",
-    )
-    lines = classify(fun, X, jnp.float32(3)).lines
-    assert [(line.primitive, line.kind) for line in lines] == [("custom_vjp_call", "S"), ("exp", "S")]
-    assert lines[0].condition == "x is positive and the scale is not 0" and lines[0].operand == 0
-
-
-def test_a_rule_for_a_function_that_closes_over_values():
-    offset = jnp.ones((1, 8))
-
-    @jax.custom_jvp
-    def moved(x):
-        return x + offset
-
-    moved.defjvp(lambda primals, tangents: (moved(*primals), tangents[0]))
-    bwsk_jax.register_inverse(
-        moved, lambda operands, outputs: outputs[0] - offset, grade=bwsk_jax.Grade.ROUNDED
-    )
-    (line,) = classify(moved, X).lines
-    assert line.kind == "S" and "operand" in line.why
-
-
-@pytest.mark.parametrize("target", ["sin", jnp.sin, lambda x: x, len, [1]])
-def test_a_rule_is_for_a_primitive_or_a_custom_derivative(target):
-    with pytest.raises(TypeError, match="neither a primitive nor a function with a custom derivative"):
-        bwsk_jax.register_inverse(target, lambda operands, outputs: outputs[0])
-
-
-def test_the_rules_of_jax_are_not_replaced():
-    for primitive in (p.exp_p, p.sin_p, p.scan_p):
-        with pytest.raises(ValueError, match=f"{primitive} is JAX's own"):
-            bwsk_jax.register_inverse(primitive, lambda operands, outputs: outputs[0])
-    with pytest.raises(ValueError, match="'sure'"):
-        bwsk_jax.register_inverse(shift_primitive("shift_again"), lambda *_: None, grade="sure")
-
-
-class Callable:
-    def __call__(self, x):
-        return x
-
-
-@pytest.mark.parametrize(
-    "target", [jnp.exp, lambda x: x, jax.jit(lambda x: x), len, "exp", None, jax.custom_jvp(Callable())]
-)
-def test_a_rule_that_would_never_be_used_is_refused(target):
-    with pytest.raises(TypeError, match=r"custom derivative|no code"):
-        bwsk_jax.register_inverse(target, lambda operands, outputs: outputs[0])
-
-
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [
-        ({"operand": -1}, "from 0"),
-        ({"amplification": math.inf}, "finite"),
-        ({"amplification": -2}, "positive"),
-    ],
-)
-def test_a_rule_out_of_range_is_refused(wrong, said):
-    with pytest.raises(ValueError, match=said):
-        bwsk_jax.register_inverse(shift_primitive("shift_badly"), lambda *_: None, **wrong)
-
-
-def test_a_rule_has_to_be_a_function():
-    with pytest.raises(TypeError, match="has to be a function"):
-        bwsk_jax.register_inverse(shift_primitive("shift_badly"), None)
-
-
-def test_a_rule_for_an_operand_that_is_not_there_names_it():
-    shift = shift_primitive("shift_of_one")
-    bwsk_jax.register_inverse(shift, lambda operands, outputs: outputs[0], operand=2)
-    with pytest.raises(ValueError, match="shift_of_one has a rule for operand 2, and is called with 1"):
-        classify(shift.bind, X)
-
-
-def test_a_rule_that_gives_another_type_is_not_followed():
-    shift = shift_primitive("shift_and_cut")
-    bwsk_jax.register_inverse(shift, lambda operands, outputs: outputs[0][:1] - 1, grade="rounded")
-    keeps = lambda c, w: (shift.bind(c), jnp.sin(c) * w)
-    scan = lambda c: bwsk_jax.reversible_scan(keeps, c, jnp.ones(3), max_overhead=math.inf)[1].sum()
-    with pytest.raises(ValueError, match=r"shift_and_cut gave float32\[1,8\].*float32\[4,8\]"):
-        jax.grad(scan)(jnp.ones((4, 8)))
-
-
-def test_a_rule_does_not_solve_for_what_it_reads():
-    both = Primitive("both")
-    both.def_abstract_eval(lambda x, y: x)
-    bwsk_jax.register_inverse(both, lambda operands, outputs: outputs[0] - operands[1])
-    assert kinds(both.bind, X, X) == {"both": ["S"]}
-    assert kinds(lambda x: both.bind(x, x), X) == {"both": ["K"]}
-
-
-def test_a_rule_for_a_function_with_bound_arguments():
-    tripled = jax.custom_jvp(functools.partial(lambda factor, x: jnp.abs(x) * factor, 3.0))
-    tripled.defjvp(lambda primals, tangents: (tripled(*primals), tangents[0]))
-    bwsk_jax.register_inverse(tripled, lambda operands, outputs: outputs[0] / 3.0)
-    assert kinds(tripled, X) == {"custom_jvp_call": ["S"]}

@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 from jax.extend.core import Primitive
 from jax.extend.core import primitives as p
+from kinds import kinds
 from rule_cases import Case, check_round_trip, draw, equation_of
 
 import bwsk_jax
@@ -331,9 +332,7 @@ SEEN_ELSEWHERE = {
 
 
 def kind_of(call, primitive, *operands):
-    (kind,) = {
-        line.kind for line in bwsk_jax.classify(call, *operands).lines if line.primitive == str(primitive)
-    }
+    (kind,) = set(kinds(call, *operands)[str(primitive)])
     return kind
 
 
