@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bert_models import TINY, tokens, torch_model
 from safetensors.numpy import load_file, save_file
 
 from bwsk_jax.bert import (
@@ -20,6 +19,7 @@ from bwsk_jax.bert import (
     save_pretrained,
 )
 from bwsk_jax.bert.huggingface import export_tensors, import_tensors
+from tests.support.bert_models import TINY, tokens, torch_model
 
 
 @pytest.fixture(scope="module")

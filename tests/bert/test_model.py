@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bert_models import TINY, tokens, torch_model
 
 from bwsk_jax.bert import (
     PRESETS,
@@ -21,6 +20,7 @@ from bwsk_jax.bert import (
 )
 from bwsk_jax.bert.huggingface import import_tensors, layout
 from bwsk_jax.bert.model import Dropout
+from tests.support.bert_models import TINY, tokens, torch_model
 
 
 def numpy_tensors(model):

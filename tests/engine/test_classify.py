@@ -10,9 +10,9 @@ import pytest
 from jax import lax
 from jax.extend.core import Primitive
 from jax.sharding import Mesh, PartitionSpec
-from kinds import X, kinds
 
 import bwsk_jax
+from tests.support.kinds import X, kinds
 
 SQUARE = jax.ShapeDtypeStruct((8, 8), jnp.float32)
 classify = bwsk_jax.classify

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
-from parity import INIT, LEAST, B, H, W, X, assert_same, gradients, loss_of, random, warned
-from scan_bodies import CASES, with_outputs
 
 import bwsk_jax
+from tests.support.parity import INIT, LEAST, B, H, W, X, assert_same, gradients, loss_of, random, warned
+from tests.support.scan_bodies import CASES, with_outputs
 
 
 def burying(size):

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
-from parity import INF, LEAST, W, X, assert_same, gradients, loss_of, random
-from scan_bodies import dense
 
 import bwsk_jax
+from tests.support.parity import INF, LEAST, W, X, assert_same, gradients, loss_of, random
+from tests.support.scan_bodies import dense
 
 WRONG = {
     "shape": (lambda c, x: (jnp.concatenate([c, c]), None), X, jnp.arange(3.0), None),

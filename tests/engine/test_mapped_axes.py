@@ -8,10 +8,10 @@ import pytest
 from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from parity import INF, INIT, LEAST, W, X, assert_same, both, gradients, loss_of
-from scan_bodies import coupling
 
 import bwsk_jax
+from tests.support.parity import INF, INIT, LEAST, W, X, assert_same, both, gradients, loss_of
+from tests.support.scan_bodies import coupling
 
 SCALE = jnp.ones((len(W), X.shape[-1])).at[:, 1].set(0.0)
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 from jax import lax
-from kinds import X
 
 from bwsk_jax import bert, classify
+from tests.support.kinds import X
 
 
 class Block(nn.Module):

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from damage import damaged
 from jax import lax
 
 import bwsk_jax
@@ -22,6 +21,7 @@ from bwsk_jax.engine.derivatives import trace_vjp
 from bwsk_jax.engine.planner import Limit, PlanError, check_plan, solve
 from bwsk_jax.engine.problem import call_problem
 from bwsk_jax.engine.rules import Grade
+from tests.support.damage import damaged
 
 INF = math.inf
 struct = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype)

@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from damage import damaged
 from jax import lax
-from parity import INF, warned
-from random_programs import BINARY, CASTS, FRAMES, UNARY, N, lines, matrix, program_of
 
 import bwsk_jax
+from tests.support.damage import damaged
+from tests.support.parity import INF, warned
+from tests.support.random_programs import BINARY, CASTS, FRAMES, UNARY, N, lines, matrix, program_of
 
 LIMITS = st.sampled_from([0.0, 0.01, 0.05, 0.2, INF])
 X, Y, W = (matrix() for _ in range(3))

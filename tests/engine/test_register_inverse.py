@@ -9,10 +9,10 @@ import pytest
 from jax.extend.core import Primitive
 from jax.extend.core import primitives as p
 from jax.interpreters import ad, mlir
-from kinds import X, kinds
 
 import bwsk_jax
 from bwsk_jax import classify
+from tests.support.kinds import X, kinds
 
 
 def shift_primitive(name):

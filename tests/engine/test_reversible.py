@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
-from parity import INF, LEAST, H, W, X, assert_same, gradients, random
-from scan_bodies import KEY, block, coupling, custom, dense
 
 import bwsk_jax
+from tests.support.parity import INF, LEAST, H, W, X, assert_same, gradients, random
+from tests.support.scan_bodies import KEY, block, coupling, custom, dense
 
 CALLS = {
     "block": (block, (X, W[0])),

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from parity import INF, LEAST, B, H, L, W, X, assert_same, gradients, random, warned
-from scan_bodies import (
+
+import bwsk_jax
+from tests.support.parity import INF, LEAST, B, H, L, W, X, assert_same, gradients, random, warned
+from tests.support.scan_bodies import (
     CASES,
     coupling,
     dense,
@@ -19,8 +21,6 @@ from scan_bodies import (
     nested_plain,
     with_outputs,
 )
-
-import bwsk_jax
 
 OPTIONS = {
     "default": {},

@@ -10,11 +10,11 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import primitives as p
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from rule_cases import ALL, FLOATS, TWO, Case, check_round_trip
 
 from bwsk_jax.engine import costs, intervals, jaxprs, rules
 from bwsk_jax.engine.intervals import Interval
 from bwsk_jax.engine.rules import Grade
+from tests.support.rule_cases import ALL, FLOATS, TWO, Case, check_round_trip
 
 bind = lambda primitive, **params: lambda *args: primitive.bind(*args, **params)
 

@@ -9,13 +9,13 @@ import pytest
 from jax import lax
 from jax.extend.core import Primitive
 from jax.extend.core import primitives as p
-from kinds import kinds
-from rule_cases import Case, check_round_trip, draw, equation_of
 
 import bwsk_jax
 from bwsk_jax.engine import jaxprs, rules, taxonomy
 from bwsk_jax.engine.intervals import ANY
 from bwsk_jax.engine.rules import Grade
+from tests.support.kinds import kinds
+from tests.support.rule_cases import Case, check_round_trip, draw, equation_of
 
 GUARDED, ROUNDED = Grade.GUARDED, Grade.ROUNDED
 bind = lambda primitive, **params: lambda *args: primitive.bind(*args, **params)

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
-from parity import INF, INIT, LEAST, L, W, X, assert_same, both, gradients, loss_of
-from scan_bodies import block, coupling, dense
 
 import bwsk_jax
+from tests.support.parity import INF, INIT, LEAST, L, W, X, assert_same, both, gradients, loss_of
+from tests.support.scan_bodies import block, coupling, dense
 
 
 def scan_loss(scan, body=coupling):

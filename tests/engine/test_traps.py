@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from parity import warned
 
 import bwsk_jax
 from bwsk_jax.engine import planning
+from tests.support.parity import warned
 
 LEAST = functools.partial(bwsk_jax.reversible_scan, max_overhead=float("inf"))
 B, H, L = 4, 8, 3

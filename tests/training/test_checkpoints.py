@@ -3,12 +3,12 @@ import time
 import jax
 import numpy as np
 import pytest
-from tiny import CONFIG, MASK_ID, params, tokens
 
 from bwsk_jax.training.checkpoints import CHECKPOINT_FOLDER, Checkpoints, RestoreError, has_checkpoint
 from bwsk_jax.training.loop import History
 from bwsk_jax.training.optimizer import make_optimizer
 from bwsk_jax.training.step import initial_state, make_train_step
+from tests.support.tiny import CONFIG, MASK_ID, params, tokens
 
 OPTIMIZER = make_optimizer(1e-3, 10)
 

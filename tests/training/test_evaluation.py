@@ -3,7 +3,6 @@ from collections import Counter
 
 import jax
 import numpy as np
-from tiny import CONFIG, MASK_ID, params, tokens
 
 from bwsk_jax import bert
 from bwsk_jax.training.evaluation import (
@@ -12,6 +11,7 @@ from bwsk_jax.training.evaluation import (
     pseudo_perplexity,
     unigram_perplexity,
 )
+from tests.support.tiny import CONFIG, MASK_ID, params, tokens
 
 
 def test_pseudo_perplexity_is_that_of_a_numpy_computation_whatever_the_batch_size():

@@ -3,10 +3,10 @@ import resource
 
 import numpy as np
 import pytest
-from events import read_events
 
 from bwsk_jax.training.event_log import EventLog, TrainingEvents
 from bwsk_jax.training.loop import History
+from tests.support.events import read_events
 
 RATES = np.linspace(1, 0, 10)
 

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import CONFIG, MASK_ID, params, tokens
 
 from bwsk_jax import bert
 from bwsk_jax.training.evaluation import make_window_loss, pseudo_perplexity, unigram_perplexity
 from bwsk_jax.training.exact import ExactSet
+from tests.support.tiny import CONFIG, MASK_ID, params, tokens
 
 SEQ_LEN = 12
 

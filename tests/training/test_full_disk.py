@@ -6,12 +6,12 @@ import resource
 import subprocess
 
 import pytest
-from texts import write_text
 
 from bwsk_jax import bert
 from bwsk_jax.train import main
 from bwsk_jax.training import run
 from bwsk_jax.training.checkpoints import Checkpoints
+from tests.support.texts import write_text
 
 VARIANT = "scratch-conventional"
 FILLER = "filler"

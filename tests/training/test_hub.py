@@ -7,10 +7,10 @@ import sys
 import time
 
 import pytest
-from hub_server import serve_hub
-from tiny import CONFIG, params
 
 from bwsk_jax import bert
+from tests.support.hub_server import serve_hub
+from tests.support.tiny import CONFIG, params
 
 DATASET = "someone/texts"
 MODEL = "someone/small-bert"

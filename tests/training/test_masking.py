@@ -2,9 +2,9 @@ import jax
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import MASK_ID, tokens
 
 from bwsk_jax.training.masking import draw_positions, draw_substitutes, mask_tokens, masked_count
+from tests.support.tiny import MASK_ID, tokens
 
 
 @settings(deadline=None, max_examples=10)

@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-from tiny import CONFIG, MASK_ID
 
 import bwsk_jax
 from bwsk_jax.train import main
@@ -17,6 +16,7 @@ from bwsk_jax.training.options import Options
 from bwsk_jax.training.recipe import Recipe
 from bwsk_jax.training.step_setup import StepSetup
 from bwsk_jax.variants import find_variant
+from tests.support.tiny import CONFIG, MASK_ID
 
 
 @pytest.fixture(autouse=True)

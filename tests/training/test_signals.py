@@ -6,9 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from texts import write_text
 
 from bwsk_jax.train import main
+from tests.support.texts import write_text
 
 # Runs the command; PLACE.NAME announces that it is there, after some seconds in it.
 ANNOUNCED = """

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import CONFIG, MASK_ID, WITHOUT_DROPOUT, params, tokens
 
 import bwsk_jax
 from bwsk_jax.training import step
 from bwsk_jax.training.evaluation import evaluation_set, make_window_loss, pseudo_perplexity
 from bwsk_jax.training.optimizer import make_optimizer
 from bwsk_jax.training.step import compiled_peak_bytes, initial_state, make_train_step
+from tests.support.tiny import CONFIG, MASK_ID, WITHOUT_DROPOUT, params, tokens
 
 KEY = jax.random.key(7, impl="rbg")
 

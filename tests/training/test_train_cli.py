@@ -8,9 +8,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from events import read_events
 from safetensors.numpy import load_file, save_file
-from texts import write_text
 
 import bwsk_jax
 from bwsk_jax import bert
@@ -21,6 +19,8 @@ from bwsk_jax.training.options import Options
 from bwsk_jax.training.progress import Progress, TaskProgress
 from bwsk_jax.training.setup import prepare
 from bwsk_jax.variants import VARIANTS
+from tests.support.events import read_events
+from tests.support.texts import write_text
 
 REFERENCE_KEYS = [
     *("model_slug", "experiment", "mode", "final_train_loss", "best_val_metric", "test_metric"),

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 from jax import lax
-from parity import LEAST, B, H, L, W, X, random
+
+from tests.support.parity import LEAST, B, H, L, W, X, random
 
 
 def coupling(c, w):

@@ -1,0 +1,1 @@
+"""Tests of bwsk_jax; a package, so that they can import `tests.support`."""

@@ -1,0 +1,1 @@
+"""What several files of tests share: models, inputs, programs, servers, and ways to compare."""
