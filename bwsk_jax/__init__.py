@@ -6,16 +6,16 @@
 (3, 3)
 """
 
-from bwsk_jax.engine.classify import classify as classify
-from bwsk_jax.engine.drift import ReconstructionWarning as ReconstructionWarning
-from bwsk_jax.engine.planner import Plan as Plan
-from bwsk_jax.engine.planner import PlanError as PlanError
-from bwsk_jax.engine.planner import check_plan as check_plan
-from bwsk_jax.engine.planning import frontier as frontier
-from bwsk_jax.engine.planning import plan as plan
-from bwsk_jax.engine.planning import plan_scan as plan_scan
-from bwsk_jax.engine.report import Report as Report
-from bwsk_jax.engine.reversible import reversible as reversible
-from bwsk_jax.engine.reversible_scan import reversible_scan as reversible_scan
-from bwsk_jax.engine.rules import Grade as Grade
-from bwsk_jax.engine.rules import register_inverse as register_inverse
+from bwsk_jax.classification.classify import classify as classify
+from bwsk_jax.classification.report import Report as Report
+from bwsk_jax.engine.execute.drift import ReconstructionWarning as ReconstructionWarning
+from bwsk_jax.engine.execute.reversible import reversible as reversible
+from bwsk_jax.engine.execute.reversible_scan import reversible_scan as reversible_scan
+from bwsk_jax.engine.plan.api import frontier as frontier
+from bwsk_jax.engine.plan.api import plan as plan
+from bwsk_jax.engine.plan.api import plan_scan as plan_scan
+from bwsk_jax.engine.plan.solver import Plan as Plan
+from bwsk_jax.engine.plan.solver import PlanError as PlanError
+from bwsk_jax.engine.plan.solver import check_plan as check_plan
+from bwsk_jax.engine.rules.inverses import Grade as Grade
+from bwsk_jax.engine.rules.inverses import register_inverse as register_inverse

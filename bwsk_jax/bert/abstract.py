@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from bwsk_jax.bert.config import BertConfig
 from bwsk_jax.bert.model import encode, init_params, layer_body, predict
-from bwsk_jax.engine.classify import classify
-from bwsk_jax.engine.report import Report
+from bwsk_jax.classification.classify import classify
+from bwsk_jax.classification.report import Report
 
 __all__ = ["abstract_layer", "classify_training"]
 

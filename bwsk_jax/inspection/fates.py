@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bwsk_jax import Plan
-from bwsk_jax.engine.jaxprs import Equation
+from bwsk_jax.engine.program.jaxprs import Equation
 
 __all__ = ["HOW", "Fate", "fates", "residual_fates", "total_bytes"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from bwsk_jax import Report
-from bwsk_jax.engine.report import Line, Phase
+from bwsk_jax.classification.report import Line, Phase
 from bwsk_jax.inspection.lanes import Drawing, Edge, Node, draw
 from bwsk_jax.inspection.text import place
 

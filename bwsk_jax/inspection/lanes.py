@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bwsk_jax.engine.report import Line
+from bwsk_jax.classification.report import Line
 
 __all__ = ["Drawing", "Edge", "Node", "draw"]
 

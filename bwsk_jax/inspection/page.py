@@ -10,7 +10,7 @@ from string import Template
 from typing import Any
 
 from bwsk_jax import Plan, Report
-from bwsk_jax.engine.report import Line, Phase
+from bwsk_jax.classification.report import Line, Phase
 from bwsk_jax.inspection.chart import chart
 from bwsk_jax.inspection.differences import explanation
 from bwsk_jax.inspection.fates import residual_fates, total_bytes

@@ -11,8 +11,8 @@ import jax
 
 import bwsk_jax
 from bwsk_jax import bert
-from bwsk_jax.engine.derivatives import trace_vjp
-from bwsk_jax.engine.jaxprs import trace
+from bwsk_jax.engine.program.jaxprs import trace
+from bwsk_jax.engine.program.vjp import trace_vjp
 from bwsk_jax.inspection.arguments import SubjectError, described, import_function, parse_types
 
 __all__ = ["Subject", "subject_of_bert", "subject_of_function"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from bwsk_jax import Plan, Report
-from bwsk_jax.engine.report import Line
+from bwsk_jax.classification.report import Line
 from bwsk_jax.inspection.fates import Fate, fates, residual_fates, total_bytes
 
 __all__ = ["Paint", "binary", "decimal", "difference_text", "place", "plan_text", "report_text"]

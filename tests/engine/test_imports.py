@@ -1,4 +1,4 @@
-"""Imports point one way: the engine knows JAX and itself."""
+"""Imports point one way: the engine knows JAX and itself, and each of its rooms only those before it."""
 
 import ast
 import pathlib
@@ -7,8 +7,10 @@ import pytest
 
 import bwsk_jax.engine
 
-FILES = sorted(pathlib.Path(bwsk_jax.engine.__file__).parent.glob("*.py"))
-ALLOWED = {"jax", "numpy", "scipy", "bwsk_jax.engine"} | set(__import__("sys").stdlib_module_names)
+ENGINE = pathlib.Path(bwsk_jax.engine.__file__).parent
+ROOMS = ["program", "rules", "plan", "execute"]
+FILES = sorted(ENGINE.rglob("*.py"))
+ALLOWED = {"jax", "numpy", "scipy"} | set(__import__("sys").stdlib_module_names)
 
 
 def imported(tree):
@@ -20,8 +22,18 @@ def imported(tree):
             yield node.module
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
-def test_the_engine_imports_nothing_of_the_package_outside_itself_and_no_flax(path):
+def within_the_engine(name):
+    return name.removeprefix("bwsk_jax.engine.").split(".")[0] if name.startswith("bwsk_jax.engine") else None
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ENGINE)))
+def test_a_file_imports_its_own_room_and_earlier_ones(path):
+    own = path.relative_to(ENGINE).parts[0]
+    seen = ROOMS[: ROOMS.index(own) + 1] if own in ROOMS else []
     for name in imported(ast.parse(path.read_text())):
-        allowed = name.split(".")[0] in ALLOWED or name.startswith("bwsk_jax.engine")
-        assert allowed, f"{path.name} imports {name}"
+        room = within_the_engine(name)
+        assert (room in seen) if room else (name.split(".")[0] in ALLOWED), f"{path.name} imports {name}"
+
+
+def test_all_files_stand_in_rooms():
+    assert {path.relative_to(ENGINE).parts[0] for path in FILES} == {*ROOMS, "__init__.py"}

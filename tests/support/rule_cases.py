@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bwsk_jax.engine import jaxprs
-from bwsk_jax.engine.rules import Grade
+from bwsk_jax.engine.program import jaxprs
+from bwsk_jax.engine.rules.inverses import Grade
 
 
 @dataclasses.dataclass(frozen=True)

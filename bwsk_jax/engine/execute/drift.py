@@ -1,0 +1,63 @@
+"""How far a reverse scan has come from the carry it should have recovered, and telling the user."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from bwsk_jax.engine.execute.recover import largest
+
+__all__ = ["ReconstructionWarning", "measure", "report"]
+
+
+class ReconstructionWarning(UserWarning):
+    """A reverse scan ended far from the carry it should have recovered: its gradients may be off."""
+
+
+def measure(leaves: Sequence[tuple[Any, Any, Any]], rounding: float):
+    """The largest relative distance of (recovered start, true start, end), in units of what is tolerated.
+
+    Half of the digits are, and so is one `rounding` of the narrowest type that the starts were recovered in:
+    there the last digit of a wide start decides which way a narrow value is rounded. A start that is all 0,
+    as a velocity's often is, is measured by the other starts, or by its end where those are 0 as well.
+    """
+    starts = [_norm(true) for _, true, _ in leaves]
+    anything = functools.reduce(jnp.maximum, starts, jnp.zeros((), jnp.float32))
+    worst = jnp.zeros((), jnp.float32)
+    for own, (recovered, true, end) in zip(starts, leaves, strict=True):
+        scale = jnp.where(own > 0, own, jnp.where(anything > 0, anything, _norm(end)))
+        tolerance = max(float(jnp.finfo(true.dtype).eps) ** 0.5, rounding)
+        distance = _norm(recovered - true)
+        lost = ~(distance <= tolerance * scale) & jnp.isfinite(own)  # also where the distance is not finite
+        worst = jnp.maximum(worst, jnp.where(lost, jnp.nan_to_num(distance / scale) / tolerance + 1, 0))
+    return worst
+
+
+def _norm(x: Any):
+    """The Euclidean norm, in float32 at least."""
+    magnitude = jnp.abs(x)
+    return jnp.linalg.norm(
+        magnitude.astype(jnp.promote_types(magnitude.dtype, jnp.float32)).reshape(-1)
+    ).astype(jnp.float32)
+
+
+def report(drift: Any) -> None:
+    """Warn at run time if a carry was lost."""
+    drift = largest(lax.stop_gradient(drift))
+    lax.cond(drift > 0, lambda d: jax.debug.callback(_warn, d), lambda d: None, drift)
+
+
+def _warn(drift: Any) -> None:
+    warnings.warn(
+        f"a reverse scan recovered its carry {float(drift):.3g} times less accurately than half of its "
+        "digits: gradients through it may be off. Pass save_every=k to start afresh every k iterations, a "
+        "smaller max_overhead or larger max_bytes to save more, or use a wider type for the carry.",
+        ReconstructionWarning,
+        stacklevel=2,
+    )

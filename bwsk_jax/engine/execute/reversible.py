@@ -1,0 +1,123 @@
+"""`reversible`: sibling of `jax.checkpoint` whose backward pass inverts."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import lax
+
+from bwsk_jax.engine.execute.named_axes import within_axes
+from bwsk_jax.engine.execute.recover import recover
+from bwsk_jax.engine.plan.api import solved
+from bwsk_jax.engine.plan.milp import Limit
+from bwsk_jax.engine.plan.problem import call_problem
+from bwsk_jax.engine.plan.solver import Plan
+from bwsk_jax.engine.program.jaxprs import read, trace
+from bwsk_jax.engine.program.types import varying_axes
+from bwsk_jax.engine.program.vjp import VjpTrace, merge, split, trace_vjp
+
+__all__ = ["forward_mode_explained", "pull_back", "reversible"]
+
+
+def reversible(
+    fun: Callable, *, max_overhead: float | None = None, max_bytes: int | None = None, invert: bool = True
+) -> Callable:
+    """`fun` with a backward pass that saves, inverts or replays each value by plan; sibling of
+    `jax.checkpoint`.
+
+    It is for blocks: around a whole network it cannot lower the peak. The arguments are kept, as
+    `jax.checkpoint` keeps them; everything else by plan. `jax.grad`, `vmap` and `jit` compose with it;
+    forward-mode differentiation raises `TypeError`.
+
+    Args:
+      fun: a differentiable function of pytrees of arrays. What it closes over is differentiated too.
+      max_overhead, max_bytes, invert: as for `plan`.
+
+    >>> import bwsk_jax, jax, jax.numpy as jnp
+    >>> f = lambda x: jnp.sin(jnp.exp(x)).sum()
+    >>> x = jnp.linspace(0.0, 1.0, 5)
+    >>> bool(jnp.allclose(jax.grad(bwsk_jax.reversible(f))(x), jax.grad(f)(x)))
+    True
+    """
+    limit = Limit(max_overhead, max_bytes)
+
+    @functools.wraps(fun)
+    def wrapped(*args, **kwargs):
+        leaves, tree = jax.tree.flatten((args, kwargs))
+
+        def flat(*leaves):
+            args, kwargs = jax.tree.unflatten(tree, leaves)
+            return fun(*args, **kwargs)
+
+        program, consts, out_tree = trace(flat, *leaves)
+
+        @functools.cache
+        def planned() -> tuple[VjpTrace, Plan]:
+            vjp = trace_vjp(program)
+            return vjp, solved(call_problem(vjp, invert=invert), limit)
+
+        @jax.custom_vjp
+        def call(inputs):
+            return program.evaluate(inputs, program.outputs)
+
+        def forward(inputs):
+            vjp, plan = planned()
+            values = vjp.program.evaluate(inputs, (*vjp.outputs, *plan.saved))
+            return values[: vjp.num_outputs], (inputs, values[vjp.num_outputs :])
+
+        def backward(kept, cotangents):
+            vjp, plan = planned()
+            inputs, saved = _barrier(kept)  # or XLA merges the replay with the forward pass
+            known = dict(zip(vjp.program.inputs, inputs, strict=True)) | dict(
+                zip(plan.saved, saved, strict=True)
+            )
+            varied, _ = split(vjp.differentiable_outputs, cotangents)
+            return (pull_back(vjp, plan, known, varied)[0],)
+
+        call.defvjp(*within_axes(forward, backward))
+        with forward_mode_explained("bwsk_jax.reversible"):
+            return jax.tree.unflatten(out_tree, call([*consts, *leaves]))
+
+    return wrapped
+
+
+def _barrier(kept: Any) -> Any:
+    """A barrier around what varies over the same mapped axes: a common one would make all vary over all."""
+    leaves, tree = jax.tree.flatten(kept)
+    groups: dict[frozenset[str], list[int]] = {}
+    for k, leaf in enumerate(leaves):
+        groups.setdefault(varying_axes(leaf), []).append(k)
+    for group in groups.values():
+        for k, leaf in zip(group, lax.optimization_barrier([leaves[k] for k in group]), strict=True):
+            leaves[k] = leaf
+    return jax.tree.unflatten(tree, leaves)
+
+
+def pull_back(vjp: VjpTrace, plan: Plan, known: dict[int, Any], cotangents: list[Any]):
+    """(cotangent of each input, None where it has none; the environment with all that was recovered), from
+    the cotangents of the differentiable outputs."""
+    environment = dict(plan.problem.program.constants) | known
+    environment.update(recover(plan, known))
+    residuals = [read(environment, v) for v in vjp.residuals]
+    pulled = vjp.pullback(residuals)(cotangents)
+    missing = [None] * vjp.differentiable_inputs.count(False)
+    return merge(vjp.differentiable_inputs, pulled, missing), environment
+
+
+@contextlib.contextmanager
+def forward_mode_explained(name: str):
+    """Say what JAX's own error about forward-mode differentiation leaves open."""
+    try:
+        yield
+    except TypeError as error:
+        if "forward-mode" not in str(error) or "custom_vjp" not in str(error):
+            raise
+        raise TypeError(
+            f"{name} has no forward-mode derivative (jvp, jacfwd): its rule inverts on the way "
+            "back, and going forward there is nothing to save. Use jax.grad, jax.vjp or jax.jacrev, or the "
+            "plain function."
+        ) from error

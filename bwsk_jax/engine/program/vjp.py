@@ -1,0 +1,125 @@
+"""A function and its VJP as one program, by JAX's own autodiff: the engine differentiates nothing itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.extend.core import Literal
+
+from bwsk_jax.engine.program.jaxprs import Program, aval_of, flatten
+from bwsk_jax.engine.program.types import is_differentiable, strong
+
+__all__ = [
+    "VjpTrace",
+    "kept_by_autodiff",
+    "merge",
+    "split",
+    "trace_vjp",
+]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class VjpTrace:
+    """A function and its VJP as one program, by JAX's own autodiff.
+
+    `program.outputs` are the primal outputs followed by the residuals: the leaves of the function that
+    `jax.vjp` returns. `pullback(residuals)` is that function; it takes the cotangents of the
+    differentiable outputs and returns those of the differentiable inputs.
+    """
+
+    program: Program
+    num_outputs: int
+    vjp_tree: Any
+    differentiable_inputs: tuple[bool, ...]
+    differentiable_outputs: tuple[bool, ...]
+
+    @property
+    def outputs(self) -> tuple[int | Literal, ...]:
+        """The primal outputs."""
+        return self.program.outputs[: self.num_outputs]
+
+    @property
+    def residuals(self) -> tuple[int | Literal, ...]:
+        """What the backward pass reads."""
+        return self.program.outputs[self.num_outputs :]
+
+    def pullback(self, residuals: Sequence[Any]) -> Callable:
+        """The VJP function made whole again."""
+        return jax.tree.unflatten(self.vjp_tree, residuals)
+
+    def trace_pullback(self) -> Program:
+        """What the backward pass computes; its first inputs are the residuals."""
+        residuals = [strong(aval_of(self.program, v)) for v in self.residuals]
+        outputs, _ = split(self.differentiable_outputs, self.outputs)
+        cotangents = [strong(aval_of(self.program, v)).to_ct_aval() for v in outputs]
+        return flatten(jax.make_jaxpr(lambda r, ct: self.pullback(r)(ct))(residuals, cotangents))
+
+
+def trace_vjp(program: Program) -> VjpTrace:
+    """Differentiate a program with respect to all its differentiable inputs and trace the result."""
+    avals = [program.avals[v] for v in program.inputs]
+    differentiable = tuple(map(is_differentiable, avals))
+    out_differentiable = tuple(is_differentiable(aval_of(program, v)) for v in program.outputs)
+    vjp_tree = None
+
+    def forward(*args):
+        nonlocal vjp_tree
+
+        def fun(*varied):
+            outputs = program.evaluate(merge(differentiable, varied, fixed), program.outputs)
+            return split(out_differentiable, outputs)
+
+        varied, fixed = split(differentiable, args)
+        out, vjp, aux = jax.vjp(fun, *varied, has_aux=True)
+        residuals, vjp_tree = jax.tree.flatten(vjp)
+        return merge(out_differentiable, out, aux), residuals
+
+    closed = jax.make_jaxpr(forward)(*map(strong, avals))
+    return VjpTrace(flatten(closed), len(program.outputs), vjp_tree, differentiable, out_differentiable)
+
+
+def kept_by_autodiff(program: Program, like: Program) -> frozenset[int] | None:
+    """The values of `like` that reverse-mode autodiff of `program` keeps; None where there is no derivative.
+
+    Both compute the same function of the same inputs, but `like` may have had its custom derivatives inlined.
+    """
+    avals = [program.avals[v] for v in program.inputs]
+    differentiable = tuple(map(is_differentiable, avals))
+    inner = [v for equation in like.equations for v in equation.outputs]
+
+    def forward(*args):
+        varied, fixed = split(differentiable, args)
+
+        def fun(*varied):
+            outputs = program.evaluate(merge(differentiable, varied, fixed), program.outputs)
+            return [x for x in outputs if is_differentiable(jax.typeof(x))]
+
+        outputs, vjp = jax.vjp(fun, *varied)
+        vjp(jax.tree.map(jax.numpy.zeros_like, outputs))  # some derivatives turn out to be missing only here
+        return like.evaluate(args, inner), jax.tree.leaves(vjp)
+
+    try:
+        closed = jax.make_jaxpr(forward)(*map(strong, avals))
+    except Exception:  # a rule is missing, an axis has no name, or a user's own rule fails in its own way
+        return None
+    merged = flatten(closed)
+    kept = frozenset(v for v in merged.outputs[len(inner) :] if not isinstance(v, Literal))
+    number = dict(zip(like.inputs, merged.inputs, strict=True)) | dict(
+        zip(inner, merged.outputs, strict=False)
+    )
+    return frozenset(v for v, n in number.items() if not isinstance(n, Literal) and n in kept)
+
+
+def split(mask: Sequence[bool], items: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """The items where the mask holds, and the others."""
+    pairs = list(zip(mask, items, strict=True))
+    return [x for m, x in pairs if m], [x for m, x in pairs if not m]
+
+
+def merge(mask: Sequence[bool], chosen: Sequence[Any], others: Sequence[Any]) -> list[Any]:
+    """Undo `split`."""
+    chosen, others = iter(chosen), iter(others)
+    return [next(chosen) if m else next(others) for m in mask]

@@ -1,0 +1,79 @@
+"""What an equation costs to run, in FLOPs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from jax import lax
+from jax.extend.core import Literal
+from jax.extend.core import primitives as p
+
+from bwsk_jax.engine.program.jaxprs import Equation, Program, present, subprograms
+from bwsk_jax.engine.program.types import size
+
+__all__ = ["cost", "forward_cost"]
+
+_FREE = {
+    *(p.reshape_p, p.squeeze_p, p.broadcast_in_dim_p, p.transpose_p, p.rev_p, p.slice_p, p.concatenate_p),
+    *(p.convert_element_type_p, p.bitcast_convert_type_p, p.copy_p, p.stop_gradient_p, p.name_p, p.iota_p),
+    *(lax.split_p, lax.stack_p, lax.unstack_p, lax.tile_p, p.pad_p, lax.optimization_barrier_p),
+    *(p.real_p, p.imag_p, p.complex_p, p.conj_p, p.gather_p, p.dynamic_slice_p, p.dynamic_update_slice_p),
+    *present("pvary_p"),
+}
+_TRANSCENDENTAL = {
+    *(p.exp_p, p.exp2_p, p.log_p, p.log1p_p, p.expm1_p, p.tanh_p, p.logistic_p, p.pow_p, p.sin_p, p.cos_p),
+    *(p.tan_p, p.asin_p, p.acos_p, p.atan_p, p.atan2_p, p.sinh_p, p.cosh_p, p.asinh_p, p.acosh_p, p.atanh_p),
+    *(p.sqrt_p, p.rsqrt_p, p.cbrt_p, p.erf_p, p.erfc_p, p.erf_inv_p, p.lgamma_p, p.digamma_p),
+    *present("log2_p"),
+}
+_RANDOM = {p.random_bits_p, p.threefry2x32_p, p.rng_bit_generator_p}
+_REDUCTIONS = {p.reduce_sum_p, p.reduce_max_p, p.reduce_min_p, p.reduce_prod_p, p.reduce_and_p, p.reduce_or_p}
+_REDUCTIONS |= {p.argmax_p, p.argmin_p, p.reduce_p, p.reduce_xor_p}
+_RAGGED = set(present("ragged_dot_general_p"))
+
+
+def cost(equation: Equation) -> float:
+    """FLOPs of one evaluation.
+
+    A contraction counts two per multiply-add, an elementwise operation one per element, a transcendental
+    function 8 and a random word 32; moving data is free. A loop of unknown length counts once, a conditional
+    by its dearest branch.
+    """
+    primitive, outputs = equation.primitive, sum(map(size, equation.out_avals))
+    if primitive is p.dot_general_p:
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        return 2.0 * outputs * math.prod(equation.in_avals[0].shape[i] for i in contracted)
+    if primitive in _RAGGED:
+        return 2.0 * size(equation.in_avals[0]) * _columns(equation)
+    if primitive is p.conv_general_dilated_p:
+        kernel = equation.in_avals[1]
+        features = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
+        return 2.0 * outputs * size(kernel) / features
+    bodies = [sum(map(cost, body.equations)) for body in subprograms(equation)]
+    if bodies:
+        if primitive is p.cond_p:
+            return max(bodies)
+        return sum(bodies) * equation.params.get("length", 1)
+    if primitive in _FREE:
+        return 0.0
+    if primitive in _TRANSCENDENTAL:
+        return 8.0 * outputs
+    if primitive in _RANDOM:
+        return 32.0 * outputs
+    if primitive in _REDUCTIONS:
+        return float(sum(map(size, equation.in_avals)))
+    return float(outputs)
+
+
+def _columns(equation: Equation) -> int:
+    """Of each group's matrix, with which the elements of the first operand are multiplied one by one."""
+    numbers = equation.params["ragged_dot_dimension_numbers"]
+    (_, contracted), (_, batched) = numbers.dot_dimension_numbers
+    taken = (*contracted, *batched, *numbers.rhs_group_dimensions)
+    return math.prod(n for axis, n in enumerate(equation.in_avals[1].shape) if axis not in taken)
+
+
+def forward_cost(program: Program, outputs: Sequence[int | Literal]) -> float:
+    """FLOPs of computing `outputs`."""
+    return sum(map(cost, program.needed(outputs)))
