@@ -17,7 +17,8 @@ from bwsk_jax.engine.program.jaxprs import (
     aval_of,
     subprograms,
 )
-from bwsk_jax.engine.rules.inverses import INVERSES, is_registered
+from bwsk_jax.engine.rules.inverses import INVERSES
+from bwsk_jax.engine.rules.registry import is_registered
 
 __all__ = ["AS_WRITTEN", "bodies"]
 

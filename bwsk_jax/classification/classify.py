@@ -31,7 +31,7 @@ from bwsk_jax.engine.program.jaxprs import Equation, Program, trace
 from bwsk_jax.engine.program.types import is_differentiable, is_key
 from bwsk_jax.engine.program.vjp import kept_by_autodiff
 from bwsk_jax.engine.rules import costs
-from bwsk_jax.engine.rules.inverses import Grade
+from bwsk_jax.engine.rules.exactness import Grade
 
 __all__ = ["classify"]
 

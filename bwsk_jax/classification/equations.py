@@ -11,7 +11,9 @@ from bwsk_jax.classification.erasure import DEAR, REFERENCE_ERASES, why_erased
 from bwsk_jax.classification.values import Facts, Standing
 from bwsk_jax.engine.program.jaxprs import Equation
 from bwsk_jax.engine.program.types import nbytes
-from bwsk_jax.engine.rules.inverses import Grade, Inverse, inverses_of
+from bwsk_jax.engine.rules.exactness import Grade
+from bwsk_jax.engine.rules.inverses import Inverse
+from bwsk_jax.engine.rules.registry import inverses_of
 
 __all__ = ["Claim", "Entry", "reference_claim", "strict_claim"]
 

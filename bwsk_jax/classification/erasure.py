@@ -20,7 +20,8 @@ from jax.extend.core import primitives as p
 
 from bwsk_jax.engine.program.jaxprs import literal_value, present
 from bwsk_jax.engine.program.types import is_differentiable, is_real
-from bwsk_jax.engine.rules.inverses import Grade, Inverse, solvable
+from bwsk_jax.engine.rules.exactness import Grade
+from bwsk_jax.engine.rules.inverses import Inverse, solvable
 
 __all__ = ["DEAR", "ERASES", "REFERENCE_ERASES", "why_erased"]
 

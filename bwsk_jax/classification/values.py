@@ -45,7 +45,7 @@ class Facts:
         self.origin_bytes = {v: nbytes(program.avals[v]) for v in self.standings}
         self.roots = {v: frozenset([v]) for v in self.standings}
         self.masks: set[int] = set()
-        self.bounds: dict[int, intervals.Interval] = {}
+        self._bounds = intervals.Bounds()
         for equation in program.equations:
             self._add(equation)
         self.readers = Counter(v for e in program.equations for v in e.reads)
@@ -56,7 +56,7 @@ class Facts:
         standing = max(map(self.standing, equation.inputs), default=Standing.KNOWN)
         if standing is Standing.ARGUMENT and not moves:
             standing = Standing.DATA
-        bounds = intervals.interval(equation, [self.interval(v) for v in equation.inputs])
+        self._bounds.add(equation)
         was_bool = moves and equation.in_avals[0].dtype == bool
         scales = moves or equation.primitive in (p.mul_p, p.div_p)
         masked = was_bool or (scales and not self.masks.isdisjoint(equation.reads))
@@ -64,7 +64,6 @@ class Facts:
         for value, aval in zip(equation.outputs, equation.out_avals, strict=True):
             self.roots[value] = roots
             self.standings[value] = standing
-            self.bounds[value] = bounds
             self.origin_bytes[value] = nbytes(aval)
             if moves:
                 self.origin_bytes[value] = min(nbytes(aval), self.origin_bytes[equation.reads[0]])
@@ -81,9 +80,7 @@ class Facts:
 
     def interval(self, atom: int | Literal) -> intervals.Interval:
         """Bounds of a value or literal."""
-        if isinstance(atom, Literal):
-            return intervals.literal_interval(atom)
-        return self.bounds.get(atom, intervals.ANY)
+        return self._bounds.of(atom)
 
 
 _MOVES = {

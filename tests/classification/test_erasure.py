@@ -14,8 +14,8 @@ import bwsk_jax
 from bwsk_jax.classification import erasure
 from bwsk_jax.engine.program import jaxprs
 from bwsk_jax.engine.rules import inverses
+from bwsk_jax.engine.rules.exactness import Grade
 from bwsk_jax.engine.rules.intervals import ANY
-from bwsk_jax.engine.rules.inverses import Grade
 from tests.support.kinds import kinds
 from tests.support.rule_cases import Case, check_round_trip, draw, equation_of
 
@@ -166,7 +166,7 @@ def test_reduced_precision_is_recovered_to_that_precision():
     equation, _, outputs = equation_of(lambda x: lax.reduce_precision(x, 8, 7), p.reduce_precision_p, x)
     (inverse,) = dear(equation)
     assert inverse.grade is Grade.NARROWED
-    assert (abs(inverse.solve([None], outputs) - x) <= abs(x) * 2.0**-8).all()
+    assert (abs(inverse.apply([None], outputs) - x) <= abs(x) * 2.0**-8).all()
 
 
 def test_a_permutation_of_devices_is_undone():
@@ -175,7 +175,7 @@ def test_a_permutation_of_devices_is_undone():
     (equation,) = jaxprs.flatten(jax.make_jaxpr(send, axis_env=[("i", 4)])(1.0)).equations
     (inverse,) = dear(equation)
     x = jnp.arange(4.0)
-    back = lambda x: inverse.solve([None], [send(x)])
+    back = lambda x: inverse.apply([None], [send(x)])
     assert (jax.vmap(back, axis_name="i")(x) == x).all()
     assert (jax.vmap(send, axis_name="i")(x) != x).any()
     lossy = lambda x: lax.ppermute(x, "i", around[:3])

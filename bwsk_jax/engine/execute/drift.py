@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Sequence
@@ -11,32 +12,47 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bwsk_jax.engine.execute.recover import largest
+from bwsk_jax.engine.execute.guard import largest
 
-__all__ = ["ReconstructionWarning", "measure", "report"]
+__all__ = ["DriftAlarm", "ReconstructionWarning", "report"]
 
 
 class ReconstructionWarning(UserWarning):
     """A reverse scan ended far from the carry it should have recovered: its gradients may be off."""
 
 
-def measure(leaves: Sequence[tuple[Any, Any, Any]], rounding: float):
-    """The largest relative distance of (recovered start, true start, end), in units of what is tolerated.
+@dataclasses.dataclass(frozen=True)
+class DriftAlarm:
+    """Compares the carry that a reverse scan recovered with the true one.
 
-    Half of the digits are, and so is one `rounding` of the narrowest type that the starts were recovered in:
-    there the last digit of a wide start decides which way a narrow value is rounded. A start that is all 0,
-    as a velocity's often is, is measured by the other starts, or by its end where those are 0 as well.
+    Attributes:
+      leaves: the places of the carry's leaves that are compared, those that are recovered with rounding.
+      rounding: the largest epsilon among the types that these are recovered in.
     """
-    starts = [_norm(true) for _, true, _ in leaves]
-    anything = functools.reduce(jnp.maximum, starts, jnp.zeros((), jnp.float32))
-    worst = jnp.zeros((), jnp.float32)
-    for own, (recovered, true, end) in zip(starts, leaves, strict=True):
-        scale = jnp.where(own > 0, own, jnp.where(anything > 0, anything, _norm(end)))
-        tolerance = max(float(jnp.finfo(true.dtype).eps) ** 0.5, rounding)
-        distance = _norm(recovered - true)
-        lost = ~(distance <= tolerance * scale) & jnp.isfinite(own)  # also where the distance is not finite
-        worst = jnp.maximum(worst, jnp.where(lost, jnp.nan_to_num(distance / scale) / tolerance + 1, 0))
-    return worst
+
+    leaves: tuple[int, ...]
+    rounding: float
+
+    def measure(self, recovered: Sequence[Any], true: Sequence[Any], end: Sequence[Any]) -> Any:
+        """The largest relative distance between recovered and true starts, in units of what is tolerated.
+
+        `recovered` and `end` hold all leaves of the carry, where the reverse scan ended and where it started;
+        `true` holds only the `leaves` that are compared.
+
+        Half of the digits are tolerated, and so is one `rounding`: there the last digit of a wide start
+        decides which way a narrow value is rounded. A start that is all 0, as a velocity's often is, is
+        measured by the other starts, or by its end where those are 0 as well.
+        """
+        norms = [_norm(start) for start in true]
+        anything = functools.reduce(jnp.maximum, norms, jnp.zeros((), jnp.float32))
+        worst = jnp.zeros((), jnp.float32)
+        for k, start, own in zip(self.leaves, true, norms, strict=True):
+            scale = jnp.where(own > 0, own, jnp.where(anything > 0, anything, _norm(end[k])))
+            tolerance = max(float(jnp.finfo(start.dtype).eps) ** 0.5, self.rounding)
+            distance = _norm(recovered[k] - start)
+            lost = ~(distance <= tolerance * scale) & jnp.isfinite(own)  # also where it is not finite
+            worst = jnp.maximum(worst, jnp.where(lost, jnp.nan_to_num(distance / scale) / tolerance + 1, 0))
+        return worst
 
 
 def _norm(x: Any):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,11 +13,11 @@ from jax import lax
 
 from bwsk_jax.engine.execute.named_axes import within_axes
 from bwsk_jax.engine.execute.recover import recover
-from bwsk_jax.engine.plan.api import solved
-from bwsk_jax.engine.plan.milp import Limit
+from bwsk_jax.engine.execute.steps import Environment
+from bwsk_jax.engine.plan.api import cached_plan
+from bwsk_jax.engine.plan.plan import Limit, Plan
 from bwsk_jax.engine.plan.problem import call_problem
-from bwsk_jax.engine.plan.solver import Plan
-from bwsk_jax.engine.program.jaxprs import read, trace
+from bwsk_jax.engine.program.jaxprs import Program, read, trace
 from bwsk_jax.engine.program.types import varying_axes
 from bwsk_jax.engine.program.vjp import VjpTrace, merge, split, trace_vjp
 
@@ -54,35 +55,48 @@ def reversible(
             return fun(*args, **kwargs)
 
         program, consts, out_tree = trace(flat, *leaves)
-
-        @functools.cache
-        def planned() -> tuple[VjpTrace, Plan]:
-            vjp = trace_vjp(program)
-            return vjp, solved(call_problem(vjp, invert=invert), limit)
-
-        @jax.custom_vjp
-        def call(inputs):
-            return program.evaluate(inputs, program.outputs)
-
-        def forward(inputs):
-            vjp, plan = planned()
-            values = vjp.program.evaluate(inputs, (*vjp.outputs, *plan.saved))
-            return values[: vjp.num_outputs], (inputs, values[vjp.num_outputs :])
-
-        def backward(kept, cotangents):
-            vjp, plan = planned()
-            inputs, saved = _barrier(kept)  # or XLA merges the replay with the forward pass
-            known = dict(zip(vjp.program.inputs, inputs, strict=True)) | dict(
-                zip(plan.saved, saved, strict=True)
-            )
-            varied, _ = split(vjp.differentiable_outputs, cotangents)
-            return (pull_back(vjp, plan, known, varied)[0],)
-
-        call.defvjp(*within_axes(forward, backward))
         with forward_mode_explained("bwsk_jax.reversible"):
-            return jax.tree.unflatten(out_tree, call([*consts, *leaves]))
+            outputs = _ReversibleCall(program, limit, invert).differentiable()([*consts, *leaves])
+        return jax.tree.unflatten(out_tree, outputs)
 
     return wrapped
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _ReversibleCall:
+    """A program with the rules of its derivative.
+
+    It holds no tracers: JAX keeps rules for longer than those live.
+    """
+
+    program: Program
+    limit: Limit
+    invert: bool
+
+    @functools.cached_property
+    def vjp(self) -> VjpTrace:
+        return trace_vjp(self.program)
+
+    @functools.cached_property
+    def plan(self) -> Plan:
+        return cached_plan(call_problem(self.vjp, invert=self.invert), self.limit)
+
+    def differentiable(self) -> Callable[[Sequence[Any]], list[Any]]:
+        """The program as a function of all its inputs, with these rules."""
+        call = jax.custom_vjp(lambda inputs: self.program.evaluate(inputs, self.program.outputs))
+        call.defvjp(*within_axes(self.forward, self.backward))
+        return call
+
+    def forward(self, inputs):
+        values = self.vjp.program.evaluate(inputs, (*self.vjp.outputs, *self.plan.saved))
+        return values[: self.vjp.num_outputs], (inputs, values[self.vjp.num_outputs :])
+
+    def backward(self, kept, cotangents):
+        inputs, saved = _barrier(kept)  # or XLA merges the replay with the forward pass
+        known = dict(zip(self.vjp.program.inputs, inputs, strict=True))
+        known |= dict(zip(self.plan.saved, saved, strict=True))
+        varied, _ = split(self.vjp.differentiable_outputs, cotangents)
+        return (pull_back(self.vjp, self.plan, known, varied)[0],)
 
 
 def _barrier(kept: Any) -> Any:
@@ -97,9 +111,14 @@ def _barrier(kept: Any) -> Any:
     return jax.tree.unflatten(tree, leaves)
 
 
-def pull_back(vjp: VjpTrace, plan: Plan, known: dict[int, Any], cotangents: list[Any]):
-    """(cotangent of each input, None where it has none; the environment with all that was recovered), from
-    the cotangents of the differentiable outputs."""
+def pull_back(
+    vjp: VjpTrace, plan: Plan, known: Environment, cotangents: Sequence[Any]
+) -> tuple[list[Any], Environment]:
+    """Pull the cotangents of the differentiable outputs back.
+
+    Returns the cotangent of each input, None where it has none, and the environment with all that was
+    recovered.
+    """
     environment = dict(plan.problem.program.constants) | known
     environment.update(recover(plan, known))
     residuals = [read(environment, v) for v in vjp.residuals]
@@ -109,7 +128,7 @@ def pull_back(vjp: VjpTrace, plan: Plan, known: dict[int, Any], cotangents: list
 
 
 @contextlib.contextmanager
-def forward_mode_explained(name: str):
+def forward_mode_explained(name: str) -> Iterator[None]:
     """Say what JAX's own error about forward-mode differentiation leaves open."""
     try:
         yield

@@ -18,13 +18,16 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Literal
 
-from bwsk_jax.engine.execute.drift import measure, report
+from bwsk_jax.engine.execute.drift import DriftAlarm, report
 from bwsk_jax.engine.execute.named_axes import within_axes
 from bwsk_jax.engine.execute.reversible import forward_mode_explained, pull_back
-from bwsk_jax.engine.plan.api import ScanBody, solved, trace_body
-from bwsk_jax.engine.plan.milp import Limit
-from bwsk_jax.engine.plan.solver import Plan
-from bwsk_jax.engine.program.types import strong, typed_as
+from bwsk_jax.engine.execute.segments import KeptCarries, Segments
+from bwsk_jax.engine.plan.api import cached_plan
+from bwsk_jax.engine.plan.plan import Limit, Plan
+from bwsk_jax.engine.plan.problem import scan_problem
+from bwsk_jax.engine.program.jaxprs import Program
+from bwsk_jax.engine.program.scan_body import ScanBody, trace_body
+from bwsk_jax.engine.program.types import cast_like, is_differentiable, without_weak_type
 from bwsk_jax.engine.program.vjp import split
 
 __all__ = ["reversible_scan"]
@@ -79,173 +82,109 @@ def reversible_scan(
     if save_every is not None and save_every < 1:
         raise ValueError(f"save_every must be at least 1, got {save_every}")
     scan, consts = trace_body(body, init, xs, length)
+    carry_avals, _ = scan.split_outputs(scan.out_avals)
     init_leaves = [
-        typed_as(jnp.asarray(leaf), strong(aval))
-        for leaf, aval in zip(jax.tree.leaves(init), scan.out_avals[: scan.num_carry], strict=True)
+        cast_like(jnp.asarray(leaf), without_weak_type(aval))
+        for leaf, aval in zip(jax.tree.leaves(init), carry_avals, strict=True)
     ]
     with forward_mode_explained("bwsk_jax.reversible_scan"):
-        segments = _Segments.of(scan.length, save_every)
-        call = _differentiable_scan(scan, segments, limit, invert)
+        call = _ReversibleScan(scan, Segments.of(scan.length, save_every), limit, invert).differentiable()
         carry, ys = call(consts, init_leaves, jax.tree.leaves(xs))
-    return jax.tree.unflatten(scan.out_tree, map(typed_as, (*carry, *ys), scan.out_avals))
+    return jax.tree.unflatten(scan.out_tree, map(cast_like, (*carry, *ys), scan.out_avals))
 
 
-def _differentiable_scan(scan: ScanBody, segments: _Segments, limit: Limit, invert: bool) -> Callable:
-    """The scan over flat lists with its reverse rule."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class _ReversibleScan:
+    """A scan over flat lists with the rules of its derivative.
 
-    @functools.cache
-    def planned() -> Plan:
-        return solved(scan.problem(segments.longest, invert), limit)
+    It holds no tracers: JAX keeps rules for longer than those live.
+    """
 
-    def step_of(program, consts, outputs):
+    scan: ScanBody
+    segments: Segments
+    limit: Limit
+    invert: bool
+
+    @functools.cached_property
+    def plan(self) -> Plan:
+        return cached_plan(scan_problem(self.scan, self.segments.longest, invert=self.invert), self.limit)
+
+    def differentiable(self) -> Callable[[Sequence[Any], Sequence[Any], Sequence[Any]], Any]:
+        """The scan as a function of (constants, init, xs) with these rules."""
+        call = jax.custom_vjp(self.primal)
+        call.defvjp(*within_axes(self.forward, self.backward))
+        return call
+
+    def primal(self, consts, init, xs):
+        step = self._step(self.scan.program, consts, self.scan.program.outputs)
+        return lax.scan(step, init, xs, length=self.scan.length)
+
+    def _step(self, program: Program, consts: Sequence[Any], outputs: Sequence[int | Literal]) -> Callable:
+        """The body of a scan that gives the program's `outputs`, the carry first."""
+
         def step(carry, x):
-            values = program.evaluate([*consts, *carry, *x], outputs)
-            return values[: scan.num_carry], values[scan.num_carry :]
+            return self.scan.split_outputs(program.evaluate([*consts, *carry, *x], outputs))
 
         return step
 
-    @jax.custom_vjp
-    def call(consts, init, xs):
-        return lax.scan(step_of(scan.program, consts, scan.program.outputs), init, xs, length=scan.length)
+    def forward(self, consts, init, xs):
+        vjp = self.scan.vjp
+        step = self._step(vjp.program, consts, (*vjp.outputs, *self.plan.saved))
+        ends, last, outs = self.segments.run(step, init, xs)
+        num_ys = vjp.num_outputs - self.scan.num_carry
+        kept = KeptCarries([init[k] for k in self._alarm.leaves], ends, last)
+        return (last, outs[:num_ys]), (consts, xs, kept, outs[num_ys:])
 
-    def forward(consts, init, xs):
-        vjp, plan = scan.vjp, planned()
-        step = step_of(vjp.program, consts, (*vjp.outputs, *plan.saved))
-        ends, last, outs = segments.run(step, init, xs)
-        num_ys = vjp.num_outputs - scan.num_carry
-        starts = [init[k] for k in _drifting(scan, plan)]
-        return (last, outs[:num_ys]), (consts, xs, starts, ends, last, outs[num_ys:])
-
-    def backward(kept, cotangents):
-        consts, xs, starts, ends, last, saved = kept
-        ct_last, ct_ys = (
-            split(mask, cts)[0] for mask, cts in zip(scan.differentiable_outputs, cotangents, strict=True)
-        )
-        varied, _ = split(scan.vjp.differentiable_inputs[: len(consts)], consts)
+    def backward(self, kept, cotangents):
+        consts, xs, carries, saved = kept
+        vjp = self.scan.vjp
+        carry_mask, ys_mask = self.scan.split_outputs(vjp.differentiable_outputs)
+        ct_last, _ = split(carry_mask, cotangents[0])
+        ct_ys, _ = split(ys_mask, cotangents[1])
+        consts_mask, _, _ = self.scan.split_inputs(vjp.differentiable_inputs)
+        varied, _ = split(consts_mask, consts)
         state = ct_last, [jnp.zeros_like(c) for c in varied]
-        step, drifting = _reverse_step(scan, planned(), consts), _drifting(scan, planned())
-        (ct_init, ct_consts), ct_xs, drift = segments.run_back(
-            step, state, starts, ends, last, (xs, saved, ct_ys), drifting, _coarsest_rounding(planned())
+        (ct_init, ct_consts), ct_xs, drift = self.segments.run_back(
+            self._reverse_step(consts), state, carries, (xs, saved, ct_ys), self._alarm
         )
-        if starts:
+        if self._alarm.leaves:
             report(drift)
         fill = iter((*ct_consts, *ct_init, *ct_xs))
-        mask = iter(scan.vjp.differentiable_inputs)
-        return tuple([next(fill) if next(mask) else None for _ in group] for group in (consts, last, xs))
+        mask = iter(vjp.differentiable_inputs)
+        groups = consts, carries.last, xs
+        return tuple([next(fill) if next(mask) else None for _ in group] for group in groups)
 
-    call.defvjp(*within_axes(forward, backward))
-    return call
+    def _reverse_step(self, consts: Sequence[Any]) -> Callable:
+        """One iteration backwards: (carry-out, its cotangent, ...) -> (carry-in, its cotangent, ...)."""
+        scan, vjp, plan = self.scan, self.scan.vjp, self.plan
+        consts_in, carry_in, x_in = scan.split_inputs(vjp.program.inputs)
+        consts_mask, carry_mask, x_mask = scan.split_inputs(vjp.differentiable_inputs)
 
+        def step(state, slices):
+            carry_out, (ct_carry, ct_consts) = state
+            x, saved, ct_y = slices
+            outs = (
+                (v, a) for v, a in zip(vjp.outputs, carry_out, strict=False) if not isinstance(v, Literal)
+            )
+            known = dict(zip(consts_in, consts, strict=True)) | dict(zip(x_in, x, strict=True))
+            known |= dict(zip(plan.saved, saved, strict=True)) | dict(outs)
+            pulled, environment = pull_back(vjp, plan, known, [*ct_carry, *ct_y])
+            pulled_consts, pulled_carry, pulled_x = scan.split_inputs(pulled)
+            more, _ = split(consts_mask, pulled_consts)
+            ct_carry, _ = split(carry_mask, pulled_carry)
+            ct_x, _ = split(x_mask, pulled_x)
+            ct_consts = [a + b for a, b in zip(ct_consts, more, strict=True)]
+            return ([environment[v] for v in carry_in], (ct_carry, ct_consts)), ct_x
 
-def _reverse_step(scan: ScanBody, plan: Plan, consts: list[Any]) -> Callable:
-    """One iteration backwards: (carry-out, its cotangent, ...) -> (carry-in, its cotangent, ...)."""
-    vjp, num_consts, num_carry = scan.vjp, scan.num_consts, scan.num_carry
-    inputs = vjp.program.inputs
-    carry_in, x_in = inputs[num_consts : num_consts + num_carry], inputs[num_consts + num_carry :]
-    consts_mask = vjp.differentiable_inputs[:num_consts]
-    carry_mask = vjp.differentiable_inputs[num_consts : num_consts + num_carry]
+        return step
 
-    def step(state, slices):
-        carry_out, (ct_carry, ct_consts) = state
-        x, saved, ct_y = slices
-        outs = ((v, a) for v, a in zip(vjp.outputs, carry_out, strict=False) if not isinstance(v, Literal))
-        known = dict(zip(inputs[:num_consts], consts, strict=True)) | dict(zip(x_in, x, strict=True))
-        known |= dict(zip(plan.saved, saved, strict=True)) | dict(outs)
-        pulled, environment = pull_back(vjp, plan, known, [*ct_carry, *ct_y])
-        groups = (
-            pulled[:num_consts],
-            pulled[num_consts : num_consts + num_carry],
-            pulled[num_consts + num_carry :],
-        )
-        more, _ = split(consts_mask, groups[0])
-        ct_carry, _ = split(carry_mask, groups[1])
-        ct_x = [g for g in groups[2] if g is not None]
-        ct_consts = [a + b for a, b in zip(ct_consts, more, strict=True)]
-        return ([environment[v] for v in carry_in], (ct_carry, ct_consts)), ct_x
-
-    return step
-
-
-@dataclasses.dataclass(frozen=True)
-class _Segments:
-    """A scan as `count` segments of `size` iterations and a last one of `rest`; each ends in a kept carry."""
-
-    count: int
-    size: int
-    rest: int
-
-    @classmethod
-    def of(cls, length: int, size: int | None) -> _Segments:
-        if size is None or size >= length:
-            return cls(0, 1, length)
-        return cls((length - 1) // size, size, (length - 1) % size + 1)
-
-    @property
-    def longest(self) -> int:
-        return max(self.size, self.rest)
-
-    def cut(self, stacked: Any) -> tuple[Any, Any]:
-        """(full segments with two leading axes, the rest with one)."""
-        n = self.count * self.size
-        full = jax.tree.map(lambda a: a[:n].reshape(self.count, self.size, *a.shape[1:]), stacked)
-        return full, jax.tree.map(lambda a: a[n:], stacked)
-
-    def join(self, full: Any, rest: Any) -> Any:
-        """Undo `cut`."""
-        return jax.tree.map(lambda a, b: lax.concatenate([lax.collapse(a, 0, 2), b], 0), full, rest)
-
-    def run(self, step: Callable, init: Any, xs: Any) -> tuple[Any, Any, Any]:
-        """(the carry at the end of each full segment, the last carry, stacked outputs)."""
-        if not self.count:
-            return [], *lax.scan(step, init, xs, length=self.rest)
-
-        def segment(carry, xs):
-            carry, outs = lax.scan(step, carry, xs, length=self.size)
-            return carry, (carry, outs)
-
-        full, rest = self.cut(xs)
-        carry, (ends, outs) = lax.scan(segment, init, full, length=self.count)
-        last, tail = lax.scan(step, carry, rest, length=self.rest)
-        return ends, last, self.join(outs, tail)
-
-    def run_back(
-        self,
-        step: Callable,
-        state: Any,
-        starts: Any,
-        ends: Any,
-        last: Any,
-        stacked: Any,
-        drifting: Sequence[int],
-        rounding: float,
-    ):
-        """(cotangent state at the start, stacked cotangents, how far the recovered carries drifted)."""
-
-        def segment(state, start, end, stacked, size):
-            (carry, state), outs = lax.scan(step, (end, state), stacked, length=size, reverse=True)
-            leaves = [(carry[k], a, end[k]) for k, a in zip(drifting, start, strict=True)]
-            return state, outs, measure(leaves, rounding)
-
-        if not self.count:
-            return segment(state, starts, last, stacked, self.rest)
-        full, rest = self.cut(stacked)
-        kept = [ends[k] for k in drifting]
-        state, tail, drift = segment(state, [a[-1] for a in kept], last, rest, self.rest)
-        starts = [jnp.concatenate([a[None], b[:-1]]) for a, b in zip(starts, kept, strict=True)]
-
-        def back(state, slices):
-            state, outs, drift = segment(state, *slices, self.size)
-            return state, (outs, drift)
-
-        state, (outs, drifts) = lax.scan(back, state, (starts, ends, full), reverse=True)
-        return state, self.join(outs, tail), jnp.maximum(drift, drifts.max())
-
-
-def _drifting(scan: ScanBody, plan: Plan) -> list[int]:
-    """The carry leaves that the plan recovers with rounding."""
-    first = scan.num_consts
-    carry_in = plan.problem.program.inputs[first : first + scan.num_carry]
-    return [k for k, v in enumerate(carry_in) if v in plan.inexact]
+    @functools.cached_property
+    def _alarm(self) -> DriftAlarm:
+        """Watches the carry leaves that the plan recovers with rounding."""
+        plan = self.plan
+        _, carry_in, _ = self.scan.split_inputs(plan.problem.program.inputs)
+        leaves = tuple(k for k, v in enumerate(carry_in) if v in plan.inexact)
+        return DriftAlarm(leaves, _coarsest_rounding(plan))
 
 
 def _coarsest_rounding(plan: Plan) -> float:
@@ -254,5 +193,5 @@ def _coarsest_rounding(plan: Plan) -> float:
     for step in reversed(plan.steps):
         if needed.intersection(step.writes):
             needed.update(step.reads)
-    types = (plan.problem.program.avals[v].dtype for v in needed if plan.problem.float_size(v))
-    return max((float(jnp.finfo(dtype).eps) for dtype in types), default=0.0)
+    types = (plan.problem.program.avals[v] for v in needed)
+    return max((float(jnp.finfo(t.dtype).eps) for t in types if is_differentiable(t)), default=0.0)

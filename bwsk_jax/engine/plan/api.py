@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax import lax
 
-from bwsk_jax.engine.plan.milp import Limit
+from bwsk_jax.engine.plan.plan import Limit, Plan
 from bwsk_jax.engine.plan.problem import Problem, call_problem, scan_problem
-from bwsk_jax.engine.plan.solver import Plan, solve
-from bwsk_jax.engine.program.jaxprs import Program, trace
-from bwsk_jax.engine.program.types import slice_type, stacked_type, type_of
-from bwsk_jax.engine.program.vjp import VjpTrace, trace_vjp
+from bwsk_jax.engine.plan.solver import solve
+from bwsk_jax.engine.program.jaxprs import trace
+from bwsk_jax.engine.program.scan_body import trace_iteration
+from bwsk_jax.engine.program.vjp import trace_vjp
 
-__all__ = ["ScanBody", "frontier", "plan", "plan_scan", "solved", "trace_body"]
+__all__ = ["cached_plan", "frontier", "plan", "plan_scan"]
 
 
 def plan(
@@ -51,7 +48,7 @@ def plan(
     limit = Limit(max_overhead, max_bytes)
     leaves, tree = jax.tree.flatten(args)
     program, _, _ = trace(lambda *leaves: fun(*jax.tree.unflatten(tree, leaves)), *leaves)
-    return solved(call_problem(trace_vjp(program), invert=invert), limit)
+    return cached_plan(call_problem(trace_vjp(program), invert=invert), limit)
 
 
 def plan_scan(
@@ -89,8 +86,7 @@ def plan_scan(
     """
     limit = Limit(max_overhead, max_bytes)
     _check_count("length", length, 1)
-    scan = trace_one(body, carry, x)
-    return solved(scan.problem(length, invert), limit)
+    return cached_plan(scan_problem(trace_iteration(body, carry, x), length, invert=invert), limit)
 
 
 def frontier(
@@ -110,13 +106,13 @@ def frontier(
     """
     _check_count("length", length, 1)
     _check_count("points", points, 2)
-    problem = trace_one(body, carry, x).problem(length, invert)
-    found = [solved(problem, Limit(max_overhead=math.inf))]
+    problem = scan_problem(trace_iteration(body, carry, x), length, invert=invert)
+    found = [cached_plan(problem, Limit(max_overhead=math.inf))]
     most = found[0].overhead
     limits = [most * 2.0**-k for k in range(1, points - 1)] if most > 0 else []
     for limit in (*limits, 0.0):
         if limit < found[-1].overhead:
-            found.append(solved(problem, Limit(max_overhead=limit)))
+            found.append(cached_plan(problem, Limit(max_overhead=limit)))
     return found
 
 
@@ -125,74 +121,16 @@ def _check_count(name: str, value: int, least: int) -> None:
         raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
-_SOLVED: collections.OrderedDict[tuple, tuple] = collections.OrderedDict()
-_SOLVED_MOST = 256
+_PLANS: collections.OrderedDict[tuple, tuple] = collections.OrderedDict()
+_MOST_PLANS = 256
 
 
-def solved(problem: Problem, limit: Limit) -> Plan:
+def cached_plan(problem: Problem, limit: Limit) -> Plan:
     """`solve`, remembered: the same problem and limit always get the same plan."""
     key = (problem.fingerprint(), limit)
-    if key not in _SOLVED:
+    if key not in _PLANS:
         found = solve(problem, limit)
-        _SOLVED[key] = (found.saved, found.steps, found.fallback, found.gap)
-        while len(_SOLVED) > _SOLVED_MOST:
-            _SOLVED.popitem(last=False)
-    return Plan(problem, *_SOLVED[key])
-
-
-# --- scan bodies
-# ---------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class ScanBody:
-    """A scan body as a program of (constants, carry, x) -> (carry, y), all flat.
-
-    `out_avals` are the types that `lax.scan` gives its results, those of the carry first. The constants are
-    not part of it: JAX keeps the rules of a derivative longer than a tracer may live.
-    """
-
-    program: Program
-    out_tree: Any
-    out_avals: list[Any]
-    num_consts: int
-    num_carry: int
-    length: int
-
-    @property
-    def differentiable_outputs(self) -> tuple[Sequence[bool], Sequence[bool]]:
-        """Of the carry and of the outputs per iteration."""
-        mask = self.vjp.differentiable_outputs
-        return mask[: self.num_carry], mask[self.num_carry :]
-
-    @functools.cached_property
-    def vjp(self) -> VjpTrace:
-        """One iteration and its VJP."""
-        return trace_vjp(self.program)
-
-    def problem(self, length: int, invert: bool) -> Problem:
-        """What a plan for one of `length` iterations has to achieve."""
-        return scan_problem(self.vjp, self.num_consts, self.num_carry, length, invert=invert)
-
-
-def trace_body(body: Callable, init: Any, xs: Any, length: int | None) -> tuple[ScanBody, list[Any]]:
-    """(the traced body, its constants), after `lax.scan` has checked it by its own means and messages."""
-    carry, ys = jax.eval_shape(functools.partial(lax.scan, body, length=length), init, xs)
-    carry, carry_tree = jax.tree.flatten(carry)
-    out_avals = list(map(type_of, (*carry, *jax.tree.leaves(ys))))
-    xs, x_tree = jax.tree.flatten(xs)
-    stacked = list(map(type_of, xs))
-
-    def flat(*leaves):
-        c, x = leaves[: len(carry)], leaves[len(carry) :]
-        return body(jax.tree.unflatten(carry_tree, c), jax.tree.unflatten(x_tree, x))
-
-    program, consts, out_tree = trace(flat, *out_avals[: len(carry)], *map(slice_type, stacked))
-    if length is None:
-        length = stacked[0].shape[0]
-    return ScanBody(program, out_tree, out_avals, len(consts), len(carry), length), consts
-
-
-def trace_one(body: Callable, carry: Any, x: Any) -> ScanBody:
-    stacked = jax.tree.map(lambda a: stacked_type(type_of(a)), x)
-    return trace_body(body, carry, stacked, 1)[0]
+        _PLANS[key] = (found.saved, found.steps, found.fallback, found.gap)
+        while len(_PLANS) > _MOST_PLANS:
+            _PLANS.popitem(last=False)
+    return Plan(problem, *_PLANS[key])

@@ -4,94 +4,135 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from bwsk_jax.engine.plan.problem import Problem, Step
+from bwsk_jax.engine.rules.exactness import Taint
 
-__all__ = ["derive", "ordered", "taint"]
+__all__ = ["Tainted", "derive", "ordered", "propagate"]
 
-_DEAR = 1e24
-"""FLOPs that no function has."""
+Tainted = dict[Taint, set[int]]
+"""The inexact values of a schedule, by kind."""
+
+INEXACT_PENALTY = 1e24
+"""FLOPs that no function has: what an inexact step costs beyond its own FLOPs."""
+
+
+# --- exactness ---------------------------------------------------------------------------------------------
+
+
+def propagate(problem: Problem, schedule: Iterable[Step]) -> Tainted | None:
+    """The inexact values of a schedule, or None where a step reads or writes what must be exact."""
+    tainted: Tainted = {taint: set() for taint in Taint}
+    for step in schedule:
+        written = _written(problem, step, tainted)
+        if written is None:
+            return None
+        for taint, values in written.items():
+            tainted[taint].update(values)
+    return tainted
+
+
+def _written(problem: Problem, step: Step, tainted: Tainted) -> Tainted | None:
+    """The inexact values among those that a step writes, or None where it may not run."""
+    exact_reads = problem.exact_reads(step)
+    written: Tainted = {}
+    for taint, values in tainted.items():
+        if values.intersection(exact_reads):
+            return None
+        brought_in = taint in step.brings_in
+        written[taint] = {
+            v for v in step.writes if brought_in or values.intersection(problem.carriers(taint, step, v))
+        }
+        if written[taint].intersection(problem.forbidden[taint]):
+            return None
+    return written
+
+
+# --- derivations -------------------------------------------------------------------------------------------
 
 
 def derive(
-    problem: Problem, saved: Collection[int], allowed: Callable[[Step], bool] = lambda s: True
+    problem: Problem, saved: Collection[int], allowed: Callable[[Step], bool] = lambda step: True
 ) -> dict[int, Step]:
-    """A cheap step for each value that can be had from the saved ones.
+    """A cheap step for each value that can be had from the saved ones by steps that are `allowed`.
 
-    Cheapest derivations by the generalisation of Dijkstra's algorithm to hypergraphs (D. E. Knuth,
-    *Information Processing Letters* 6(1), 1977); a value that several steps read is counted for each, so the
-    total is cheap, not least. An inexact inverse is taken only where nothing else leads on: what exact steps
-    reach is derived by them alone, and beyond that an inexact one is dearer than any number of replays.
+    An inexact inverse is taken only where nothing else leads on: what exact steps reach is derived by them
+    alone, and beyond that an inexact step is dearer than any number of replays.
     """
-    at_hand = problem.free.union(problem.trivial, saved)
-    price: dict[int, float] = {}
-    chosen: dict[int, Step] = {}
-    tainted: dict[str, set[int]] = {"rounded": set(), "narrowed": set()}
-    for exact in (True, False):
-        steps = [s for s in problem.steps if allowed(s) and (not exact or s.exact)]
+    steps = [s for s in problem.steps if allowed(s)]
+    derivation = _Derivation(problem, saved)
+    derivation.extend([s for s in steps if s.exact])
+    derivation.extend(steps)
+    return derivation.chosen
+
+
+class _Derivation:
+    """Cheapest derivations, by the generalisation of Dijkstra's algorithm to hypergraphs (D. E. Knuth,
+    *Information Processing Letters* 6(1), 1977).
+
+    A value that several steps read is counted for each of them, so the total is cheap, but not the least.
+    """
+
+    def __init__(self, problem: Problem, saved: Collection[int]):
+        self.problem = problem
+        self.at_hand = problem.at_hand.union(saved)
+        self.price: dict[int, float] = {}
+        self.chosen: dict[int, Step] = {}
+        self.tainted: Tainted = {taint: set() for taint in Taint}
+
+    def extend(self, steps: Sequence[Step]) -> None:
+        """Derive all that these steps reach from what is derived already."""
         readers: dict[int, list[int]] = {}
         missing = []
         for k, step in enumerate(steps):
-            unknown = {v for v in step.reads if v not in at_hand and v not in price}
+            unknown = {v for v in step.reads if self._is_unknown(v)}
             missing.append(len(unknown))
             for v in unknown:
                 readers.setdefault(v, []).append(k)
         order = itertools.count()
-        queue = []
-
-        def offer(step, queue=queue, order=order):
-            total = step.cost + sum(price.get(v, 0.0) for v in step.reads) + (0.0 if step.exact else _DEAR)
-            heapq.heappush(queue, (total, next(order), step))
-
-        for k, step in enumerate(steps):
-            if missing[k] == 0:
-                offer(step)
+        queue = [(self._total(step), next(order), step) for k, step in enumerate(steps) if missing[k] == 0]
+        heapq.heapify(queue)
         while queue:
             total, _, step = heapq.heappop(queue)
-            fresh = [v for v in step.writes if v not in at_hand and v not in price]
-            taints = _taint_of(problem, step, tainted)
-            if not fresh or taints is None:
-                continue
-            for v in fresh:
-                price[v], chosen[v] = total, step
-                for kind in taints.get(v, ()):
-                    tainted[kind].add(v)
+            for v in self._take(step, total):
                 for k in readers.get(v, ()):
                     missing[k] -= 1
                     if missing[k] == 0:
-                        offer(steps[k])
-    return chosen
+                        heapq.heappush(queue, (self._total(steps[k]), next(order), steps[k]))
 
+    def _is_unknown(self, value: int) -> bool:
+        return value not in self.at_hand and value not in self.price
 
-def _taint_of(problem: Problem, step: Step, tainted: dict[str, set[int]]) -> dict[int, list[str]] | None:
-    """The inexactness of what a step writes, or None where it may not be used."""
-    sensitive = problem.sensitive(step)
-    result: dict[int, list[str]] = {}
-    for kind, values in tainted.items():
-        if values.intersection(sensitive):
-            return None
-        for v in step.writes:
-            inherited = any(problem.spreads(step, kind, r, v) for r in step.reads if r in values)
-            if inherited or kind in problem.taints(step):
-                if v in problem.forbidden[kind]:
-                    return None
-                result.setdefault(v, []).append(kind)
-    return result
+    def _total(self, step: Step) -> float:
+        penalty = 0.0 if step.exact else INEXACT_PENALTY
+        return step.cost + sum(self.price.get(v, 0.0) for v in step.reads) + penalty
+
+    def _take(self, step: Step, total: float) -> list[int]:
+        """Choose the step for what it gives first; return these values, none where it may not run."""
+        fresh = [v for v in step.writes if self._is_unknown(v)]
+        written = _written(self.problem, step, self.tainted) if fresh else None
+        if written is None:
+            return []
+        for v in fresh:
+            self.price[v], self.chosen[v] = total, step
+        for taint, values in written.items():
+            self.tainted[taint].update(values.intersection(fresh))
+        return fresh
 
 
 def ordered(problem: Problem, saved: Collection[int], chosen: dict[int, Step]) -> tuple[Step, ...] | None:
     """The chosen steps that the targets need, in an order in which they can run; None if there is none."""
-    at_hand = problem.free.union(saved)
+    known = problem.available.union(saved)
     done: dict[int, None] = {}
     schedule: dict[Step, None] = {}
     on_path: set[int] = set()
-    stack = [(v, False) for v in reversed(problem.targets) if v not in at_hand]
+    stack = [(v, False) for v in reversed(problem.targets) if v not in known]
     while stack:
         value, expanded = stack.pop()
         if value in done:
             continue
-        step = problem.trivial.get(value) or chosen.get(value)
+        step = problem.free_steps.get(value) or chosen.get(value)
         if step is None or (not expanded and value in on_path):
             return None
         if expanded:
@@ -101,18 +142,5 @@ def ordered(problem: Problem, saved: Collection[int], chosen: dict[int, Step]) -
             continue
         on_path.add(value)
         stack.append((value, True))
-        stack.extend((v, False) for v in reversed(step.reads) if v not in at_hand and v not in done)
+        stack.extend((v, False) for v in reversed(step.reads) if v not in known and v not in done)
     return tuple(schedule)
-
-
-def taint(problem: Problem, schedule: Iterable[Step]) -> dict[str, set[int]] | None:
-    """The inexact values of a schedule by kind, or None where a step reads what it must not."""
-    tainted: dict[str, set[int]] = {"rounded": set(), "narrowed": set()}
-    for step in schedule:
-        taints = _taint_of(problem, step, tainted)
-        if taints is None:
-            return None
-        for v, kinds in taints.items():
-            for kind in kinds:
-                tainted[kind].add(v)
-    return tainted

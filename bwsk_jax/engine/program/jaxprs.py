@@ -77,7 +77,7 @@ class Equation:
     in_avals: tuple[Any, ...]
     out_avals: tuple[Any, ...]
     effects: frozenset
-    axes: frozenset[str]
+    axes: frozenset[Any]
     source: source_info_util.SourceInfo
     context: Any
     calls: tuple[source_info_util.SourceInfo, ...] = ()
@@ -124,8 +124,10 @@ class Equation:
 
 
 def _calling_classes(source: source_info_util.SourceInfo) -> str:
+    traceback: Any = source.traceback
+    frames: list[Any] = traceback.frames if traceback else []
     path, line = [], None
-    for frame in reversed(source.traceback.frames if source.traceback else ()):
+    for frame in reversed(frames):
         owner, _, function = frame.function_name.rpartition(".")
         if owner and function == "__call__" and not frame.file_name.startswith(_JAX_FOLDER):
             path.append(owner if line is None else f"{owner}:{line}")
@@ -329,7 +331,7 @@ def _effects(eqn) -> frozenset:
     return frozenset(e for e in eqn.effects if not isinstance(e, core.NamedAxisEffect))
 
 
-def _axes(eqn) -> frozenset[str]:
+def _axes(eqn) -> frozenset[Any]:
     axes = {e.name for e in eqn.effects if isinstance(e, core.NamedAxisEffect)}
     if eqn.primitive in _SILENT:
         axes.update(eqn.params["axis_name"])

@@ -11,6 +11,8 @@ from jax.extend import core
 from jax.extend.core import primitives as lax_p
 
 __all__ = [
+    "cast_like",
+    "digits",
     "is_differentiable",
     "is_key",
     "is_real",
@@ -18,10 +20,9 @@ __all__ = [
     "size",
     "slice_type",
     "stacked_type",
-    "strong",
     "type_of",
-    "typed_as",
     "varying_axes",
+    "without_weak_type",
 ]
 
 
@@ -40,6 +41,11 @@ def is_differentiable(aval: Any) -> bool:
     return hasattr(aval, "dtype") and jax.numpy.issubdtype(aval.dtype, jax.numpy.inexact)
 
 
+def digits(aval: Any) -> int:
+    """Binary digits of the significand of a float's type, 0 for any other type."""
+    return int(jax.numpy.finfo(aval.dtype).nmant) if is_differentiable(aval) else 0
+
+
 def is_real(aval: Any) -> bool:
     """Whether a value of this type is a real float."""
     return hasattr(aval, "dtype") and jax.numpy.issubdtype(aval.dtype, jax.numpy.floating)
@@ -47,7 +53,7 @@ def is_real(aval: Any) -> bool:
 
 def is_key(aval: Any) -> bool:
     """Whether a value of this type is a key for random numbers."""
-    return hasattr(aval, "dtype") and jax.dtypes.issubdtype(aval.dtype, jax.dtypes.prng_key)
+    return hasattr(aval, "dtype") and jax.numpy.issubdtype(aval.dtype, jax.dtypes.prng_key)
 
 
 def type_of(x: Any) -> Any:
@@ -55,16 +61,16 @@ def type_of(x: Any) -> Any:
     return shaped_abstractify(x)
 
 
-def typed_as(x: Any, aval: Any) -> Any:
-    """An array as the type that it promotes to or from: of that width and weakness."""
+def cast_like(x: Any, aval: Any) -> Any:
+    """An array cast to the width and the weakness of a type, as JAX casts where types are promoted."""
     own = type_of(x)
     if (own.dtype, own.weak_type) == (aval.dtype, aval.weak_type):
         return x
     return lax_p.convert_element_type_p.bind(x, new_dtype=aval.dtype, weak_type=aval.weak_type, sharding=None)
 
 
-def strong(aval: Any) -> Any:
-    """The same type without the weakness of a Python scalar's."""
+def without_weak_type(aval: Any) -> Any:
+    """The same type, but no longer weak, as that of a Python scalar is."""
     return aval.update(weak_type=False)
 
 

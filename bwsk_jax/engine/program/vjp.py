@@ -10,7 +10,7 @@ import jax
 from jax.extend.core import Literal
 
 from bwsk_jax.engine.program.jaxprs import Program, aval_of, flatten
-from bwsk_jax.engine.program.types import is_differentiable, strong
+from bwsk_jax.engine.program.types import is_differentiable, without_weak_type
 
 __all__ = [
     "VjpTrace",
@@ -52,9 +52,9 @@ class VjpTrace:
 
     def trace_pullback(self) -> Program:
         """What the backward pass computes; its first inputs are the residuals."""
-        residuals = [strong(aval_of(self.program, v)) for v in self.residuals]
+        residuals = [without_weak_type(aval_of(self.program, v)) for v in self.residuals]
         outputs, _ = split(self.differentiable_outputs, self.outputs)
-        cotangents = [strong(aval_of(self.program, v)).to_ct_aval() for v in outputs]
+        cotangents = [without_weak_type(aval_of(self.program, v)).to_ct_aval() for v in outputs]
         return flatten(jax.make_jaxpr(lambda r, ct: self.pullback(r)(ct))(residuals, cotangents))
 
 
@@ -77,7 +77,7 @@ def trace_vjp(program: Program) -> VjpTrace:
         residuals, vjp_tree = jax.tree.flatten(vjp)
         return merge(out_differentiable, out, aux), residuals
 
-    closed = jax.make_jaxpr(forward)(*map(strong, avals))
+    closed = jax.make_jaxpr(forward)(*map(without_weak_type, avals))
     return VjpTrace(flatten(closed), len(program.outputs), vjp_tree, differentiable, out_differentiable)
 
 
@@ -102,7 +102,7 @@ def kept_by_autodiff(program: Program, like: Program) -> frozenset[int] | None:
         return like.evaluate(args, inner), jax.tree.leaves(vjp)
 
     try:
-        closed = jax.make_jaxpr(forward)(*map(strong, avals))
+        closed = jax.make_jaxpr(forward)(*map(without_weak_type, avals))
     except Exception:  # a rule is missing, an axis has no name, or a user's own rule fails in its own way
         return None
     merged = flatten(closed)
@@ -121,5 +121,5 @@ def split(mask: Sequence[bool], items: Sequence[Any]) -> tuple[list[Any], list[A
 
 def merge(mask: Sequence[bool], chosen: Sequence[Any], others: Sequence[Any]) -> list[Any]:
     """Undo `split`."""
-    chosen, others = iter(chosen), iter(others)
-    return [next(chosen) if m else next(others) for m in mask]
+    fill, rest = iter(chosen), iter(others)
+    return [next(fill) if m else next(rest) for m in mask]

@@ -1,5 +1,4 @@
-"""What is known of a value before it is computed: bounds, from the constants and functions it came
-through."""
+"""Bounds on a value, known before it is computed from the constants and functions that it came through."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from jax.extend.core import primitives as p
 from bwsk_jax.engine.program.jaxprs import Equation, literal_value
 from bwsk_jax.engine.program.types import is_real
 
-__all__ = ["ANY", "Interval", "interval", "literal_interval"]
+__all__ = ["ANY", "Bounds", "Interval", "interval"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +99,20 @@ def interval(equation: Equation, operands: Sequence[Interval]) -> Interval:
     return (ANY if rule is None else rule(*operands)).within(equation.out_avals[0].dtype)
 
 
-def literal_interval(literal: Literal) -> Interval:
-    """A literal is its own bound."""
-    value = literal_value(literal)
-    return ANY if value is None or math.isnan(value) else Interval(value, value)
+class Bounds:
+    """The intervals of a program's values, equation by equation in the order of the program."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, Interval] = {}
+
+    def add(self, equation: Equation) -> None:
+        """Derive the bounds of what the equation defines."""
+        bounds = interval(equation, [self.of(atom) for atom in equation.inputs])
+        self._known.update(dict.fromkeys(equation.outputs, bounds))
+
+    def of(self, atom: int | Literal) -> Interval:
+        """The bounds of a value or literal, `ANY` where nothing is known."""
+        if not isinstance(atom, Literal):
+            return self._known.get(atom, ANY)
+        value = literal_value(atom)
+        return ANY if value is None or math.isnan(value) else Interval(value, value)

@@ -1,70 +1,63 @@
-"""The S/K table: which operands of a primitive can be solved for, and how exactly.
+"""The table of inverses: which operands of a primitive can be solved for, and how exactly.
 
-An entry of `INVERSES` maps a primitive object to a function of one equation that lists its inverses. A
-primitive without an entry erases (K): it can be replayed, never inverted.
-
-How far an inverse can be trusted is one of five grades, from the arithmetic it uses:
-
-======== ===================================================================================================
-EXACT     bit for bit (shapes, integers, widening casts)
-RELATIVE  to rounding, relative to each element (products with what cannot be 0)
-ROUNDED   to the rounding of its operands, unless they cancel (sums)
-GUARDED   only where the data allow it (division by data, the logarithm of what may be 0): needs a guard
-NARROWED  to the precision of a narrower type (the inverse of a narrowing cast)
-======== ===================================================================================================
-
-Rounding of recovered values is estimated to first order, as in the running error analysis of N. J. Higham,
-*Accuracy and Stability of Numerical Algorithms*, 2nd ed., §3.3; see `execute/guard.py`.
+An entry of `INVERSES` maps a primitive object to a function of one equation that lists its inverses. An
+equation without one can be replayed, but never inverted. How far each inverse can be trusted is its `Grade`;
+see `exactness.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import enum
 import math
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import Literal, Primitive
+from jax.extend.core import Literal
 from jax.extend.core import primitives as p
 
-from bwsk_jax.engine.program.jaxprs import Equation, literal_value, present, source_of, source_of_function
+from bwsk_jax.engine.program.jaxprs import Equation, literal_value, present
 from bwsk_jax.engine.program.types import is_differentiable, is_real
-from bwsk_jax.engine.rules.intervals import ANY, Interval
+from bwsk_jax.engine.rules.exactness import Grade
+from bwsk_jax.engine.rules.intervals import Interval
 
-__all__ = ["INVERSES", "Grade", "Inverse", "inverses_of", "is_registered", "register_inverse", "solvable"]
-
-
-class Grade(enum.Enum):
-    """How far the result of an inverse can be trusted."""
-
-    EXACT = "exact"
-    RELATIVE = "relative"
-    ROUNDED = "rounded"
-    GUARDED = "guarded"
-    NARROWED = "narrowed"
+__all__ = ["INVERSES", "IntervalOf", "Inverse", "solvable"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Inverse:
-    """Solve an equation for `operand`.
+    """A way to solve an equation for one of its operands.
 
-    `solve(operands, outputs)` returns it, given the outputs and the operands numbered in `reads` (all others
-    unless told; the places of the rest hold None). `amplification` is the factor by which a constant in the
-    equation multiplies absolute error on the way back. `condition` says where a `GUARDED` inverse holds.
+    Attributes:
+      operand: the place of the operand among the equation's inputs.
+      apply: `apply(operands, outputs)` returns the operand, given all outputs and the operands that it reads;
+        the places of the others hold None.
+      grade: how far the result can be trusted.
+      amplification: the factor by which a constant in it multiplies an absolute error of the output.
+      reads: the places of the operands that must be known, None for all but `operand`.
+      condition: where a `GUARDED` inverse holds, in words.
     """
 
     operand: int
-    solve: Callable[[Sequence[Any], Sequence[Any]], Any]
+    apply: Callable[[Sequence[Any], Sequence[Any]], Any]
     grade: Grade
     amplification: float = 1.0
     reads: tuple[int, ...] | None = None
     condition: str = ""
+
+    def given(self, equation: Equation) -> tuple[int, ...]:
+        """The places of the equation's operands that must be known; a literal always is."""
+        places = range(len(equation.inputs)) if self.reads is None else self.reads
+        return tuple(k for k in places if k != self.operand)
+
+    def solve(self, equation: Equation, value_of: Callable[[int | Literal], Any]) -> Any:
+        """The operand, where `value_of` gives the values of the equation's outputs and of what it reads."""
+        operands: list[Any] = [None] * len(equation.inputs)
+        for k in self.given(equation):
+            operands[k] = value_of(equation.inputs[k])
+        return self.apply(operands, [value_of(v) for v in equation.outputs])
 
 
 IntervalOf = Callable[[int | Literal], Interval]
@@ -387,99 +380,3 @@ INVERSES: dict[Any, Callable[[Equation, IntervalOf], Any]] = {
     p.name_p: _unary(_same, Grade.EXACT),
     lax.optimization_barrier_p: _barrier,
 }
-
-
-def inverses_of(equation: Equation, interval_of: IntervalOf = lambda _: ANY) -> list[Inverse]:
-    """The inverses that the table, or else the user, has for this equation; a literal needs none."""
-    entry = INVERSES.get(equation.primitive)
-    found = [] if entry is None else list(entry(equation, interval_of))
-    own = [rule(equation) for rule in _REGISTERED.get(identity(equation), {}).values()]
-    found += [i for i in own if equation.inputs.count(equation.inputs[i.operand]) == 1]
-    return [i for i in found if not isinstance(equation.inputs[i.operand], Literal)]
-
-
-# --- the user's own ----------------------------------------------------------------------------------------
-
-_OF_JAX = {*INVERSES, *(value for value in vars(p).values() if isinstance(value, Primitive))}
-_REGISTERED: dict[Any, dict[int, Callable[[Equation], Inverse]]] = {}
-
-
-def identity(equation: Any) -> Any:
-    """What a user's rule is registered under: the function of a call with a custom derivative, else the
-    primitive."""
-    return source_of(equation) or equation.primitive
-
-
-def is_registered(equation: Any) -> bool:
-    """Whether a user has a rule for the equation."""
-    return identity(equation) in _REGISTERED
-
-
-def register_inverse(
-    target: Any,
-    solve: Callable[[Sequence[Any], Sequence[Any]], Any],
-    *,
-    operand: int = 0,
-    grade: Grade | str = Grade.GUARDED,
-    amplification: float = 1.0,
-    condition: str = "",
-) -> None:
-    """Say how your own primitive, or your function with a custom derivative, is solved for an operand.
-
-    `classify` uses it for both, `reversible` and `reversible_scan` for primitives: of a function with a
-    custom derivative they see what its forward rule is made of. Such a function is known by where it was
-    defined: those that one definition makes, such as closures over different constants, share their rules.
-    A second rule for the same operand takes the place of the first.
-
-    Args:
-      target: a `jax.extend.core.Primitive`, or what `jax.custom_vjp` or `jax.custom_jvp` returned.
-      solve: `solve(operands, outputs)` returns the operand; `operands[operand]` is None.
-      operand: its place among the primitive's operands, or among the leaves of the function's arguments.
-      grade: how far the result can be trusted, "exact", "relative", "rounded", "guarded" or "narrowed". If in
-        doubt "guarded", the default: then it runs only where its error, estimated to first order, is small.
-      amplification: by what factor it multiplies an absolute error of the output.
-      condition: where it holds, in words, for the report.
-
-    Raises:
-      ValueError: `target` is one of JAX's own primitives, or a value is out of range. Where the rule is used:
-        a call has no such operand, or `solve` gives another type than the operand's.
-      TypeError: `target` is neither a primitive nor has a custom derivative, or `solve` is no function.
-
-    >>> import bwsk_jax, jax
-    >>> @jax.custom_vjp
-    ... def double(x):
-    ...     return 2 * x
-    >>> double.defvjp(lambda x: (2 * x, None), lambda _, cotangent: (2 * cotangent,))
-    >>> bwsk_jax.register_inverse(double, lambda operands, outputs: outputs[0] / 2, grade="relative")
-    >>> [line.kind for line in bwsk_jax.classify(double, 1.0).lines]
-    ['S']
-    """
-    if isinstance(target, Primitive) and target in _OF_JAX:
-        raise ValueError(f"{target} is JAX's own: register your own primitives and functions")
-    key = target if isinstance(target, Primitive) else source_of_function(target)
-    grade = Grade(grade)
-    if not callable(solve):
-        raise TypeError(f"solve is {solve!r}, and has to be a function of operands and outputs")
-    if operator.index(operand) < 0:
-        raise ValueError(f"operand is {operand}, and has to be a place from 0")
-    if not 0 < amplification < math.inf:
-        raise ValueError(f"amplification is {amplification}, and has to be positive and finite")
-
-    def rule(equation):
-        first = equation.params.get("num_consts", 0) if source_of(equation) else 0
-        place, count = first + operand, len(equation.inputs) - first
-        if operand >= count:
-            raise ValueError(f"{key} has a rule for operand {operand}, and is called with {count}")
-
-        def own(ins, outs):
-            found, aval = solve(ins[first:], outs), equation.in_avals[place]
-            type_of = lambda aval: (aval.shape, aval.dtype)
-            if type_of(jax.typeof(found)) != type_of(aval):
-                raise ValueError(
-                    f"the rule of {key} gave {jax.typeof(found)} for operand {operand}, which is {aval}"
-                )
-            return found
-
-        return Inverse(place, own, grade, amplification, condition=condition)
-
-    _REGISTERED.setdefault(key, {})[operand] = rule

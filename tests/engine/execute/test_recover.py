@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 
 import bwsk_jax
-from bwsk_jax.engine.execute import recover
+from bwsk_jax.engine.execute import guard
 
 LEAST = functools.partial(bwsk_jax.reversible_scan, max_overhead=float("inf"))
 L, B, H = 3, 4, 8
@@ -45,7 +45,7 @@ def assert_same(ours, plain, rtol=1e-4):
 
 def test_the_layer_is_planned_with_a_guard():
     plan = bwsk_jax.plan_scan(layer, INIT, jax.tree.map(lambda a: a[0], inputs()), max_overhead=float("inf"))
-    assert plan.risky and plan.fallback is not None
+    assert plan.guarded_steps and plan.fallback is not None
     assert plan.overhead < plan.fallback_overhead
 
 
@@ -119,9 +119,9 @@ def test_dropout_draws_the_same_bits_inside_a_mapped_guard(impl, scale):
 
 def test_the_largest_of_a_mapped_axis_is_shared():
     x = jnp.asarray([[1.0, 5.0], [3.0, 2.0]])
-    np.testing.assert_array_equal(jax.vmap(recover.largest)(x[:, 0]), [3.0, 3.0])
-    np.testing.assert_array_equal(jax.vmap(jax.vmap(recover.largest))(x), np.full((2, 2), 5.0))
-    assert recover.largest(jnp.float32(2.0)) == 2.0
+    np.testing.assert_array_equal(jax.vmap(guard.largest)(x[:, 0]), [3.0, 3.0])
+    np.testing.assert_array_equal(jax.vmap(jax.vmap(guard.largest))(x), np.full((2, 2), 5.0))
+    assert guard.largest(jnp.float32(2.0)) == 2.0
 
 
 # --- layer norm ----------------------------------------------------------------------------------------

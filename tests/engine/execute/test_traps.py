@@ -9,7 +9,8 @@ import pytest
 from jax import lax
 
 import bwsk_jax
-from bwsk_jax.engine.plan import api
+from bwsk_jax.engine.plan.problem import scan_problem
+from bwsk_jax.engine.program.scan_body import trace_iteration
 from tests.support.parity import warned
 
 LEAST = functools.partial(bwsk_jax.reversible_scan, max_overhead=float("inf"))
@@ -160,6 +161,6 @@ def test_functions_that_differ_only_in_their_backward_pass_are_planned_apart():
     smooth = made(lambda x, ct: (2 * x * ct,))
     compares = made(lambda x, ct: (jnp.where(x > 0.5, 2 * x * ct, 0),))
     half, square = jax.ShapeDtypeStruct((B, H), jnp.float32), jax.ShapeDtypeStruct((H, H), jnp.float32)
-    problems = [api.trace_one(body, (half, half), square).problem(1, True) for body in (smooth, compares)]
+    problems = [scan_problem(trace_iteration(body, (half, half), square)) for body in (smooth, compares)]
     assert problems[0].program.fingerprint() == problems[1].program.fingerprint()
     assert problems[0].fingerprint() != problems[1].fingerprint()

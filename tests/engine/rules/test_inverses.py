@@ -12,9 +12,9 @@ from jax.extend.core import primitives as p
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bwsk_jax.engine.program import jaxprs
-from bwsk_jax.engine.rules import costs, intervals, inverses
+from bwsk_jax.engine.rules import costs, intervals, inverses, registry
+from bwsk_jax.engine.rules.exactness import Grade
 from bwsk_jax.engine.rules.intervals import Interval
-from bwsk_jax.engine.rules.inverses import Grade
 from tests.support.rule_cases import ALL, FLOATS, TWO, Case, check_round_trip
 
 bind = lambda primitive, **params: lambda *args: primitive.bind(*args, **params)
@@ -200,7 +200,7 @@ CASES = [
     [pytest.param(c, t, id=f"{c.id}-{t}-{k}") for k, c in enumerate(CASES) for t in c.types],
 )
 def test_an_inverse_gives_back_its_operand_to_its_grade(case, dtype):
-    check_round_trip(case, dtype, inverses.inverses_of)
+    check_round_trip(case, dtype, registry.inverses_of)
 
 
 def test_every_entry_of_the_table_has_a_case():
@@ -210,7 +210,7 @@ def test_every_entry_of_the_table_has_a_case():
 @pytest.mark.parametrize("call", [lambda x: x + x, lambda x: x * x, lambda x: x - x, lambda x: x / x])
 def test_an_operand_that_occurs_twice_cannot_be_solved_for(call):
     (equation,) = jaxprs.flatten(jax.make_jaxpr(call)(jnp.ones(3))).equations
-    assert inverses.inverses_of(equation) == []
+    assert registry.inverses_of(equation) == []
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_an_operand_that_occurs_twice_cannot_be_solved_for(call):
 )
 def test_a_constant_that_erases_has_no_inverse(call):
     (equation,) = jaxprs.flatten(jax.make_jaxpr(call)(jnp.ones(3))).equations
-    assert inverses.inverses_of(equation) == []
+    assert registry.inverses_of(equation) == []
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_a_constant_that_erases_has_no_inverse(call):
 )
 def test_a_constant_factor_declares_its_amplification(call, factor):
     (equation,) = jaxprs.flatten(jax.make_jaxpr(call)(jnp.ones(3))).equations
-    (inverse,) = inverses.inverses_of(equation)
+    (inverse,) = registry.inverses_of(equation)
     assert inverse.amplification == pytest.approx(factor)
 
 
@@ -250,7 +250,7 @@ def test_a_constant_factor_declares_its_amplification(call, factor):
 )
 def test_what_erases_has_no_inverse(call):
     for equation in jaxprs.flatten(jax.make_jaxpr(call)(jnp.ones((3, 3)))).equations:
-        assert equation.primitive in inverses.INVERSES or inverses.inverses_of(equation) == []
+        assert equation.primitive in inverses.INVERSES or registry.inverses_of(equation) == []
 
 
 # --- casts ---------------------------------------------------------------------------------------------
@@ -337,12 +337,11 @@ BOUNDED = [
 def test_an_interval_holds_every_value(function):
     x = jnp.asarray(np.random.default_rng(0).normal(0, 3, (20, 20)), jnp.float32)
     program = jaxprs.flatten(jax.make_jaxpr(function)(x))
-    known = {}
-    look = lambda v: known.get(v, intervals.ANY) if isinstance(v, int) else intervals.literal_interval(v)
+    known = intervals.Bounds()
     for equation in program.equations:
-        bounds = intervals.interval(equation, [look(v) for v in equation.inputs])
+        known.add(equation)
         for output in equation.outputs:
-            known[output] = bounds
+            bounds = known.of(output)
             value = np.asarray(program.evaluate([x], [output])[0], np.float64)
             slack = 1e-2 * (1 + np.abs(value))
             assert (bounds.low <= value + slack).all() and (value - slack <= bounds.high).all()
@@ -372,11 +371,10 @@ def test_dividing_by_what_is_bounded_away_from_zero_needs_no_guard():
     program = jaxprs.flatten(
         jax.make_jaxpr(lambda x, s: x * (jax.nn.sigmoid(s) + 1))(jnp.ones(3), jnp.ones(3))
     )
-    known = {}
-    look = lambda v: known.get(v, intervals.ANY) if isinstance(v, int) else intervals.literal_interval(v)
+    bounds = intervals.Bounds()
     for equation in program.equations:
-        known[equation.outputs[0]] = intervals.interval(equation, [look(v) for v in equation.inputs])
-    grades = {i.operand: i.grade for i in inverses.inverses_of(program.equations[-1], look)}
+        bounds.add(equation)
+    grades = {i.operand: i.grade for i in registry.inverses_of(program.equations[-1], bounds.of)}
     assert grades == {0: Grade.RELATIVE, 1: Grade.GUARDED}
 
 

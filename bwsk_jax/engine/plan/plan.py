@@ -1,0 +1,179 @@
+"""Plans, the limits that they keep to, and the check that a plan does what it has to."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import numbers
+from collections.abc import Iterable
+
+from bwsk_jax.engine.plan.problem import Problem, Step
+from bwsk_jax.engine.plan.schedules import propagate
+from bwsk_jax.engine.rules.exactness import Grade, Taint
+
+__all__ = ["Limit", "Plan", "PlanError", "check_plan"]
+
+DEFAULT_OVERHEAD = 0.03
+OVERHEAD_WEIGHT = 0.005
+"""What an overhead of 1 is worth, as a fraction of the residuals' bytes.
+
+It only breaks near-ties: without it the last half percent of memory would cost a third of the recomputation.
+Because it is fixed, a looser limit never saves more bytes."""
+
+
+class PlanError(ValueError):
+    """No plan keeps to the limit, or a plan does not do what it has to."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Limit:
+    """What a plan may cost: recomputation, or bytes, but not both.
+
+    Attributes:
+      max_overhead: recomputation as a fraction of the FLOPs of one forward and backward pass.
+      max_bytes: bytes saved per call or per iteration. Where neither is given, `max_overhead` is 0.03.
+    """
+
+    max_overhead: float | None = None
+    max_bytes: int | None = None
+
+    def __post_init__(self):
+        if self.max_overhead is not None and self.max_bytes is not None:
+            raise ValueError("give max_overhead or max_bytes, not both: one is minimised under the other")
+        if self.max_overhead is None and self.max_bytes is None:
+            object.__setattr__(self, "max_overhead", DEFAULT_OVERHEAD)
+        for name in ("max_overhead", "max_bytes"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not isinstance(value, numbers.Real):
+                raise TypeError(f"{name} must be a number, got {value!r}")
+            if not float(value) >= 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        """The factors in the objective of a plan's bytes, in units of the residuals', and of its overhead."""
+        return (1.0, OVERHEAD_WEIGHT) if self.max_bytes is None else (1e-6, 1.0)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """What to save, and the steps that give back the rest.
+
+    Attributes:
+      problem: what the plan has to achieve.
+      saved: the numbers of the saved values.
+      steps: what the backward pass runs, in order.
+      fallback: what it runs instead where the data refuse a guarded step, None if nothing needs a guard. Its
+        inverses are the unavoidable ones: without them the carry could not be had from what is saved.
+      gap: how far `saved_bytes` (or the overhead) may be from the best, as a fraction; 0 when proven best.
+    """
+
+    problem: Problem
+    saved: tuple[int, ...]
+    steps: tuple[Step, ...]
+    fallback: tuple[Step, ...] | None
+    gap: float = 0.0
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes kept beyond what is known anyway, per call or per iteration."""
+        return sum(self.problem.bytes[v] for v in self.saved)
+
+    @property
+    def residual_bytes(self) -> int:
+        """Bytes that plain autodiff keeps, counted in the same way."""
+        return self.problem.residual_bytes
+
+    @property
+    def overhead(self) -> float:
+        """Recomputation of `steps`, as a fraction of the FLOPs of one forward and backward pass."""
+        return self.problem.overhead(self.steps)
+
+    @property
+    def fallback_overhead(self) -> float:
+        """Recomputation of `fallback`, where there is one, else of `steps`."""
+        return self.overhead if self.fallback is None else self.problem.overhead(self.fallback)
+
+    @property
+    def inverted(self) -> int:
+        """Number of inverse steps."""
+        return sum(s.inverts for s in self.steps)
+
+    @functools.cached_property
+    def guarded_steps(self) -> frozenset[Step]:
+        """The steps that the guard watches: inverses that depend on the data, and that the fallback lacks."""
+        if self.fallback is None:
+            return frozenset()
+        return frozenset(s for s in self.steps if s.data_dependent).difference(self.fallback)
+
+    @functools.cached_property
+    def inexact(self) -> frozenset[int]:
+        """Values that are not bit for bit what the forward pass computed."""
+        tainted = propagate(self.problem, self.steps)
+        if tainted is None:
+            raise PlanError("a recovered value is used where its rounding would show")
+        return frozenset(tainted[Taint.INEXACT])
+
+    def __str__(self) -> str:
+        """One line for each value of the backward pass: how it is had, by which equation and source line."""
+        fallback = "" if self.fallback is None else f" ({self.fallback_overhead:.2%} where a guard refuses)"
+        gap = f", within {self.gap:.1%} of the best" if self.gap else ""
+        return (
+            f"saves {self.saved_bytes:,} of {self.residual_bytes:,} bytes, "
+            f"recomputes {self.overhead:.2%}{fallback}, {self.inverted} inverse steps{gap}\n"
+            f"{_table(self._rows())}\n(* is read by the backward pass or starts the next iteration)"
+        )
+
+    def _rows(self) -> Iterable[tuple[str, ...]]:
+        program, targets = self.problem.program, set(self.problem.targets)
+        makers = {v: e for e in program.equations for v in e.outputs}
+
+        def row(v, how, equation):
+            mark = "*" if v in targets else " "
+            name, line = (str(equation.primitive), equation.line) if equation else ("argument", "")
+            shape, size = program.avals[v].str_short(short_dtypes=True), f"{self.problem.bytes[v]:,}"
+            return (f"{mark}{v}", shape, size, how, name, line)
+
+        yield ("value", "shape", "bytes", "how", "equation", "source")
+        for v in self.saved:
+            yield row(v, "saved", makers.get(v))
+        for s in self.steps:
+            how = "replayed" if s.grade is None else f"inverted ({s.grade.value})"
+            for v in s.writes:
+                yield row(v, how, program.equations[s.equation])
+
+
+def _table(rows: Iterable[tuple[str, ...]]) -> str:
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def check_plan(plan: Plan) -> None:
+    """Raise `PlanError` unless every step reads only what is known by then, nothing inexact is used where
+    that could be seen, and all targets are known at the end.
+
+    The check does not depend on how the plan was found.
+    """
+    for name, schedule in (("steps", plan.steps), ("fallback", plan.fallback)):
+        if schedule is None:
+            continue
+        known = set(plan.problem.available) | set(plan.saved)
+        for step in schedule:
+            missing = [v for v in step.reads if v not in known]
+            if missing:
+                equation = plan.problem.program.equations[step.equation]
+                raise PlanError(
+                    f"{name}: {equation.primitive} at {equation.line} reads {missing}, not known by then"
+                )
+            known.update(step.writes)
+        missing = [v for v in plan.problem.targets if v not in known]
+        if missing:
+            raise PlanError(f"{name}: the backward pass needs {missing}, which no step gives")
+        if propagate(plan.problem, schedule) is None:
+            raise PlanError(f"{name}: a recovered value is used where its rounding would show")
+    unguarded = plan.steps if plan.fallback is None else plan.fallback
+    if any(s.grade is Grade.GUARDED for s in unguarded):
+        raise PlanError("an inverse that needs a guard is used without one")

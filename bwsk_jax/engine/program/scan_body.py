@@ -1,0 +1,83 @@
+"""The body of a scan as a program over flat lists: (constants, carry, x) -> (carry, y)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+from jax import lax
+
+from bwsk_jax.engine.program.jaxprs import Program, trace
+from bwsk_jax.engine.program.types import slice_type, stacked_type, type_of
+from bwsk_jax.engine.program.vjp import VjpTrace, trace_vjp
+
+__all__ = ["ScanBody", "trace_body", "trace_iteration"]
+
+Item = TypeVar("Item")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ScanBody:
+    """One iteration of a scan: a program of (constants, carry, x) -> (carry, y), all flat.
+
+    The constants are the values that the body closes over. Their tracers are not part of this object, because
+    JAX keeps the rules of a derivative, which hold it, longer than a tracer may live.
+
+    Attributes:
+      program: the body.
+      out_tree: the structure of `(carry, y)`.
+      out_avals: the types that `lax.scan` gives its results, those of the carry first.
+      num_consts: how many of the program's inputs are constants; they come first.
+      num_carry: how many inputs, after the constants, and how many outputs, from the first, are the carry.
+      length: the number of iterations.
+    """
+
+    program: Program
+    out_tree: Any
+    out_avals: list[Any]
+    num_consts: int
+    num_carry: int
+    length: int
+
+    def split_inputs(self, items: Sequence[Item]) -> tuple[Sequence[Item], Sequence[Item], Sequence[Item]]:
+        """Split a list with an item for each input into those of the constants, of the carry and of x."""
+        first_x = self.num_consts + self.num_carry
+        return items[: self.num_consts], items[self.num_consts : first_x], items[first_x:]
+
+    def split_outputs(self, items: Sequence[Item]) -> tuple[Sequence[Item], Sequence[Item]]:
+        """Split a list that begins with an item for each leaf of the carry into those and all the others."""
+        return items[: self.num_carry], items[self.num_carry :]
+
+    @functools.cached_property
+    def vjp(self) -> VjpTrace:
+        """One iteration and its derivative."""
+        return trace_vjp(self.program)
+
+
+def trace_body(body: Callable, init: Any, xs: Any, length: int | None) -> tuple[ScanBody, list[Any]]:
+    """Trace `body`; return it and the constants that it closes over.
+
+    `lax.scan` checks the arguments first, so that its own messages tell of mistakes in them.
+    """
+    carry, ys = jax.eval_shape(functools.partial(lax.scan, body, length=length), init, xs)
+    carry, carry_tree = jax.tree.flatten(carry)
+    out_avals = list(map(type_of, (*carry, *jax.tree.leaves(ys))))
+    xs, x_tree = jax.tree.flatten(xs)
+    stacked = list(map(type_of, xs))
+
+    def flat(*leaves):
+        c, x = leaves[: len(carry)], leaves[len(carry) :]
+        return body(jax.tree.unflatten(carry_tree, c), jax.tree.unflatten(x_tree, x))
+
+    program, consts, out_tree = trace(flat, *out_avals[: len(carry)], *map(slice_type, stacked))
+    iterations = stacked[0].shape[0] if length is None else length
+    return ScanBody(program, out_tree, out_avals, len(consts), len(carry), iterations), consts
+
+
+def trace_iteration(body: Callable, carry: Any, x: Any) -> ScanBody:
+    """Trace `body` as a scan of one iteration, from the types of its carry and of what one iteration sees."""
+    stacked = jax.tree.map(lambda a: stacked_type(type_of(a)), x)
+    return trace_body(body, carry, stacked, 1)[0]

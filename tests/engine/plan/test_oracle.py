@@ -1,0 +1,150 @@
+"""Plans against all the plans that there are, by a search and a definition of exactness of its own."""
+
+import heapq
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.extend.core import Literal
+
+from bwsk_jax.engine.plan.plan import Limit, PlanError
+from bwsk_jax.engine.plan.problem import scan_problem
+from bwsk_jax.engine.plan.solver import solve
+from bwsk_jax.engine.program.scan_body import trace_iteration
+from bwsk_jax.engine.rules.exactness import Grade, Taint
+
+INF = math.inf
+struct = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype)
+HALF, SQUARE = struct(4, 8), struct(8, 8)
+
+# --- the definition of exactness -------------------------------------------------------------------------
+
+READS_EXACTLY = {"eq": (0, 1), "div": (1,)}
+"""Operands whose error, however small, can become a large one: a comparison flips, a divisor may be 0."""
+HANDS_ON = {"sin", "cos", "tanh", "exp", "add", "sub", "mul", "max", "div", "convert_element_type"}
+HANDS_ON |= {"select_n", "broadcast_in_dim", "slice", "eq"}
+"""Primitives whose elements each come from one element of each operand."""
+MIXES = {"dot_general", "reduce_sum"}
+"""Primitives whose elements each come from many."""
+
+
+def errors_after(problem, step, inexact, narrowed):
+    """(inexact values, values of low precision) after one more step, or None where it may not run."""
+    program = problem.program
+    equation = program.equations[step.equation]
+    name = str(equation.primitive)
+    assert name in HANDS_ON | MIXES, f"the oracle does not know {name}"
+    places = () if step.inverts else READS_EXACTLY.get(name, ())
+    exact = {v for v in (equation.inputs[k] for k in places) if not isinstance(v, Literal)}
+    if exact & (inexact | narrowed):
+        return None
+    width = lambda v: program.avals[v].dtype.itemsize * jnp.issubdtype(program.avals[v].dtype, jnp.inexact)
+    floats = [v for v in step.writes if width(v)]
+    rounds = step.inverts and step.grade is not Grade.EXACT
+    hands_on = step.inverts or name not in MIXES
+    now_inexact = {v for v in floats if rounds or (hands_on and inexact.intersection(step.reads))}
+    now_narrowed = {
+        v
+        for v in floats
+        if step.grade is Grade.NARROWED or any(r in narrowed and width(r) <= width(v) for r in step.reads)
+    }
+    if now_inexact & problem.forbidden[Taint.INEXACT]:
+        return None
+    if now_narrowed & problem.forbidden[Taint.LOW_PRECISION]:
+        return None
+    return inexact.union(now_inexact), narrowed.union(now_narrowed)
+
+
+# --- the search --------------------------------------------------------------------------------------------
+
+
+def cheapest(problem, saved, guarded=True):
+    """The least cost of deriving all targets from the saved values, over every order of every set of steps:
+    Dijkstra over what is known and how exactly."""
+    targets = set(problem.targets)
+    start = (frozenset(problem.available.union(saved)), frozenset(), frozenset())
+    queue, best, tick = [(0.0, 0, start)], {start: 0.0}, itertools.count(1)
+    while queue:
+        cost, _, state = heapq.heappop(queue)
+        known, inexact, narrowed = state
+        if targets <= known:
+            return cost
+        if cost > best[state]:
+            continue
+        for step in (*problem.steps, *problem.free_steps.values()):
+            if (
+                not known.issuperset(step.reads)
+                or known.issuperset(step.writes)
+                or (step.grade is Grade.GUARDED and not guarded)
+            ):
+                continue
+            errors = errors_after(problem, step, inexact, narrowed)
+            if errors is None:
+                continue
+            after = (known.union(step.writes), *errors)
+            total = cost + step.cost
+            if total < best.get(after, INF):
+                best[after] = total
+                heapq.heappush(queue, (total, next(tick), after))
+    return INF
+
+
+def brute_force(problem, limit):
+    """The least objective over all sets of saved values."""
+    at_hand = problem.at_hand
+    values = sorted(set(problem.targets).union(*((*s.reads, *s.writes) for s in problem.steps)) - at_hand)
+    assert len(values) <= 12, f"{len(values)} values are too many to enumerate"
+    least = INF
+    for size in range(len(values) + 1):
+        for saved in itertools.combinations(values, size):
+            total = sum(problem.bytes[v] for v in saved)
+            if limit.max_bytes is not None and total > limit.max_bytes:
+                continue
+            weight_bytes, weight_overhead = limit.weights
+            floor = weight_bytes * total / max(problem.residual_bytes, 1)
+            if floor >= least or cheapest(problem, saved, guarded=False) == INF:
+                continue
+            overhead = cheapest(problem, saved) / max(3 * problem.forward_cost, 1.0)
+            if limit.max_overhead is None or overhead <= limit.max_overhead + 1e-9:
+                least = min(least, floor + weight_overhead * overhead)
+    return least
+
+
+def objective(plan, limit):
+    weight_bytes, weight_overhead = limit.weights
+    return weight_bytes * plan.saved_bytes / max(plan.residual_bytes, 1) + weight_overhead * plan.overhead
+
+
+SMALL = {
+    "sum of two": (lambda c, w: (c + jnp.sin(w), jnp.sin(c)), HALF, HALF),
+    "affine": (lambda c, w: (jnp.tanh(c) * w + c.sum(), None), struct(4, 4), struct(4, 4)),
+    "dot and tanh": (lambda c, w: (jnp.tanh(c @ w), None), HALF, SQUARE),
+    "recovered branch": (lambda c, w: (jnp.tanh(c @ w) + w.sum(), None), HALF, SQUARE),
+    "cast": (
+        lambda c, w: (jnp.sin(c.astype(jnp.bfloat16) * w).astype(jnp.float32), None),
+        HALF,
+        struct(4, 8, dtype=jnp.bfloat16),
+    ),
+    "compared": (lambda c, w: (jnp.maximum(c, 0) + w, None), HALF, HALF),
+    "guarded": (lambda c, w: (jnp.exp(c @ w), None), HALF, SQUARE),
+    "couple": (lambda c, w: ((c[1], c[0] + jnp.exp(c[1] * w)), None), (HALF, HALF), HALF),
+    "wide output": (lambda c, w: (c[:, :4] @ w, jnp.exp(c)), HALF, struct(4, 8)),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "limit", [Limit(0.0), Limit(0.05), Limit(INF), Limit(None, 200), Limit(None, 300)], ids=str
+)
+def test_the_plan_is_as_good_as_the_best_of_all_plans(name, limit):
+    found = scan_problem(trace_iteration(*SMALL[name]))
+    best = brute_force(found, limit)
+    if best == INF:
+        with pytest.raises(PlanError):
+            solve(found, limit)
+        return
+    plan = solve(found, limit)
+    assert objective(plan, limit) == pytest.approx(best, rel=1e-3, abs=1e-6)
+    assert plan.gap == 0.0
