@@ -16,9 +16,9 @@ from collections.abc import Sequence
 import jax
 
 from bwsk_jax import PlanError, bert
-from bwsk_jax.inspection.arguments import SubjectError
 from bwsk_jax.inspection.options import Options
 from bwsk_jax.inspection.show import show
+from bwsk_jax.inspection.subject import SubjectError
 from bwsk_jax.usage import UsageError, parse
 
 
