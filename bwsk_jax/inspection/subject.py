@@ -110,7 +110,7 @@ def _if_differentiable(path: str, fun: Callable, args: list[Any], planner: Calla
     return planned
 
 
-# --- types and functions by name -----------------------------------------------------------------------------
+# --- types and functions by name ----------------------------------------------------------------------------
 
 SHORT = {"bf": "bfloat", "f": "float", "i": "int", "u": "uint", "c": "complex", "bool": "bool"}
 """JAX's short names of types, and the names that they stand for."""

@@ -154,7 +154,7 @@ def _module(strict: Report, reference: Report, k: int, depth: int) -> tuple[str,
 
 
 def plan_text(plan: Plan, unit: str, paint: Paint) -> str:
-    """Return a table of the values of a plan, in the order of the backward pass, and where each comes from."""
+    """Return a table of a plan's values, in the order of the backward pass, and where each comes from."""
     return f"Plan for {unit}: {plan_line(plan)}\n{_source_table(value_sources(plan), paint)}"
 
 
