@@ -1,7 +1,7 @@
 """BERT for masked language modelling, and its exchange with Hugging Face.
 
-`config` holds sizes and presets, `modules` the Linen modules, and `model` the function that they are parts of.
-`abstract` has the same function over types, to be classified and planned. `huggingface` reads and writes
+`config` holds sizes and presets, `modules` the Linen modules, and `model` the function that they are parts
+of. `abstract` has the same function over types, to be classified and planned. `huggingface` reads and writes
 folders of weights, and `tokenizer` does the same for tokenizers. The names below are public.
 """
 

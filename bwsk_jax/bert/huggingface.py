@@ -136,7 +136,7 @@ def lacks_head(tensors: Mapping[str, np.ndarray]) -> bool:
 def with_fresh_head(
     config: BertConfig, tensors: Mapping[str, np.ndarray], key: jax.Array
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Return an encoder's tensors and those of a head that is drawn from `key`; and the names of the latter."""
+    """Return an encoder's tensors and those of a head drawn from `key`, and the names of the latter."""
     drawn = export_tensors(config, init_params(config, key))
     head = {name: tensor for name, tensor in drawn.items() if name.startswith(HEAD)}
     return {**tensors, **head}, tuple(head)
@@ -259,9 +259,9 @@ def load_pretrained(folder: str | os.PathLike[str]) -> tuple[BertConfig, Params]
     """Read a Hugging Face folder; return its configuration and float32 parameters.
 
     The weights are one ``model.safetensors`` or shards with their index, stored in float16, bfloat16 or
-    float32. Their names may lack the ``bert.`` prefix, have that of a wrapper, and call a layer norm's weight and
-    bias ``gamma`` and ``beta``. Pooler, next-sentence head, position ids and copies of the tied decoder are
-    ignored.
+    float32. Their names may lack the ``bert.`` prefix, have that of a wrapper, and call a layer norm's weight
+    and bias ``gamma`` and ``beta``. Pooler, next-sentence head, position ids and copies of the tied decoder
+    are ignored.
 
     Raises:
         CheckpointError: configuration or weights cannot be read, or tensors do not fit the configuration.
