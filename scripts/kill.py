@@ -4,9 +4,9 @@
 
 Each round starts a run of the demo model, kills it with SIGKILL after a random time, gives the same command
 again, and so on until the run finishes. Its loss curve, validation curve, test metric and exported weights
-have to be those of the unbroken run, bit for bit. The moments lie between the end of the set-up and the end of
-the run, so that kills hit saves, validations, exports, the test and the report as well as steps. The script
-prints one line per round and a total, and ends with status 1 if anything differs.
+have to be those of the unbroken run, bit for bit. The moments lie between the end of the set-up and the end
+of the run, so that kills hit saves, validations, exports, the test and the report as well as steps. The
+script prints one line per round and a total, and ends with status 1 if anything differs.
 """
 
 import json

@@ -97,7 +97,7 @@ def reformer(dtype: Any, size: Size) -> Stack:
 
 
 def _affine_coupling(conditioner: Callable, a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return `a`, scaled and shifted by functions of `b`, and the logarithms of the scales, within [-1, 1]."""
+    """Return `a` scaled and shifted by functions of `b`, and the logarithms of the scales, in [-1, 1]."""
     log_scale, shift = jnp.split(conditioner(b), 2, -1)
     log_scale = jnp.tanh(log_scale)
     return a * jnp.exp(log_scale) + shift, log_scale

@@ -1,4 +1,4 @@
-"""Modules of four libraries as pairs of functions: `init(key) -> params`, `apply(params, *args) -> outputs`."""
+"""Modules of four libraries as pairs of functions, `init(key) -> params` and `apply(params, *args)`."""
 
 from __future__ import annotations
 
