@@ -65,8 +65,8 @@ def layers(
     """Return a stack of layers that have parameters of their own.
 
     `init(key)` draws the parameters of a layer, and `apply(params, carry, *shared)` returns the next carry;
-    with `has_output` it returns the next carry and the output of the layer. The carry has the type `stream` or,
-    if that is None, `dtype`, the type of all the rest.
+    with `has_output` it returns the next carry and the output of the layer. The carry has the type `stream`,
+    or if that is None `dtype`, the type of all the rest.
     """
     params = jax.vmap(init)(jax.random.split(jax.random.key(SEED), size.layers))
 
