@@ -1,4 +1,4 @@
-"""The house is in order: files and functions that fit a reader, and one story about versions everywhere."""
+"""The house is in order: files and functions have a readable size, and documents say what is so."""
 
 import ast
 import re
@@ -32,7 +32,8 @@ def long_functions(source):
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_a_file_is_one_idea_and_a_function_fits_a_screen(file):
     source = file.read_text("utf-8")
-    assert len(source.splitlines()) <= LINES_OF_FILE
+    lines = source.count("\n")
+    assert lines <= LINES_OF_FILE
     assert long_functions(source) == {}
 
 
@@ -47,6 +48,18 @@ def test_a_function_that_is_too_long_is_noticed():
 def test_the_files_are_found():
     names = {str(file.relative_to(ROOT)) for file in FILES}
     assert {"bwsk_jax/__init__.py", "experiments/families/__main__.py", "scripts/kill.py"} <= names
+
+
+# --- documents ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_the_places_that_a_document_names_are_there(document):
+    named = re.findall(
+        r"(?<![\w/])(?:bwsk_jax|experiments|scripts|tests|\.github|\.ci)/[\w./]*\w", text_of(document)
+    )
+    assert named
+    assert {place for place in named if not (ROOT / place).exists()} == set()
 
 
 # --- versions ----------------------------------------------------------------------------------------------
