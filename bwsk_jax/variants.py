@@ -1,4 +1,4 @@
-"""The six variants: {finetune, scratch} x {conventional, analyzed, reversible}, as data.
+"""The six variants, {finetune, scratch} x {conventional, analyzed, reversible}, as a table.
 
 All six compute the same function of the same parameter tree. The experiment says where the parameters
 start; the mode says how the encoder scans over its layers and what the results report.
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 
 
 class UnknownVariantError(ValueError):
-    """A variant's name that is in neither spelling of the table."""
+    """The table has no variant of this name, in neither of its spellings."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the table. `mode` is spelt as in the results files, `name` as on the command line."""
+    """One row of the table. `mode` is spelt as in the results files, and `name` as on the command line."""
 
     name: str
     experiment: str
     mode: str
     plans: bool
-    """Whether the results hold the layer's plan."""
+    """Whether the results contain the plan of the layer."""
     inverts: bool
     """Whether the encoder scans with `bwsk_jax.reversible_scan` instead of `jax.lax.scan`."""
 

@@ -5,9 +5,9 @@
     python scripts/figures.py curves    50 steps of a mini BERT, conventional and reversible (5 minutes)
     python scripts/figures.py pipeline  tokens per second of the batches alone and of the step (1 minute)
 
-Memory is what the compiler says of the whole jitted step: arguments + outputs + temporaries - aliased. Time
-is the median over interleaved rounds of a ratio taken within each round; a CPU's figure stands for that CPU
-only.
+Memory is what the compiler says of the whole jitted step: arguments + outputs + temporaries - aliased. For
+time, each round measures all modes in turn, and the figure is the median over rounds of the ratio within a
+round. A CPU's figure stands for that CPU only.
 """
 
 import functools
@@ -35,11 +35,11 @@ MODES: dict[str, Callable] = {
     "replay only, 3%": functools.partial(bwsk_jax.reversible_scan, invert=False),
 }
 MASK_ID = 103
-FIRST_WORD = 1000  # BERT's vocabulary has words from about here, after what is reserved
+FIRST_WORD = 1000  # the words of BERT's vocabulary begin about here, after what is reserved
 
 
 def step_and_state(preset: str, scan: Callable, steps: int = 100):
-    """The jitted training step of a preset and a function that makes its first state."""
+    """Return the jitted training step of a preset, and a function that makes its first state from a key."""
     config = bert.PRESETS[preset]
     optimizer = make_optimizer(3e-4, steps)
     step = make_train_step(config, optimizer, MASK_ID, scan=scan)
@@ -47,7 +47,7 @@ def step_and_state(preset: str, scan: Callable, steps: int = 100):
 
 
 def random_words(preset: str, shape: int | tuple[int, ...]) -> np.ndarray:
-    """Token ids without the reserved ones, all alike often."""
+    """Return token ids without the reserved ones, each as frequent as any other."""
     vocab_size = bert.PRESETS[preset].vocab_size
     return np.random.default_rng(0).integers(FIRST_WORD, vocab_size, shape, dtype=np.int32)
 
@@ -93,8 +93,8 @@ def timing(preset: str = "mini", batch_size: int = 4, seq_len: int = 512, rounds
 
 
 def curves(preset: str = "mini", batch_size: int = 2, seq_len: int = 256, steps: int = 50) -> None:
-    """Print the largest difference between the loss curves of conventional and reversible training, dropout
-    on."""
+    """Print the largest difference between the loss curves of conventional and reversible training with
+    dropout."""
     ranks = np.random.default_rng(0).zipf(1.3, (steps, 1, batch_size, seq_len))
     text = ranks % (bert.PRESETS[preset].vocab_size - FIRST_WORD) + FIRST_WORD
     losses = {}
@@ -138,6 +138,12 @@ def pipeline(preset: str = "mini", seq_len: int = 512, batch_size: int = 4, roun
     print(f"batches are made {ratio:,.0f} times as fast as they are taken")
 
 
+COMMANDS: dict[str, Callable[..., None]] = {
+    "peak": peak,
+    "time": timing,
+    "curves": curves,
+    "pipeline": pipeline,
+}
+
 if __name__ == "__main__":
-    commands = {"peak": peak, "time": timing, "curves": curves, "pipeline": pipeline}
-    tyro.extras.subcommand_cli_from_dict(commands)
+    tyro.extras.subcommand_cli_from_dict(COMMANDS)

@@ -5,8 +5,8 @@
     python scripts/inspect_jaxpr.py --function jax.nn:softmax --args "f32[4,128]" --plan
     python scripts/inspect_jaxpr.py --preset base --html base.html    (about half a minute on two cores)
 
-Nothing is run, only traced: it needs no accelerator and no weights. Colours are for terminals and off where
-NO_COLOR is set. `bwsk_jax.inspection.document` describes the JSON.
+The function is only traced, never run, so that no accelerator and no weights are needed. Colours are for
+terminals, and off where NO_COLOR is set. `bwsk_jax.inspection.document` describes the JSON.
 """
 
 import os
@@ -16,17 +16,17 @@ from collections.abc import Sequence
 import jax
 
 from bwsk_jax import PlanError, bert
-from bwsk_jax.inspection.arguments import SubjectError
 from bwsk_jax.inspection.options import Options
 from bwsk_jax.inspection.show import show
+from bwsk_jax.inspection.subject import SubjectError
 from bwsk_jax.usage import UsageError, parse
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Parse `args` (the command line's by default) and show.
+    """Parse `args` (the command line's by default) and show what they ask for.
 
-    Ends with one line on standard error and status 2 when what is asked for cannot be shown, before anything
-    is; and as `cat` does, with status 141 and no word, when its output is no longer read.
+    If that cannot be shown, end with one line on standard error and status 2 before anything is shown. If the
+    output is no longer read, end as `cat` does, silently with status 141.
     """
     mistakes = (
         UsageError,
@@ -38,7 +38,7 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     try:
         show(parse(Options, args))
-    except BrokenPipeError:  # who read the output has seen enough
+    except BrokenPipeError:  # the reader of the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (*mistakes, OSError) as mistake:

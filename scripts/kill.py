@@ -3,10 +3,10 @@
     python scripts/kill.py --kills 50    (about 20 minutes on two cores)
 
 Each round starts a run of the demo model, kills it with SIGKILL after a random time, gives the same command
-again, and so on until it finishes. Loss curve, validation curve, test metric and exported weights have to be
-those of the unbroken run bit for bit. Moments are drawn from the end of the set-up to the end of the run, so
-that saves, validations, exports, the test and the report are hit as well as steps. Prints one line per round
-and a total; ends with status 1 if anything differs.
+again, and so on until the run finishes. Its loss curve, validation curve, test metric and exported weights
+have to be those of the unbroken run, bit for bit. The moments lie between the end of the set-up and the end
+of the run, so that kills hit saves, validations, exports, the test and the report as well as steps. The
+script prints one line per round and a total, and ends with status 1 if anything differs.
 """
 
 import json
@@ -35,7 +35,7 @@ def main(
     minutes: float = 60,
     flags: str = "--max-steps 150 --save-every 0.5",
 ) -> None:
-    """Run rounds of `flags` until `kills` kills are done, or until none is started after `minutes`."""
+    """Run rounds with the training flags `flags` until `kills` kills are done or `minutes` are over."""
     deadline = time.time() + 60 * minutes
     place = Path(tempfile.mkdtemp(prefix="kill-"))
     moments = random.Random(seed)
@@ -74,9 +74,9 @@ def main(
 
 
 def run(command: list[str], out: Path, patience: float) -> float | None:
-    """Run `command`; kill it `patience` seconds after it has written its flags, and return None then.
+    """Run `command`, and kill it `patience` seconds after it has written its flags.
 
-    Returns the seconds from there to the end if it finishes first.
+    Return None if it was killed. If it finished before that, return the seconds from the flags to the end.
     """
     launched = time.time()
     process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL)
@@ -111,7 +111,7 @@ def newest_checkpoint(out: Path) -> int:
 
 
 def outcome(out: Path) -> tuple[dict, bytes]:
-    """Return what has to be the same: curves, metrics and weights."""
+    """Return what has to be the same as without kills: curves, metrics and weights."""
     results = json.loads((out / VARIANT / "training_results.json").read_text())
     return {name: results[name] for name in COMPARED}, (out / VARIANT / "model.safetensors").read_bytes()
 

@@ -1,4 +1,4 @@
-"""What training differentiates, over types instead of arrays: to classify and plan it without running it."""
+"""What training differentiates, with types in place of arrays, so that it is classified and planned unrun."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def classify_training(
     dtype: Any = jnp.float32,
     taxonomy: Literal["strict", "reference"] = "strict",
 ) -> Report:
-    """Classify the logits of training, dropout on, following the information of the tokens.
+    """Return the report on the logits of training with dropout; it follows the information of the tokens.
 
     >>> config = BertConfig(64, hidden_size=8, num_hidden_layers=3, num_attention_heads=2)
     >>> classify_training(config, 2, 5, taxonomy="reference").leaf_modules
@@ -41,7 +41,7 @@ def classify_training(
 def abstract_layer(
     config: BertConfig, batch_size: int, seq_len: int, dtype: Any = jnp.float32
 ) -> tuple[Callable, jax.ShapeDtypeStruct, tuple[Any, Any]]:
-    """The scan body of one encoder layer in training, its carry, and what one iteration sees.
+    """Return the scan body of one encoder layer in training, its carry, and the inputs of one iteration.
 
     >>> config = BertConfig(64, hidden_size=8, num_hidden_layers=3, num_attention_heads=2)
     >>> body, hidden_bth, (params, key) = abstract_layer(config, 2, 5)

@@ -1,4 +1,4 @@
-"""The shape of a BERT, in Hugging Face's field names."""
+"""The sizes, rates and constants of a BERT, under Hugging Face's names, and the presets."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SIZES = (
 
 RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
-# What makes a config.json another function than the one computed here: key -> the only value supported.
+# Keys of a config.json that would make BERT another function, and the only value of each that is supported.
 REQUIRED_VALUES: dict[str, Any] = {
     "model_type": "bert",
     "position_embedding_type": "absolute",
@@ -50,7 +50,7 @@ STORAGE_DTYPES = ("float32", "float16", "bfloat16")
 
 
 class BertConfigError(ValueError):
-    """A configuration that no model here can have; the message lists every fault."""
+    """The configuration is one that no model here can have; the message lists every fault."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +61,8 @@ class BertConfig:
     ``pad_token_id`` (or None) is the row of the word embedding that starts at zero.
 
     Raises:
-        BertConfigError: sizes that are not positive integers, a hidden size that the heads do not divide,
-            rates outside [0, 1), an unsupported activation; all faults in one message.
+        BertConfigError: a size is not a positive integer, the heads do not divide the hidden size, a rate is
+            outside [0, 1), or the activation is not supported. One message lists all faults.
 
     >>> BertConfig(hidden_size=128, num_attention_heads=2).head_size
     64
@@ -89,17 +89,17 @@ class BertConfig:
 
     @property
     def head_size(self) -> int:
-        """Width of one attention head, D = H / N."""
+        """The width of one attention head, D = H / N."""
         return self.hidden_size // self.num_attention_heads
 
     @classmethod
     def from_hf(cls, values: Mapping[str, Any]) -> BertConfig:
-        """Read the contents of a Hugging Face ``config.json``; absent keys have Hugging Face's defaults.
+        """Return the configuration that a Hugging Face ``config.json`` with these values describes.
 
-        Keys that do not change the masked-LM function are ignored.
+        Absent keys have Hugging Face's defaults. Keys that do not change the masked-LM function are ignored.
 
         Raises:
-            BertConfigError: another architecture, or a variant of BERT that is not computed here.
+            BertConfigError: the architecture is another one, or a variant of BERT that is not computed here.
 
         >>> BertConfig.from_hf({"model_type": "bert", "num_hidden_layers": 4}).num_hidden_layers
         4
@@ -115,9 +115,9 @@ class BertConfig:
         return cls(**{name: value for name, value in values.items() if name in names})
 
     def to_hf(self, dtype: str = "float32") -> dict[str, Any]:
-        """Write the contents of a ``config.json`` that ``AutoModelForMaskedLM`` accepts.
+        """Return the values of a ``config.json`` that ``AutoModelForMaskedLM`` accepts.
 
-        ``dtype`` is the storage type of the weights beside it: what transformers will load them as.
+        ``dtype`` is the type in which the weights beside it are stored, and in which transformers loads them.
 
         >>> BertConfig().to_hf()["architectures"]
         ['BertForMaskedLM']

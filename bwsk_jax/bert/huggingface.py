@@ -1,8 +1,8 @@
-"""Weights to and from a Hugging Face folder: ``config.json`` beside ``model.safetensors``.
+"""Read and write weights in a Hugging Face folder: ``config.json`` beside ``model.safetensors``.
 
-One table says where each tensor of ``BertForMaskedLM`` lives in our parameter tree; import and export both
-read it, so that one is the inverse of the other. Faults are collected and raised once. Nothing is ever
-unpickled.
+One table says where each tensor of ``BertForMaskedLM`` lives in our parameter tree. Import and export both
+read this table, so that one is the inverse of the other. All faults of a folder are raised as one error.
+Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ PICKLE_FILE = "pytorch_model.bin"
 
 
 class CheckpointError(ValueError):
-    """A folder or a parameter tree that does not hold the weights it claims to; every fault is named."""
+    """A folder or a parameter tree does not hold the weights that it should; every fault is named."""
 
 
 # --- the key map --------------------------------------------------------------------------------------------
 
-# What a kind of module stores: Hugging Face's name -> (our name, whether the matrix is transposed).
+# What each kind of module stores: Hugging Face's name -> (our name, whether the matrix is transposed).
 EMBEDDING = {"weight": ("embedding", False)}
 DENSE = {"weight": ("kernel", True), "bias": ("bias", False)}
 LAYER_NORM = {"weight": ("scale", False), "bias": ("bias", False)}
@@ -63,22 +63,22 @@ KEY_MAP: dict[str, tuple[str, dict[str, tuple[str, bool]]]] = {
     "cls.predictions": ("head.decoder", BIAS),
 }
 
-# Names that other writers of the same weights use: pattern -> replacement, applied in order.
+# Other writers of the same weights use other names: pattern -> replacement, applied in order.
 ALIASES: tuple[tuple[str, str], ...] = (
     (r"\.gamma$", ".weight"),
     (r"\.beta$", ".bias"),
     (r"^(?=embeddings\.|encoder\.|pooler\.)", "bert."),
 )
 
-# What wrappers such as a data-parallel module put before every name: whatever stands before this tensor's.
+# A wrapper, such as a data-parallel module, puts a prefix before every name: what stands before this one.
 WRAPPER = re.compile(r"^(?P<wrapper>(?:.*?\.)??)(bert\.)?embeddings\.word_embeddings\.weight$")
 
-# The output bias lives twice in the model, and some writers keep only the copy.
+# The output bias is in the model twice, and some writers keep only the copy.
 HEAD_BIAS, HEAD_BIAS_COPY = "cls.predictions.bias", "cls.predictions.decoder.bias"
 
 HEAD = "cls.predictions."
 
-# Stored by some writers, and not part of the masked-LM function or a copy of something that is.
+# Some writers store these. They are no part of the masked-LM function, or copies of something that is.
 IGNORED: tuple[str, ...] = (
     r"^bert\.pooler\.",
     r"^bert\.embeddings\.position_ids$",
@@ -125,7 +125,7 @@ def _get(tree: Mapping[str, Any], path: tuple[str, ...]) -> Any:
 
 
 def lacks_head(tensors: Mapping[str, np.ndarray]) -> bool:
-    """Whether `tensors` are an encoder's alone: none of them belongs to the masked-LM head.
+    """Return whether `tensors` are those of an encoder alone: none of them belongs to the masked-LM head.
 
     >>> lacks_head({"bert.pooler.dense.bias": 0}), lacks_head({"module.cls.predictions.bias": 0})
     (True, False)
@@ -136,7 +136,7 @@ def lacks_head(tensors: Mapping[str, np.ndarray]) -> bool:
 def with_fresh_head(
     config: BertConfig, tensors: Mapping[str, np.ndarray], key: jax.Array
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Return an encoder's tensors with those of a head drawn from `key`, and the names of the latter."""
+    """Return an encoder's tensors and those of a head drawn from `key`, and the names of the latter."""
     drawn = export_tensors(config, init_params(config, key))
     head = {name: tensor for name, tensor in drawn.items() if name.startswith(HEAD)}
     return {**tensors, **head}, tuple(head)
@@ -145,10 +145,10 @@ def with_fresh_head(
 def import_tensors(config: BertConfig, tensors: Mapping[str, np.ndarray]) -> Params:
     """Build the parameter tree from tensors under Hugging Face's names, in any float type.
 
-    What wrappers put before the names is taken off.
+    The prefix that a wrapper puts before the names is removed.
 
     Raises:
-        CheckpointError: names all tensors that are missing, unexpected, of another shape, or not floats.
+        CheckpointError: tensors are missing, unexpected, of another shape, or not floats; all are named.
     """
     slots = layout(config)
     tensors, faults = _canonical(tensors)
@@ -177,7 +177,7 @@ def export_tensors(config: BertConfig, params: Params) -> dict[str, np.ndarray]:
     """Return the parameters as contiguous float32 tensors under Hugging Face's names.
 
     Raises:
-        CheckpointError: names all parameters that are missing, unexpected or of another shape.
+        CheckpointError: parameters are missing, unexpected or of another shape; all are named.
 
     >>> config = BertConfig(vocab_size=64, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
     >>> tensors = export_tensors(config, init_params(config, jax.random.key(0)))
@@ -245,8 +245,8 @@ def load_config(folder: str | os.PathLike[str]) -> BertConfig:
     """Read the configuration of a Hugging Face folder.
 
     Raises:
-        CheckpointError: no readable ``config.json``.
-        BertConfigError: a configuration of another architecture or of a BERT that is not computed here.
+        CheckpointError: there is no readable ``config.json``.
+        BertConfigError: the architecture is another one, or a variant of BERT that is not computed here.
     """
     file = Path(folder) / CONFIG_FILE
     try:
@@ -258,13 +258,14 @@ def load_config(folder: str | os.PathLike[str]) -> BertConfig:
 def load_pretrained(folder: str | os.PathLike[str]) -> tuple[BertConfig, Params]:
     """Read a Hugging Face folder; return its configuration and float32 parameters.
 
-    Takes one ``model.safetensors`` or shards with their index, float16, bfloat16 or float32 storage, names
-    with or without the ``bert.`` prefix or a wrapper's, ``gamma`` and ``beta`` for a layer norm's weight and
-    bias. Pooler, next-sentence head, position ids and copies of the tied decoder are ignored.
+    The weights are one ``model.safetensors`` or shards with their index, stored in float16, bfloat16 or
+    float32. Their names may lack the ``bert.`` prefix, have that of a wrapper, and call a layer norm's weight
+    and bias ``gamma`` and ``beta``. Pooler, next-sentence head, position ids and copies of the tied decoder
+    are ignored.
 
     Raises:
-        CheckpointError: no readable configuration or weights, or tensors that do not fit the configuration.
-        BertConfigError: a configuration of another architecture or of a BERT that is not computed here.
+        CheckpointError: configuration or weights cannot be read, or tensors do not fit the configuration.
+        BertConfigError: the architecture is another one, or a variant of BERT that is not computed here.
     """
     config, tensors = _read_folder(Path(folder))
     return config, _import_folder(Path(folder), config, tensors)
@@ -275,8 +276,8 @@ def load_for_finetuning(
 ) -> tuple[BertConfig, Params, tuple[str, ...]]:
     """Read a folder as ``load_pretrained`` does; an encoder without a masked-LM head gets a fresh one.
 
-    Returns the configuration, the parameters and the names of the tensors drawn from ``key``: none, or all
-    of the head. A head of which only a part is there is refused.
+    Returns the configuration, the parameters and the names of the tensors that were drawn from ``key``: none,
+    or all tensors of the head. A head with missing tensors is refused.
 
     Raises:
         CheckpointError, BertConfigError: as ``load_pretrained``.
@@ -318,7 +319,7 @@ def save_pretrained(folder: str | os.PathLike[str], config: BertConfig, params: 
     disk leaves the previous file whole.
 
     Raises:
-        CheckpointError: parameters that do not fit the configuration; nothing is written then.
+        CheckpointError: the parameters do not fit the configuration; then nothing is written.
         OSError: the folder cannot be written.
 
     >>> import tempfile

@@ -1,242 +1,32 @@
-"""BERT's masked-LM function: Linen modules for what a layer is, plain JAX for how layers are stacked.
+"""BERT's masked-LM function, in plain JAX around the Linen modules of its parts.
 
-The function is ``BertForMaskedLM``'s (Devlin et al. 2019, arXiv:1810.04805). Every projection, dropout,
-activation and layer norm is a module of its own, so the name stack of a jaxpr tells which one an equation
-belongs to. The layers' parameters are stacked on a leading axis and scanned over by whatever scan the caller
-gives: ``jax.lax.scan``, or a reversible one with the same signature.
+The function is ``BertForMaskedLM``'s (Devlin et al. 2019, arXiv:1810.04805). The parameters of the layers are
+stacked on a leading axis, and the caller chooses the scan that goes through them: ``jax.lax.scan``, or a
+reversible scan with the same signature. Parameters are float32; ``dtype`` is the type of the computation.
 
-Parameters are float32; ``dtype`` is the type of the computation. Layer-norm statistics, the softmax of the
-attention and the logits are float32 whatever ``dtype`` is.
-
-Axes: B batch, T sequence (S where it is attended to), H hidden, N heads, D head width, F feed-forward,
-V vocabulary, L layers.
+Axes: B batch, T sequence, H hidden, V vocabulary, L layers.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bwsk_jax.bert.config import ACTIVATIONS, BertConfig
+from bwsk_jax.bert.config import BertConfig
+from bwsk_jax.bert.modules import Embeddings, Layer, MaskedLMHead
+
+__all__ = ["BertInputError", "Params", "encode", "forward", "init_params", "layer_body", "predict"]
 
 Params = dict[str, Any]
 
 
 class BertInputError(ValueError):
-    """Token ids, mask or token types of a shape or type that the model cannot take."""
-
-
-# --- leaves -------------------------------------------------------------------------------------------------
-
-
-class Dropout(nn.Module):
-    """Zero elements with probability ``rate`` and scale the others to keep the expectation.
-
-    A 16-bit comparison decides an element, so the rate is rounded to a multiple of 2**-16 (0.1 becomes
-    0.100006); the scale is that of the rounded rate. Two elements share each 32-bit random word:
-    ``jax.random.bernoulli``, and 16-bit ``jax.random.bits`` too, draw a word per element, which on a CPU
-    takes 2 to 3 times as long and, with threefry keys, 2.7 times the memory.
-    """
-
-    rate: float
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Drop elements of ``x`` by the bits of the ``dropout`` stream; return ``dtype``."""
-        threshold = min(round(self.rate * 2**16), 2**16 - 1)
-        if threshold == 0:
-            return x.astype(self.dtype)
-        kept = _random_halfwords(self.make_rng("dropout"), x.shape) >= jnp.uint16(threshold)
-        # Scale in float32: rounded to bfloat16, the factor would bias every dropout the same way.
-        scaled = (x.astype(jnp.float32) * (2**16 / (2**16 - threshold))).astype(self.dtype)
-        return jax.lax.select(kept, scaled, jnp.zeros_like(scaled))
-
-
-def _random_halfwords(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Draw uint16 random bits, two for each 32-bit word that the generator makes."""
-    *leading, last = shape
-    words = jax.random.bits(key, (*leading, -(-last // 2)), jnp.uint32)
-    halfwords = jax.lax.bitcast_convert_type(words, jnp.uint16)
-    return halfwords.reshape(*leading, -1)[..., :last]
-
-
-class LayerNorm(nn.Module):
-    """Normalise the last axis by its mean and true variance, in float32; return ``dtype``."""
-
-    epsilon: float
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Return scale * (x - mean) / sqrt(variance + epsilon) + bias."""
-        broadcast = (1,) * (x.ndim - 1) + (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32).reshape(broadcast)
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32).reshape(broadcast)
-        x = x.astype(jnp.float32)
-        centered = x - x.mean(-1, keepdims=True)
-        variance = jnp.square(centered).mean(-1, keepdims=True)
-        normalised = centered * jax.lax.rsqrt(variance + self.epsilon)
-        return (normalised * scale + bias).astype(self.dtype)
-
-
-class Activation(nn.Module):
-    """The feed-forward nonlinearity, as a module so that it has a name."""
-
-    name_in_config: str
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Apply the activation element by element."""
-        return ACTIVATIONS[self.name_in_config](x)
-
-
-class Decoder(nn.Module):
-    """Project to the vocabulary by the transposed word embedding, plus a bias of its own."""
-
-    @nn.compact
-    def __call__(self, hidden: jax.Array, word_vh: jax.Array) -> jax.Array:
-        """Return float32 logits [..., V] for hidden [..., H]."""
-        vocab_size = word_vh.shape[0]
-        bias = self.param("bias", nn.initializers.zeros, (vocab_size,), jnp.float32)
-        logits = jnp.einsum(
-            "...h,vh->...v", hidden, word_vh.astype(hidden.dtype), preferred_element_type=jnp.float32
-        )
-        return logits + bias.reshape((1,) * (hidden.ndim - 1) + (vocab_size,))
-
-
-def _dense(config: BertConfig, features: int, dtype: jnp.dtype, name: str) -> nn.Dense:
-    kernel_init = nn.initializers.normal(config.initializer_range)
-    return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, name=name)
-
-
-def _layer_norm(config: BertConfig, dtype: jnp.dtype) -> LayerNorm:
-    return LayerNorm(config.layer_norm_eps, dtype, name="layer_norm")
-
-
-# --- blocks -------------------------------------------------------------------------------------------------
-
-
-class Embeddings(nn.Module):
-    """Sum of word, position and token-type embeddings, normalised and dropped out."""
-
-    config: BertConfig
-    dtype: jnp.dtype
-    train: bool
-
-    @nn.compact
-    def __call__(self, input_ids_bt: jax.Array, token_type_ids_bt: jax.Array) -> jax.Array:
-        """Return hidden [B, T, H]."""
-        config = self.config
-        normal = nn.initializers.normal(config.initializer_range)
-
-        def padded_normal(key, shape, dtype):
-            table = normal(key, shape, dtype)
-            return table if config.pad_token_id is None else table.at[config.pad_token_id].set(0)
-
-        def embed(rows, name, init=normal):
-            return nn.Embed(rows, config.hidden_size, embedding_init=init, name=name)
-
-        positions_1t = jnp.arange(input_ids_bt.shape[1])[None, :]
-        hidden_bth = (
-            embed(config.vocab_size, "word", padded_normal)(input_ids_bt)
-            + embed(config.type_vocab_size, "token_type")(token_type_ids_bt)
-            + embed(config.max_position_embeddings, "position")(positions_1t)
-        )
-        hidden_bth = _layer_norm(config, self.dtype)(hidden_bth)
-        rate = config.hidden_dropout_prob if self.train else 0.0
-        return Dropout(rate, self.dtype, name="dropout")(hidden_bth)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention, its output projection, and the residual layer norm."""
-
-    config: BertConfig
-    dtype: jnp.dtype
-    train: bool
-
-    @nn.compact
-    def __call__(self, hidden_bth: jax.Array, mask_b11s: jax.Array | None) -> jax.Array:
-        """Return hidden [B, T, H]; ``mask_b11s`` is added to the scores, None adds nothing."""
-        config = self.config
-        heads = (*hidden_bth.shape[:2], config.num_attention_heads, config.head_size)
-        rates = (
-            (config.attention_probs_dropout_prob, config.hidden_dropout_prob) if self.train else (0.0, 0.0)
-        )
-
-        q_btnd = _dense(config, config.hidden_size, self.dtype, "query")(hidden_bth).reshape(heads)
-        k_bsnd = _dense(config, config.hidden_size, self.dtype, "key")(hidden_bth).reshape(heads)
-        v_bsnd = _dense(config, config.hidden_size, self.dtype, "value")(hidden_bth).reshape(heads)
-
-        scores_bnts = jnp.einsum("btnd,bsnd->bnts", q_btnd, k_bsnd).astype(jnp.float32)
-        scores_bnts = scores_bnts * config.head_size**-0.5
-        if mask_b11s is not None:
-            scores_bnts = scores_bnts + mask_b11s
-        # The dropout narrows: casting before it would put a float32 copy of the scores' size in memory.
-        probs_bnts = jax.nn.softmax(scores_bnts, axis=-1)
-        probs_bnts = Dropout(rates[0], self.dtype, name="dropout")(probs_bnts)
-        context_bth = jnp.einsum("bnts,bsnd->btnd", probs_bnts, v_bsnd).reshape(hidden_bth.shape)
-
-        output_bth = _dense(config, config.hidden_size, self.dtype, "output")(context_bth)
-        output_bth = Dropout(rates[1], self.dtype, name="output_dropout")(output_bth)
-        return _layer_norm(config, self.dtype)(hidden_bth + output_bth)
-
-
-class FeedForward(nn.Module):
-    """Up-projection, activation, down-projection, and the residual layer norm."""
-
-    config: BertConfig
-    dtype: jnp.dtype
-    train: bool
-
-    @nn.compact
-    def __call__(self, hidden_bth: jax.Array) -> jax.Array:
-        """Return hidden [B, T, H]."""
-        config = self.config
-        x_btf = _dense(config, config.intermediate_size, self.dtype, "up")(hidden_bth)
-        x_btf = Activation(config.hidden_act, name="activation")(x_btf)
-        output_bth = _dense(config, config.hidden_size, self.dtype, "down")(x_btf)
-        rate = config.hidden_dropout_prob if self.train else 0.0
-        output_bth = Dropout(rate, self.dtype, name="dropout")(output_bth)
-        return _layer_norm(config, self.dtype)(hidden_bth + output_bth)
-
-
-class Layer(nn.Module):
-    """One encoder layer: attention, then feed-forward."""
-
-    config: BertConfig
-    dtype: jnp.dtype = jnp.float32
-    train: bool = False
-
-    @nn.compact
-    def __call__(self, hidden_bth: jax.Array, mask_b11s: jax.Array | None = None) -> jax.Array:
-        """Return hidden [B, T, H]."""
-        modes = (self.config, self.dtype, self.train)
-        hidden_bth = Attention(*modes, name="attention")(hidden_bth, mask_b11s)
-        return FeedForward(*modes, name="feed_forward")(hidden_bth)
-
-
-class MaskedLMHead(nn.Module):
-    """Transform hidden states and score them against the word embedding."""
-
-    config: BertConfig
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, hidden: jax.Array, word_vh: jax.Array) -> jax.Array:
-        """Return float32 logits [..., V] for hidden [..., H]."""
-        hidden = _dense(self.config, self.config.hidden_size, self.dtype, "transform")(hidden)
-        hidden = Activation(self.config.hidden_act, name="activation")(hidden)
-        hidden = _layer_norm(self.config, self.dtype)(hidden)
-        return Decoder(name="decoder")(hidden, word_vh)
-
-
-# --- the function -------------------------------------------------------------------------------------------
+    """Token ids, a mask or token types have a shape or type that the model cannot take."""
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -282,10 +72,16 @@ def layer_body(
 
     def body(hidden_bth, inputs):
         layer_params, key = inputs
-        rngs = {"dropout": key} if train else None
-        return layer.apply({"params": layer_params}, hidden_bth, mask_b11s, rngs=rngs), None
+        return _apply(layer, layer_params, hidden_bth, mask_b11s, key=key if train else None), None
 
     return body
+
+
+def _apply(module: nn.Module, params: Params, *inputs: Any, key: jax.Array | None = None) -> jax.Array:
+    """Return what a module computes of its inputs; ``key`` draws its dropout."""
+    rngs = None if key is None else {"dropout": key}
+    output = module.apply({"params": params}, *inputs, rngs=rngs)
+    return cast(jax.Array, output)  # the declared type of `apply` is that of all modules, mutable ones too
 
 
 def encode(
@@ -324,14 +120,12 @@ def encode(
     if token_type_ids is None:
         token_type_ids = jnp.zeros_like(input_ids)
     train = dropout_key is not None
-    if train:
+    embeddings_key, layer_keys = None, None
+    if dropout_key is not None:
         keys = jax.random.split(dropout_key, config.num_hidden_layers + 1)
-        embeddings_rngs, layer_keys = {"dropout": keys[0]}, keys[1:]
-    else:
-        embeddings_rngs, layer_keys = None, None
-    hidden_bth = Embeddings(config, dtype, train).apply(
-        {"params": params["embeddings"]}, input_ids, token_type_ids, rngs=embeddings_rngs
-    )
+        embeddings_key, layer_keys = keys[0], keys[1:]
+    embeddings = Embeddings(config, dtype, train)
+    hidden_bth = _apply(embeddings, params["embeddings"], input_ids, token_type_ids, key=embeddings_key)
     body = layer_body(config, dtype=dtype, train=train, attention_mask=attention_mask)
     hidden_bth, _ = scan(body, hidden_bth, (params["layers"], layer_keys))
     return hidden_bth
@@ -347,7 +141,7 @@ def predict(config: BertConfig, params: Params, hidden: jax.Array) -> jax.Array:
     (7, 64)
     """
     word_vh = params["embeddings"]["word"]["embedding"]
-    return MaskedLMHead(config, hidden.dtype).apply({"params": params["head"]}, hidden, word_vh)
+    return _apply(MaskedLMHead(config, hidden.dtype), params["head"], hidden, word_vh)
 
 
 def forward(

@@ -1,4 +1,4 @@
-"""WordPiece tokenizers as transformers knows them: load, train, save.
+"""Load, train and save WordPiece tokenizers, as transformers has them.
 
 transformers and tokenizers are imported where they are used, because they take seconds to import.
 """
@@ -23,7 +23,7 @@ MAX_LENGTH = 512
 
 
 class TokenizerError(ValueError):
-    """A path or a text that gives no usable tokenizer."""
+    """The path or the text gives no usable tokenizer."""
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
@@ -32,8 +32,8 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
     A folder has the files that ``save_tokenizer`` writes, or a ``vocab.txt``.
 
     Raises:
-        TokenizerError: no such file or folder, no tokenizer in the folder, a vocabulary that is not UTF-8,
-            or one without the special tokens of BERT.
+        TokenizerError: there is no such file or folder, the folder has no tokenizer, or the vocabulary is not
+            UTF-8 or lacks the special tokens of BERT.
     """
     path = Path(path)
     if path.is_dir():
@@ -54,12 +54,12 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 2048) -> PreTrainedTokenizerFast:
     """Train a lower-casing WordPiece of at most ``vocab_size`` pieces; [PAD] is 0, [MASK] is 4.
 
-    The same texts give the same pieces with the same ids: the trainer breaks ties by the ids of characters,
-    which it numbers as its hash table yields them, so that they are numbered here, beforehand.
+    The same texts give the same pieces with the same ids. The trainer breaks ties by the ids of characters,
+    and numbers characters in the order of its hash table; they are therefore numbered here, beforehand.
 
     Raises:
-        TokenizerError: no text, a string in place of strings, or too few pieces for the special tokens and
-            one letter.
+        TokenizerError: there is no text, or one string in place of several, or ``vocab_size`` has no room for
+            the special tokens and one letter.
 
     >>> tokenizer = train_tokenizer(["to be or not to be", "that is the question"], vocab_size=40)
     >>> tokenizer.mask_token_id, tokenizer.tokenize("To be")
@@ -91,7 +91,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | os.PathLike
     """Write the tokenizer for ``AutoTokenizer`` to load, without the padding and truncation last used.
 
     Raises:
-        OSError: the folder cannot be written; its files are as before then.
+        OSError: the folder cannot be written; its files are then as they were.
     """
     fresh = copy.deepcopy(tokenizer)
     fresh.backend_tokenizer.no_padding()
@@ -113,7 +113,7 @@ def _load_saved(folder: Path) -> PreTrainedTokenizerFast:
 
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    # The Rust library raises bare exceptions, and transformers whatever a damaged file leads it to.
+    # The Rust library raises bare exceptions, and a damaged file makes transformers raise any other.
     except Exception as error:
         raise TokenizerError(f"{folder} holds no tokenizer that transformers can load: {error}") from error
 
@@ -130,7 +130,8 @@ def _word_piece(vocabulary: dict[str, int], source: str) -> PreTrainedTokenizerF
 def _characters(texts: list[str], limit: int) -> tuple[list[str], list[str]]:
     """Return, sorted, the most frequent characters and those among them that occur inside words.
 
-    Fewer than ``limit`` where equally frequent ones straddle it, so that the trainer picks the same ones.
+    There are at most ``limit``. Where equally frequent characters stand on both sides of the limit, none of
+    them is taken, so that the trainer has no choice between them.
     """
     from tokenizers.normalizers import BertNormalizer
     from tokenizers.pre_tokenizers import BertPreTokenizer

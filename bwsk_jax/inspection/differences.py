@@ -1,7 +1,8 @@
-"""Where the strict and the reference taxonomy part, and why."""
+"""Where the strict and the reference taxonomy disagree, and why."""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from bwsk_jax import Report
@@ -13,8 +14,8 @@ __all__ = ["Difference", "differences", "explanation"]
 class Difference:
     """A leaf module that one taxonomy calls S and the other K.
 
-    `primitive` and `why` are of the strict line that tells most about it: one that the K side calls K, one
-    on which they disagree if there is any, and of these the one that reads most bytes.
+    `primitive` and `why` describe the line of the module that explains the difference best (see `_weight`);
+    `why` is the strict taxonomy's reason.
     """
 
     module: str
@@ -30,17 +31,12 @@ class Difference:
 
 
 def differences(strict: Report, reference: Report) -> list[Difference]:
-    """The leaf modules that two reports on the same function do not agree on, the most frequent first."""
+    """Return the leaf modules on which two reports of one function disagree, the most frequent first."""
     found = []
     for ours, theirs in zip(strict.modules, reference.modules, strict=True):
         if not ours.leaf or ours.kind == theirs.kind:
             continue
-        erasing = strict if ours.kind == "K" else reference
-        weight = lambda n: (
-            _kind(erasing, n) == "K",
-            _kind(strict, n) != _kind(reference, n),
-            strict.lines[n].bytes_in,
-        )
+        weight = functools.partial(_weight, strict, reference, strict if ours.kind == "K" else reference)
         line = strict.lines[max(ours.lines, key=weight)]
         found.append(
             Difference(ours.name, ours.repeats, ours.kind, theirs.kind, line.primitive, line.why),
@@ -48,12 +44,25 @@ def differences(strict: Report, reference: Report) -> list[Difference]:
     return sorted(found, key=lambda difference: -difference.repeats)
 
 
+def _weight(strict: Report, reference: Report, erasing: Report, number: int) -> tuple[bool, bool, int]:
+    """How well a line explains why its module is K in the report `erasing`, and S in the other one.
+
+    A line that is K there explains it better than one that is not; then a line on which the reports disagree;
+    then a line that reads more bytes.
+    """
+    return (
+        _kind(erasing, number) == "K",
+        _kind(strict, number) != _kind(reference, number),
+        strict.lines[number].bytes_in,
+    )
+
+
 def _kind(report: Report, line: int) -> str:
     return report.lines[line].kind.removeprefix("~")
 
 
 def explanation(strict: Report, reference: Report) -> str:
-    """One or two sentences on where the taxonomies differ; empty where there are no modules to count."""
+    """Return one or two sentences on where the taxonomies disagree; "" if there are no modules to count."""
     total = sum(strict.leaf_modules.values())
     if total == 0:
         return ""

@@ -1,18 +1,19 @@
-"""What is found out about a subject, as JSON for other programs.
+"""What the inspector finds out about a subject, as JSON for other programs.
 
-The keys of schema 1. No key is renamed, removed or given another meaning without a new number.
+The table lists the keys of schema 1. A key that is renamed, removed or given another meaning gives the schema
+a new number.
 
 =============  ============================================================================================
 schema         1
 subject        what was looked at, in words
 strict         the strict `bwsk_jax.Report`, as its `to_dict` gives it; it has a schema number of its own
 reference      the same by the reference taxonomy
-differences    leaf modules on which they disagree: module, repeats, strict, reference, primitive, why
+differences    the leaf modules on which they disagree: module, repeats, strict, reference, primitive, why
 plan           with `--plan` or `--diff`, else null: unit, saved_bytes, residual_bytes, overhead,
-               fallback_overhead, inverted, gap and values, which lists in the order of the backward pass:
-               value, type, bytes, how ("saved", "inverted", "replayed"), grade, primitive, module, source,
-               residual (whether plain autodiff would keep it)
-residuals      with `--diff`, else null: what becomes of each residual of plain autodiff, listed as `values`
+               fallback_overhead, inverted, gap and values. The list of values is in the order of the backward
+               pass; each has the keys of `value_sources.ValueSource`: value, type, bytes, how ("saved",
+               "inverted", "replayed"), grade, primitive, module, source, residual
+residuals      with `--diff`, else null: each residual of plain autodiff, with the keys of a value
 =============  ============================================================================================
 
 Bytes, FLOPs and overheads of a plan are per call, or per iteration of the scan over layers.
@@ -25,7 +26,7 @@ from typing import Any
 
 from bwsk_jax import Plan, Report
 from bwsk_jax.inspection.differences import differences
-from bwsk_jax.inspection.fates import Fate, fates, residual_fates
+from bwsk_jax.inspection.value_sources import ValueSource, residual_sources, value_sources
 
 __all__ = ["SCHEMA", "document"]
 
@@ -35,7 +36,7 @@ SCHEMA = 1
 def document(
     subject: str, unit: str, strict: Report, reference: Report, plan: Plan | None, *, diff: bool
 ) -> dict[str, Any]:
-    """The document, as plain lists and dictionaries."""
+    """Return the document as plain lists and dictionaries; `diff` asks for the residuals of the plan."""
     return {
         "schema": SCHEMA,
         "subject": subject,
@@ -43,7 +44,7 @@ def document(
         "reference": reference.to_dict(),
         "differences": list(map(dataclasses.asdict, differences(strict, reference))),
         "plan": None if plan is None else _plan(plan, unit),
-        "residuals": _listed(residual_fates(plan)) if diff else None,
+        "residuals": None if plan is None or not diff else _listed(residual_sources(plan)),
     }
 
 
@@ -56,9 +57,9 @@ def _plan(plan: Plan, unit: str) -> dict[str, Any]:
         "fallback_overhead": plan.fallback_overhead,
         "inverted": plan.inverted,
         "gap": plan.gap,
-        "values": _listed(fates(plan)),
+        "values": _listed(value_sources(plan)),
     }
 
 
-def _listed(found: list[Fate]) -> list[dict[str, Any]]:
-    return list(map(dataclasses.asdict, found))
+def _listed(sources: list[ValueSource]) -> list[dict[str, Any]]:
+    return list(map(dataclasses.asdict, sources))

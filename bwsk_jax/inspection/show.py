@@ -1,4 +1,4 @@
-"""From flags to text, JSON and a page."""
+"""From the flags to the text, the JSON and the page that they ask for."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ import time
 from pathlib import Path
 
 from bwsk_jax import Plan, Report, bert
-from bwsk_jax.inspection.arguments import SubjectError
 from bwsk_jax.inspection.differences import explanation
 from bwsk_jax.inspection.document import document
 from bwsk_jax.inspection.options import Options
 from bwsk_jax.inspection.page import page
-from bwsk_jax.inspection.subject import Subject, subject_of_bert, subject_of_function
+from bwsk_jax.inspection.subject import Subject, SubjectError, subject_of_bert, subject_of_function
 from bwsk_jax.inspection.text import ansi, difference_text, plain, plan_text, report_text
 from bwsk_jax.training.precision import DTYPES
 from bwsk_jax.training.recipe import RECIPES, Recipe
@@ -31,11 +30,13 @@ LIMITS = ("max_overhead", "max_bytes")
 
 
 def show(options: Options) -> None:
-    """Print what was asked for, and write the files that were named.
+    """Print what the options ask for, and write the files that they name.
 
     Raises:
-        SubjectError: flags that contradict each other, or a function that cannot be looked at.
-        PlanError, BertConfigError, CheckpointError, BertInputError, OSError: as their names say.
+        SubjectError: the flags contradict each other, or the function cannot be looked at.
+        PlanError: no plan keeps to the limit.
+        BertConfigError, CheckpointError, BertInputError: the model cannot be looked at.
+        OSError: a file cannot be read.
     """
     _check(options)
     subject = _subject(options)
@@ -50,7 +51,7 @@ def show(options: Options) -> None:
         shown = plan if planned else None
         found = document(subject.name, subject.unit, strict, reference, shown, diff=options.diff)
         files[options.json] = json.dumps(found, allow_nan=False) + "\n"
-    if options.html is not None:
+    if plan is not None and options.html is not None:
         frontiers = _frontiers(subject)
         files[options.html] = page(subject.name, subject.unit, strict, reference, plan, *frontiers)
     for path, text in files.items():
@@ -72,16 +73,21 @@ def _check(options: Options) -> None:
             raise SubjectError(f"{flag(name)} limits a plan: give --plan, --diff or --html too")
         if math.isnan(getattr(options, name)) or getattr(options, name) < 0:
             raise SubjectError(f"{flag(name)} {getattr(options, name)} must not be negative")
-    if options.html == "-":
-        raise SubjectError("--html -: the page has to go to a file")
-    for name in given("json", "html"):
-        if getattr(options, name) != "-":
-            _check_writable(flag(name), Path(getattr(options, name)))
-    if len(given("json", "html")) == 2 and os.path.realpath(options.json) == os.path.realpath(options.html):
-        raise SubjectError(f"--json and --html both go to {options.html}")
+    _check_files(options)
     for name in given("batch_size", "seq_len"):
         if getattr(options, name) <= 0:
             raise SubjectError(f"{flag(name)} {getattr(options, name)} must be positive")
+
+
+def _check_files(options: Options) -> None:
+    if options.html == "-":
+        raise SubjectError("--html -: the page has to go to a file")
+    files = {"--json": options.json, "--html": options.html}
+    paths = {flag: Path(name) for flag, name in files.items() if name not in (None, "-")}
+    for flag, path in paths.items():
+        _check_writable(flag, path)
+    if len(paths) == 2 and len({os.path.realpath(path) for path in paths.values()}) == 1:
+        raise SubjectError(f"--json and --html both go to {options.html}")
 
 
 def _check_writable(flag: str, path: Path) -> None:
@@ -120,14 +126,17 @@ def _text(options: Options, subject: Subject, strict: Report, reference: Report,
         strict.summary(),
         reference.summary(),
         explanation(strict, reference),
-        plan_text(plan, subject.unit, paint) if options.plan else "",
-        difference_text(plan, subject.unit, paint) if options.diff else "",
+        plan_text(plan, subject.unit, paint) if plan is not None and options.plan else "",
+        difference_text(plan, subject.unit, paint) if plan is not None and options.diff else "",
     ]
     return "\n\n".join(filter(None, parts))
 
 
 def _frontiers(subject: Subject) -> tuple[list[Plan], list[Plan]]:
-    """With inverses and by replaying alone, the first at the recomputations of the second too."""
+    """Return the frontiers with inverses and by replaying alone.
+
+    The former also has the plans with inverses that recompute at most as much as each plan of the latter.
+    """
     say = functools.partial(print, file=sys.stderr, flush=True)
     started = time.perf_counter()
     say(f"finding the frontier of {subject.unit} by replaying alone ...")
@@ -142,7 +151,7 @@ def _frontiers(subject: Subject) -> tuple[list[Plan], list[Plan]]:
 
 
 def _undominated(plans: list[Plan]) -> list[Plan]:
-    """From least memory on, those that recompute less than all that save less."""
+    """Return, from least memory on, the plans that recompute less than every plan that saves less."""
     kept: list[Plan] = []
     for plan in sorted(plans, key=lambda plan: (plan.saved_bytes, plan.overhead)):
         if not kept or plan.overhead < kept[-1].overhead:

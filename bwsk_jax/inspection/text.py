@@ -1,4 +1,4 @@
-"""A classification and a plan as text for a terminal."""
+"""A classification and a plan, as text for a terminal."""
 
 from __future__ import annotations
 
@@ -6,28 +6,33 @@ from collections.abc import Callable, Iterator, Sequence
 
 from bwsk_jax import Plan, Report
 from bwsk_jax.classification.report import Line
-from bwsk_jax.inspection.fates import Fate, fates, residual_fates, total_bytes
+from bwsk_jax.inspection.value_sources import (
+    ValueSource,
+    residual_sources,
+    total_bytes,
+    value_sources,
+)
 
 __all__ = ["Paint", "binary", "decimal", "difference_text", "place", "plan_text", "report_text"]
 
 Paint = Callable[[str, str], str]
-"""`paint(style, text)`: the text in the colour of a kind or a fate, or as it is."""
+"""`paint(style, text)` returns the text in the colour of a kind or of a value's source, or as it is."""
 
 COLOURS = {"S": 36, "~S": 36, "K": 33, "B": 2, "saved": 33, "inverted": 36, "replayed": 2}
 
 
 def ansi(style: str, text: str) -> str:
-    """Colour for a terminal."""
+    """Return the text in the style's colour on a terminal; as it is where the style has none."""
     return f"\x1b[{COLOURS[style]}m{text}\x1b[0m" if style in COLOURS else text
 
 
 def plain(style: str, text: str) -> str:
-    """No colour."""
+    """Return the text as it is, without colour."""
     return text
 
 
 def binary(count: float) -> str:
-    """Bytes, to read.
+    """Return a number of bytes for people to read, in binary units.
 
     >>> binary(1000), binary(3 * 2**19)
     ('1000 B', '1.5 MiB')
@@ -40,7 +45,7 @@ def binary(count: float) -> str:
 
 
 def decimal(count: float) -> str:
-    """FLOPs, to read.
+    """Return a number of FLOPs for people to read, in decimal units.
 
     >>> decimal(12), decimal(2.4e9)
     ('12', '2.4 G')
@@ -53,7 +58,7 @@ def decimal(count: float) -> str:
 
 
 def place(source: str) -> str:
-    """File and line of a source, without the folders.
+    """Return the file and the line of a source, without the folders and the function.
 
     >>> place("/home/me/model.py:58:15 (Dropout.__call__)")
     'model.py:58'
@@ -66,7 +71,7 @@ def place(source: str) -> str:
 
 
 def report_text(strict: Report, reference: Report, *, unfold: bool, paint: Paint) -> str:
-    """One line per module, or per equation if `unfold`: what both taxonomies say of it."""
+    """Return a table of what both taxonomies say: a row for each module, or for each equation if `unfold`."""
     children: dict[int | None, list[Line]] = {}
     for line in strict.lines:
         children.setdefault(line.parent, []).append(line)
@@ -105,7 +110,10 @@ def _unfolded(line: Line, reference: Report, rounds: dict[int, int]) -> tuple[st
 def _folded(
     strict: Report, reference: Report, rounds: dict[int, int], children: dict, parent: int | None
 ) -> Iterator[tuple]:
-    """Equations with a body or outside of modules one by one, the rest by module, at its first line."""
+    """Yield a row for each equation that has a body or belongs to no leaf module, and one for each module.
+
+    A module's row stands where the first of its equations would.
+    """
     number_of = {n: k for k, module in enumerate(strict.modules) for n in module.lines}
     shown = set()
     for line in children.get(parent, ()):
@@ -146,12 +154,12 @@ def _module(strict: Report, reference: Report, k: int, depth: int) -> tuple[str,
 
 
 def plan_text(plan: Plan, unit: str, paint: Paint) -> str:
-    """Value by value, in the order of the backward pass, how it is had."""
-    return f"Plan for {unit}: {plan_line(plan)}\n{_fate_table(fates(plan), paint)}"
+    """Return a table of a plan's values, in the order of the backward pass, and where each comes from."""
+    return f"Plan for {unit}: {plan_line(plan)}\n{_source_table(value_sources(plan), paint)}"
 
 
 def plan_line(plan: Plan) -> str:
-    """What a plan saves and costs."""
+    """Return in one line what a plan saves and what it costs."""
     refused = "" if plan.fallback is None else f" ({plan.fallback_overhead:.2%} where a guard refuses)"
     return (
         f"saves {plan.saved_bytes:,} of {plan.residual_bytes:,} bytes, recomputes {plan.overhead:.2%}"
@@ -160,36 +168,39 @@ def plan_line(plan: Plan) -> str:
 
 
 def difference_text(plan: Plan, unit: str, paint: Paint) -> str:
-    """What becomes of each residual of plain autodiff under the plan."""
-    found = residual_fates(plan)
-    totals = ", ".join(f"{how} {count:,}" for how, count in total_bytes(found).items())
-    others = [fate for fate in fates(plan) if fate.how == "saved" and not fate.residual]
-    besides = f"; saved besides them {sum(fate.bytes for fate in others):,}" if others else ""
+    """Return a table of the residuals of plain autodiff, and where the plan gets each of them."""
+    residuals = residual_sources(plan)
+    totals = ", ".join(f"{how} {count:,}" for how, count in total_bytes(residuals).items())
+    others = [source for source in value_sources(plan) if source.how == "saved" and not source.residual]
+    besides = f"; saved besides them {sum(source.bytes for source in others):,}" if others else ""
     return (
         f"Plain autodiff keeps {plan.residual_bytes:,} bytes for {unit}. "
-        f"Of these the plan has: {totals}{besides}\n{_fate_table(found, paint)}"
+        f"Of these the plan has: {totals}{besides}\n{_source_table(residuals, paint)}"
     )
 
 
-def _fate_table(found: Sequence[Fate], paint: Paint) -> str:
+def _source_table(sources: Sequence[ValueSource], paint: Paint) -> str:
     head = ("value", "type", "bytes", "how", "equation", "module", "source")
     rows = [
         (
-            str(fate.value),
-            fate.type,
-            f"{fate.bytes:,}",
-            fate.how,
-            f"solving {fate.primitive} ({fate.grade})" if fate.grade else fate.primitive,
-            fate.module,
-            place(fate.source),
+            str(source.value),
+            source.type,
+            f"{source.bytes:,}",
+            source.how,
+            f"solving {source.primitive} ({source.grade})" if source.grade else source.primitive,
+            source.module,
+            place(source.source),
         )
-        for fate in found
+        for source in sources
     ]
     return table([head, *rows], {0, 2}, {3}, paint)
 
 
-def table(rows: list[Sequence[str]], right: set[int], painted: set[int], paint: Paint) -> str:
-    """Aligned columns; those in `right` to the right, those in `painted` in the colour of what they say."""
+def table(rows: Sequence[Sequence[str]], right: set[int], painted: set[int], paint: Paint) -> str:
+    """Return the rows with their columns aligned, those in `right` to the right.
+
+    Each cell of the columns in `painted` has the colour of what it says.
+    """
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
 
     def cell(row: Sequence[str], k: int) -> str:

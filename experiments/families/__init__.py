@@ -1,6 +1,8 @@
-"""Families of models, each as its own library or paper defines its layer.
+"""Families of models, each with the layer that its own library or paper defines.
 
-`FAMILIES[name](dtype, size)` builds a stack of layers of that family.
+`FAMILIES[name](dtype, size)` builds a stack of layers of that family. The layers are in `transformers`,
+`recurrences`, `vision` and `invertible`. `stack` says what a stack is, `libraries` turns modules of four
+libraries into pairs of functions, and `measure` finds out what the gradient of a stack keeps.
 """
 
 from __future__ import annotations

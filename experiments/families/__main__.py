@@ -2,10 +2,10 @@
 
     python -m experiments.families
 
-Claim: with inverses, least memory never saves more than replaying layer by layer does, nothing at all where a
-layer is invertible by construction, and it recomputes no more.
+Claim: with inverses, the plan of least memory never saves more than replaying layer by layer does, and never
+recomputes more. Where a layer is invertible by construction, it saves nothing at all.
 Expected: the table in README.md.
-Cost: about 5 minutes on 2 cores and 2 GiB; compiles only, runs nothing, downloads nothing.
+Cost: about 5 minutes on 2 cores and 2 GiB. It only compiles: it runs nothing and downloads nothing.
 """
 
 import math
@@ -30,12 +30,12 @@ COLUMNS = (
 
 
 def mebibytes(count: int) -> str:
-    """Bytes as MiB to three digits."""
+    """Return a number of bytes in MiB, to three digits."""
     return f"{float(f'{count / 2**20:.3g}'):,g}"
 
 
 def row(name: str) -> list[str]:
-    """The figures of one family."""
+    """Return the row of one family: its name and its figures."""
     stack = abstract(FAMILIES[name], jnp.float32, SIZE)
     least, replaying = (plan(stack, max_overhead=math.inf, invert=invert) for invert in (True, False))
     temps = (temp_bytes(stack, SCANS[scan]) for scan in ("plain", "checkpoint", "least"))

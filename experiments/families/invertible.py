@@ -1,7 +1,7 @@
 """Layers that are invertible by construction: couplings, flows and integrators.
 
-What they hand on stays in float32 whatever the type of the computation: sums have to be undone, and a
-narrower carry is saved rather than recovered with its rounding.
+Their carry is float32 whatever the type of the computation is. Going back means undoing sums, and the engine
+saves a narrower carry rather than recover it with its rounding.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["glow", "leapfrog", "momentum", "real_nvp", "reformer", "revnet"]
 
 
 def _within(dtype: Any, branch: Callable) -> Callable:
-    """The branch computed in a type, between float32 streams."""
+    """Return the branch computed in another type, from float32 to float32."""
     return lambda params, x: branch(params, x.astype(dtype)).astype(jnp.float32)
 
 
@@ -32,7 +32,7 @@ _layers = functools.partial(layers, stream=jnp.float32)
 
 
 def _coupling(first: Callable, second: Callable) -> Callable:
-    """`a + F(b)`, then `b + G(a)`; A. Gomez et al., 2017."""
+    """Return the coupling `a + F(b)`, then `b + G(a)`; A. Gomez et al., 2017."""
 
     def apply(params, carry):
         a, b = carry
@@ -47,7 +47,7 @@ def _both(first: Callable, second: Callable) -> Callable:
 
 
 class Convolutions(linen.Module):
-    """Convolution, group norm, relu, convolution; or with a norm and a relu before the first."""
+    """Convolution, group norm, relu, convolution; with `pre_activation`, a norm and a relu come before."""
 
     pre_activation: bool
 
@@ -97,14 +97,14 @@ def reformer(dtype: Any, size: Size) -> Stack:
 
 
 def _affine_coupling(conditioner: Callable, a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`a` scaled and shifted by functions of `b`, and the logarithms of the scales, at most 1 in size."""
+    """Return `a` scaled and shifted by functions of `b`, and the logarithms of the scales, in [-1, 1]."""
     log_scale, shift = jnp.split(conditioner(b), 2, -1)
     log_scale = jnp.tanh(log_scale)
     return a * jnp.exp(log_scale) + shift, log_scale
 
 
 def _conditioner(width: int, dtype: Any) -> tuple[Callable, Callable]:
-    """An MLP of Equinox on the last axis, from H to 2 H."""
+    """Return an MLP of Equinox on the last axis, from H to 2 H, as a pair of functions."""
     init, apply = from_equinox(lambda key: eqx.nn.MLP(width, 2 * width, 2 * width, 2, jax.nn.relu, key=key))
 
     def over_rows(params, x):

@@ -1,4 +1,4 @@
-"""Modules of four libraries as pairs of functions: `init(key) -> params`, `apply(params, *args)`."""
+"""Modules of four libraries as pairs of functions, `init(key) -> params` and `apply(params, *args)`."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ Pair = tuple[Callable[..., Any], Callable[..., Any]]
 
 
 def from_linen(module: linen.Module, *example: Any) -> Pair:
-    """A Linen module called with arguments like the example."""
+    """Return the functions of a Linen module that is called with arguments like the example."""
     return lambda key: module.init(key, *example)["params"], lambda p, *args: module.apply(
         {"params": p}, *args
     )
 
 
 def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Pair:
-    """An NNX module."""
+    """Return the functions of the NNX module that `make` makes."""
     graph = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
     return lambda key: nnx.state(make(nnx.Rngs(key))), lambda p, *args: nnx.merge(graph, p)(*args)
 
 
 def from_equinox(make: Callable[[jax.Array], eqx.Module]) -> Pair:
-    """An Equinox module."""
+    """Return the functions of the Equinox module that `make` makes."""
     _, static = eqx.partition(make(jax.random.key(0)), eqx.is_array)
     return lambda key: eqx.filter(make(key), eqx.is_array), lambda p, *args: eqx.combine(p, static)(*args)
 
 
 def from_haiku(fun: Callable[..., Any], *example: Any) -> Pair:
-    """A function of Haiku modules called with arguments like the example."""
+    """Return the functions of a function of Haiku modules that is called with arguments like the example."""
     transformed = hk.without_apply_rng(hk.transform(fun))
     return lambda key: transformed.init(key, *example), transformed.apply

@@ -1,4 +1,4 @@
-"""The gradient of a stack of layers by one scan or another, and what it keeps."""
+"""The gradient of a stack of layers by any of several scans, and what it keeps in memory."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ SCANS: dict[str, Callable] = {
     "least": functools.partial(bwsk_jax.reversible_scan, max_overhead=math.inf),
 }
 FAST_COMPILATION = {"xla_backend_optimization_level": 0}
-"""Of machine code; the buffers are those of any level."""
+"""Options that save time on machine code. The buffers are the same at every level of optimization."""
 
 
 def arguments(stack: Stack) -> tuple[Any, Any]:
-    """What a gradient is taken with respect to, and what else the model reads (keys, counts)."""
+    """Return the floats of a stack, which have gradients, and all else that it reads (keys, counts)."""
     return eqx.partition(
         (stack.shared, stack.carry, stack.xs), lambda a: jnp.issubdtype(a.dtype, jnp.inexact)
     )
 
 
 def gradient(stack: Stack, scan: Callable) -> Callable[[Any, Any], Any]:
-    """The gradient of a fixed random combination of the final carry and all outputs, in `arguments`."""
+    """Return the gradient in `arguments` of a fixed random combination of the final carry and all outputs."""
 
     def loss(varied, fixed):
         shared, carry, xs = eqx.combine(varied, fixed)
@@ -48,12 +48,12 @@ def gradient(stack: Stack, scan: Callable) -> Callable[[Any, Any], Any]:
 
 
 def abstract(build: Build, dtype: Any, size: Size) -> Stack:
-    """The stack with the types of its values in place of them."""
+    """Return the stack with the types of its values in place of the values."""
     return _built(jax.eval_shape, build, dtype, size)
 
 
 def concrete(build: Build, dtype: Any, size: Size) -> Stack:
-    """The stack with its values, drawn by one compiled function."""
+    """Return the stack with its values, which one compiled function draws."""
     return _built(lambda f: jax.jit(f, compiler_options=FAST_COMPILATION)(), build, dtype, size)
 
 
@@ -70,13 +70,13 @@ def _built(run: Callable, build: Build, dtype: Any, size: Size) -> Stack:
 
 
 def temp_bytes(stack: Stack, scan: Callable) -> int:
-    """Bytes that the compiled gradient needs beside its arguments and results, by XLA's own account."""
+    """Return the bytes that the compiled gradient needs beside arguments and results, as XLA counts them."""
     compiled = jax.jit(gradient(stack, scan)).lower(*arguments(stack)).compile(FAST_COMPILATION)
     return compiled.memory_analysis().temp_size_in_bytes
 
 
 def plan(stack: Stack, **options: Any) -> Plan:
-    """The plan of one layer of the stack."""
+    """Return the plan of one layer of the stack."""
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), stack.xs)
     length = jax.tree.leaves(stack.xs)[0].shape[0]
     found = None
@@ -92,5 +92,5 @@ def plan(stack: Stack, **options: Any) -> Plan:
 
 
 def carry_bytes(stack: Stack) -> int:
-    """What `jax.checkpoint` keeps of each layer."""
+    """Return the bytes that `jax.checkpoint` keeps of each layer: its carry."""
     return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(stack.carry))

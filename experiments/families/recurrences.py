@@ -1,4 +1,4 @@
-"""State-space layers, and cells over time."""
+"""State-space layers, and recurrent cells scanned over time."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ def _state(size: Size) -> jax.Array:
 
 
 def linen_gru(dtype: Any, size: Size) -> Stack:
-    """Linen's GRU cell over time."""
+    """GRU cells of Linen, scanned over time."""
     pair = from_linen(linen.GRUCell(size.width), _state(size), _inputs(size)[0])
     return recurrence(pair[0], lambda p, h, x: pair[1](p, h, x)[0], _state(size), _inputs(size), dtype)
 
 
 def nnx_gru(dtype: Any, size: Size) -> Stack:
-    """NNX's GRU cell over time."""
+    """GRU cells of NNX, scanned over time."""
     init, apply = from_nnx(lambda rngs: nnx.GRUCell(size.width, size.width, rngs=rngs))
     parameters = lambda key: nnx.filter_state(init(key), nnx.Param)
     return recurrence(parameters, lambda p, h, x: apply(p, h, x)[0], _state(size), _inputs(size), dtype)
 
 
 def equinox_gru(dtype: Any, size: Size) -> Stack:
-    """Equinox's GRU cell over time."""
+    """GRU cells of Equinox, scanned over time."""
     init, apply = from_equinox(lambda key: eqx.nn.GRUCell(size.width, size.width, key=key))
     step = lambda p, h, x: jax.vmap(lambda x, h: apply(p, x, h))(x, h)
     return recurrence(init, step, _state(size), _inputs(size), dtype)
 
 
 def haiku_gru(dtype: Any, size: Size) -> Stack:
-    """Haiku's GRU core over time."""
+    """GRU cores of Haiku, scanned over time."""
     init, apply = from_haiku(lambda x, h: hk.GRU(size.width)(x, h)[1], _inputs(size)[0], _state(size))
     return recurrence(init, lambda p, h, x: apply(p, x, h), _state(size), _inputs(size), dtype)
 
 
 def _combine(left, right):
-    """Two steps of `s -> decay s + drive` as one."""
+    """Return two steps of `s -> decay s + drive` as one step."""
     return left[0] * right[0], left[1] * right[0] + right[1]
 
 
@@ -106,10 +106,10 @@ def _selective(run, dtype, size, states=4, taps=4) -> Stack:
 
 
 def mamba(dtype: Any, size: Size) -> Stack:
-    """A selective state space by a parallel prefix sum; A. Gu and T. Dao, 2023."""
+    """A selective state space, computed by a parallel prefix sum; A. Gu and T. Dao, 2023."""
     return _selective(_in_parallel, dtype, size)
 
 
 def state_space(dtype: Any, size: Size) -> Stack:
-    """The same state space by a scan over time inside of the layer."""
+    """The same state space, computed by a scan over time inside the layer."""
     return _selective(_in_turn, dtype, size)

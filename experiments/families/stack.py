@@ -1,4 +1,4 @@
-"""What a family of models gives: one layer as a scan body, and the values that a stack of such layers has.
+"""What a family of models consists of: one layer as a scan body, and the values of a stack of such layers.
 
 Axes: B batch, T time or position (S where attended to), Y and X of an image, H width, N heads, D head width,
 F feed-forward, L layers.
@@ -21,7 +21,7 @@ SEED = 0
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """B, T, H and L of a stack; H is a multiple of 4 `HEADS`."""
+    """The sizes B, T, H and L of a stack; H is a multiple of 4 times `HEADS`."""
 
     batch: int
     time: int
@@ -30,8 +30,10 @@ class Size:
 
 
 class Stack(NamedTuple):
-    """`lax.scan(functools.partial(body, shared), carry, xs)` runs the model; all but `body` is pytrees of
-    arrays, and `shared` is what every iteration reads."""
+    """A model that `lax.scan(functools.partial(body, shared), carry, xs)` runs.
+
+    All fields but `body` are pytrees of arrays; every iteration reads `shared`.
+    """
 
     body: Callable[[Any, Any, Any], tuple[Any, Any]]
     shared: Any
@@ -40,12 +42,12 @@ class Stack(NamedTuple):
 
 
 def normal(seed: int, *shape: int, scale: float = 1.0) -> jax.Array:
-    """Values from N(0, scale²)."""
+    """Return values drawn from N(0, scale²)."""
     return scale * jax.random.normal(jax.random.key(seed), shape)
 
 
 def cast(tree: Any, dtype: Any) -> Any:
-    """The tree with its floats in another type."""
+    """Return the tree with its floats in another type."""
     return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
 
 
@@ -60,10 +62,11 @@ def layers(
     has_output: bool = False,
     stream: Any = None,
 ) -> Stack:
-    """Layers with parameters of their own: `apply(params, carry, *shared)`, `init(key)` draws the parameters.
+    """Return a stack of layers that have parameters of their own.
 
-    With `has_output`, `apply` returns (carry, output of the layer). The carry has the type `stream`, else
-    that of all the rest.
+    `init(key)` draws the parameters of a layer, and `apply(params, carry, *shared)` returns the next carry;
+    with `has_output` it returns the next carry and the output of the layer. The carry has the type `stream`,
+    or if that is None `dtype`, the type of all the rest.
     """
     params = jax.vmap(init)(jax.random.split(jax.random.key(SEED), size.layers))
 
@@ -75,7 +78,7 @@ def layers(
 
 
 def recurrence(init: Callable, step: Callable, carry: Any, inputs: Any, dtype: Any) -> Stack:
-    """One cell over time: `step(params, carry, input)` returns the next carry, which is its output too."""
+    """Return a cell over time: `step(params, carry, input)` returns the next carry, also its output."""
 
     def body(params, carry, x):
         carry = step(params, carry, x)

@@ -1,4 +1,4 @@
-"""Transformer layers: post-norm, pre-norm, gated, with relative positions, with experts, of MLPs alone."""
+"""Transformer layers: post-norm, pre-norm, gated, with relative positions, with experts, or of MLPs alone."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _hidden(size: Size) -> jax.Array:
 
 
 def bert_layer(dtype: Any, size: Size) -> Stack:
-    """BERT as this package trains it: post-norm, with dropout; J. Devlin et al., 2019."""
+    """BERT as this package trains it, post-norm and with dropout; J. Devlin et al., 2019."""
     config = bert.BertConfig(
         vocab_size=64,
         hidden_size=size.width,
@@ -164,20 +164,20 @@ def haiku_layer(dtype: Any, size: Size) -> Stack:
 
 
 def _matrices(key: jax.Array, **shapes: tuple[int, ...]) -> dict[str, jax.Array]:
-    """A parameter of each name, scaled by its fan-in, the last axis but one."""
+    """Return a parameter of each name and shape, scaled by its fan-in, the last axis but one."""
     keys = jax.random.split(key, len(shapes))
     draw = lambda key, shape: jax.random.normal(key, shape) / math.sqrt(shape[-2])
     return {name: draw(k, shape) for k, (name, shape) in zip(keys, shapes.items(), strict=True)}
 
 
 def rms_norm(x: jax.Array, scale: jax.Array) -> jax.Array:
-    """`x` by its root mean square, in float32; B. Zhang and R. Sennrich, 2019."""
+    """Return `x` divided by its root mean square, in float32, and scaled; B. Zhang and R. Sennrich, 2019."""
     wide = x.astype(jnp.float32)
     return (wide * lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + 1e-6)).astype(x.dtype) * scale
 
 
 def _rotate(x_btnd: jax.Array) -> jax.Array:
-    """Rotary position embedding; J. Su et al., 2021."""
+    """Return the values with a rotary position embedding; J. Su et al., 2021."""
     time, half = x_btnd.shape[1], x_btnd.shape[-1] // 2
     angle_td = jnp.arange(time)[:, None] * 10000.0 ** (-jnp.arange(half) / half)
     cos, sin = jnp.cos(angle_td)[:, None], jnp.sin(angle_td)[:, None]
@@ -215,7 +215,7 @@ def llama(dtype: Any, size: Size) -> Stack:
 
 
 def _buckets(time: int, count: int = 32, furthest: int = 128) -> jax.Array:
-    """T5's number for the distance from query to key [T, T]: exact when near, logarithmic when far."""
+    """Return T5's bucket of each distance from query to key [T, T]: exact when near, logarithmic when far."""
     distance = jnp.arange(time)[None] - jnp.arange(time)[:, None]
     half, exact = count // 2, count // 4
     near = jnp.abs(distance)

@@ -15,7 +15,7 @@ __all__ = ["convnext", "image", "resnet"]
 
 
 def image(seed: int, size: Size) -> jax.Array:
-    """B square images of about T pixels and H channels."""
+    """Return B square images of about T pixels and H channels."""
     side = max(round(size.time**0.5), 4)
     return normal(seed, size.batch, side, side, size.width)
 
@@ -33,7 +33,7 @@ class ResNetBlock(linen.Module):
 
 
 def resnet(dtype: Any, size: Size) -> Stack:
-    """A pre-activation ResNet from Linen's modules; the running statistics come out per layer."""
+    """A pre-activation ResNet from Linen's modules; each layer outputs its running statistics."""
     block, images = ResNetBlock(), image(1, size)
 
     def apply(variables, images):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from bwsk_jax.bert import (
     predict,
 )
 from bwsk_jax.bert.huggingface import import_tensors, layout
-from bwsk_jax.bert.model import Dropout
+from bwsk_jax.bert.modules import Dropout
 from tests.support.bert_models import TINY, tokens, torch_model
 
 
@@ -173,7 +174,7 @@ def test_scan_is_a_loop_over_the_layers(tiny):
     def unrolled(body, init, xs):
         carry = init
         for layer in range(config.num_hidden_layers):
-            carry, _ = body(carry, jax.tree.map(lambda x: x[layer], xs))
+            carry, _ = body(carry, jax.tree.map(operator.itemgetter(layer), xs))
         return carry, None
 
     for key in (None, jax.random.key(1)):

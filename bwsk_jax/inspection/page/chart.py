@@ -17,11 +17,14 @@ NICE = sorted(digit * 10.0**power for power in range(-4, 4) for digit in (1, 2, 
 ROUND = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 NICE_BYTES = sorted(digit * 2**unit for unit in (0, 10, 20, 30) for digit in ROUND)
 APART = 34
-"""Pixels between ticks, at least."""
+"""The least number of pixels between two ticks."""
 
 
 def chart(plan: Plan, inverting: Sequence[Plan], replaying: Sequence[Plan]) -> str:
-    """Both frontiers and the plan; square-root axes, as what is interesting lies near 0 on either."""
+    """Return the chart of both frontiers and the plan.
+
+    The axes show square roots, because what is interesting lies near 0 on either.
+    """
     plans = [plan, *inverting, *replaying]
     most_bytes = max(1, plan.residual_bytes, *(p.saved_bytes for p in plans))
     most_work = max(0.01, *(p.overhead for p in plans))
@@ -60,7 +63,7 @@ def _grid(x: Callable, y: Callable, most_work: float, most_bytes: float) -> Iter
 
 
 def _spaced(values: Sequence[float], at: Callable[[float], float]) -> list[float]:
-    """The values that do not crowd, the least and the largest before those between."""
+    """Return values that are far enough apart: the first one, then as many as fit from the last one down."""
     kept: list[float] = []
     for value in (values[0], *reversed(values[1:])):
         if all(abs(at(value) - at(other)) >= APART for other in kept):
@@ -69,7 +72,7 @@ def _spaced(values: Sequence[float], at: Callable[[float], float]) -> list[float
 
 
 def _steps(series: str, points: Sequence[tuple[float, float]]) -> str:
-    """What a budget between two plans buys is the plan of the smaller one."""
+    """Return the line through the plans; a budget between two of them buys the plan of the smaller budget."""
     first, *rest = sorted(points)
     path = f"M{first[0]:.1f} {first[1]:.1f}" + "".join(f"H{x:.1f}V{y:.1f}" for x, y in rest)
     return f'<path class="line {series}" d="{path}"/>'

@@ -1,4 +1,4 @@
-"""The equations of each body as rows of HTML beside a graph in SVG."""
+"""The equations of each body: rows of HTML, beside a graph in SVG of what reads what."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from html import escape
 
 from bwsk_jax import Report
 from bwsk_jax.classification.report import Line, Phase
-from bwsk_jax.inspection.lanes import Drawing, Edge, Node, draw
+from bwsk_jax.inspection.page.layout import Edge, Layout, Node, lay_out
 from bwsk_jax.inspection.text import place
 
 __all__ = ["graphs"]
 
-ROW, LANE, MARGIN = 24, 22, 18
+ROW, COLUMN, MARGIN = 24, 22, 18
+"""Height of a row, width of a column, and room to the left of the first, in pixels."""
+
 STYLES = {"S": "preserves", "~S": "preserves narrowed", "K": "erases", "B": "composes"}
 
 
 def graphs(strict: Report) -> str:
-    """A section for each body, the one that holds most equations open."""
+    """Return a section for each body; the one with the most equations is open."""
     bodies: dict[int | None, list[Line]] = {}
     for line in strict.lines:
         bodies.setdefault(line.parent, []).append(line)
@@ -28,13 +30,13 @@ def graphs(strict: Report) -> str:
 
 
 def _section(strict: Report, parent: int | None, lines: Sequence[Line], *, is_open: bool) -> str:
-    drawing = draw(lines)
+    layout = lay_out(lines)
     numbers = {line.number for line in lines}
     phases = [phase for phase in strict.phases if phase.first in numbers]
-    modules = [node.line.module if node.line else "" for node in drawing.nodes]
+    modules = [node.line.module if node.line else "" for node in layout.nodes]
     rows = "".join(
         _row(node, "" if module == before else module)
-        for node, module, before in zip(drawing.nodes, modules, ["", *modules], strict=False)
+        for node, module, before in zip(layout.nodes, modules, ["", *modules], strict=False)
     )
     counts = ", ".join(
         f"{count} {kind}" for kind in ("S", "~S", "K") if (count := sum(e.kind == kind for e in lines))
@@ -42,10 +44,10 @@ def _section(strict: Report, parent: int | None, lines: Sequence[Line], *, is_op
     return (
         f"<details class=body{' open' if is_open else ''}><summary>{escape(_title(strict, parent))}"
         f" <span class=quiet>{len(lines)} equations: {counts}; {len(phases)} S-phases</span></summary>"
-        f'<div class=scroll><div class=graph style="--lanes:{_left(drawing.lanes)}px">'
-        f'<svg aria-hidden="true" width="100%" height="{ROW * len(drawing.nodes)}">'
-        f"{''.join(_bands(drawing, phases))}{''.join(map(_edge, drawing.edges))}"
-        f"{''.join(map(_mark, drawing.nodes))}</svg>{rows}</div></div></details>"
+        f'<div class=scroll><div class=graph style="--lanes:{_left(layout.columns)}px">'
+        f'<svg aria-hidden="true" width="100%" height="{ROW * len(layout.nodes)}">'
+        f"{''.join(_bands(layout, phases))}{''.join(map(_edge, layout.edges))}"
+        f"{''.join(map(_mark, layout.nodes))}</svg>{rows}</div></div></details>"
     )
 
 
@@ -56,16 +58,16 @@ def _title(strict: Report, parent: int | None) -> str:
     return f"Inside line {parent}, {strict.lines[parent].primitive}" + (f" x {times}" if times != 1 else "")
 
 
-def _left(lane: int) -> int:
-    return MARGIN + LANE * lane
+def _left(column: int) -> int:
+    return MARGIN + COLUMN * column
 
 
 def _middle(row: int) -> int:
     return ROW * row + ROW // 2
 
 
-def _bands(drawing: Drawing, phases: Sequence[Phase]) -> Iterator[str]:
-    rows = {node.line.number: node.row for node in drawing.nodes if node.line}
+def _bands(layout: Layout, phases: Sequence[Phase]) -> Iterator[str]:
+    rows = {node.line.number: node.row for node in layout.nodes if node.line}
     for phase in phases:
         top, bottom = rows[phase.first], rows[phase.last]
         yield (
@@ -75,15 +77,15 @@ def _bands(drawing: Drawing, phases: Sequence[Phase]) -> Iterator[str]:
 
 
 def _edge(edge: Edge) -> str:
-    x, y = _left(edge.source.lane), _middle(edge.source.row)
-    to_x, to_y = _left(edge.target.lane), _middle(edge.target.row)
+    x, y = _left(edge.source.column), _middle(edge.source.row)
+    to_x, to_y = _left(edge.target.column), _middle(edge.target.row)
     turn = to_y - ROW
     path = f"M{x} {y}V{turn}C{x} {turn + ROW * 0.6:.0f} {to_x} {turn + ROW * 0.4:.0f} {to_x} {to_y}"
     return f'<path class="edge" data-from="{edge.source.row}" data-to="{edge.target.row}" d="{path}"/>'
 
 
 def _mark(node: Node) -> str:
-    x, y = _left(node.lane), _middle(node.row)
+    x, y = _left(node.column), _middle(node.row)
     if node.line is None:
         return f'<circle class="input" cx="{x}" cy="{y}" r="4"/>'
     kind = node.line.kind

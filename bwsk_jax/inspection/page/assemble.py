@@ -1,4 +1,4 @@
-"""One page that holds everything it shows: no other file, no network, readable by day and by night."""
+"""What the page says, filled into its template."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 from bwsk_jax import Plan, Report
 from bwsk_jax.classification.report import Line, Phase
-from bwsk_jax.inspection.chart import chart
 from bwsk_jax.inspection.differences import explanation
-from bwsk_jax.inspection.fates import residual_fates, total_bytes
-from bwsk_jax.inspection.graph import graphs
+from bwsk_jax.inspection.page.chart import chart
+from bwsk_jax.inspection.page.graph import graphs
 from bwsk_jax.inspection.text import binary, decimal, place, plan_line
+from bwsk_jax.inspection.value_sources import residual_sources, total_bytes
 
 __all__ = ["page"]
 
@@ -40,9 +40,9 @@ def page(
     inverting: Sequence[Plan],
     replaying: Sequence[Plan],
 ) -> str:
-    """The page; `inverting` and `replaying` are the frontiers with and without inverses."""
-    template = Template(files("bwsk_jax.inspection").joinpath("page.html").read_text("utf-8"))
-    residuals = residual_fates(plan)
+    """Return the page; `inverting` and `replaying` are the frontiers with and without inverses."""
+    template = Template(files("bwsk_jax.inspection.page").joinpath("page.html").read_text("utf-8"))
+    residuals = residual_sources(plan)
     return template.substitute(
         title=escape(subject),
         unit=escape(unit),
@@ -59,8 +59,8 @@ def page(
         residuals=_table(
             ("value", "type", "bytes", "how", "equation", "grade", "module", "source"),
             (
-                (f.value, f.type, f"{f.bytes:,}", f.how, f.primitive, f.grade, f.module, place(f.source))
-                for f in residuals
+                (r.value, r.type, f"{r.bytes:,}", r.how, r.primitive, r.grade, r.module, place(r.source))
+                for r in residuals
             ),
             style="left",
             numbers={2},
@@ -104,7 +104,7 @@ def _plans(inverting: Sequence[Plan], replaying: Sequence[Plan]) -> str:
 
 
 def _details(strict: Report, reference: Report) -> dict[int, dict[str, Any]]:
-    """What the page says of each line, by number."""
+    """Return what the page says of each line, by the number of the line."""
     phase_of = {n: phase for phase in strict.phases for n in phase.lines}
     return {
         line.number: {

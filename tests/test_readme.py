@@ -1,0 +1,181 @@
+"""What the README shows works as it is shown: its snippets run, and its commands are understood."""
+
+import contextlib
+import functools
+import importlib.util
+import io
+import json
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tyro
+
+import bwsk_jax
+from bwsk_jax import bert, train, usage
+from bwsk_jax.inspection.options import Options
+from tests.support.bert_models import TINY
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+
+
+def blocks(language, text=README):
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [block for named, block in fenced if named == language]
+
+
+def sections_with_snippets():
+    parts = re.split(r"^##+ (.*)$", README, flags=re.MULTILINE)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    return {title: found for title, text in sections.items() if (found := blocks("python", text))}
+
+
+def commands():
+    """Each command of the README, split into words, without comments."""
+    inline = re.findall(r"`(python [^`\n]+)`", README)
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    return [shlex.split(part, comments=True) for line in (*lines, *inline) for part in line.split(" && ")]
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# --- snippets ----------------------------------------------------------------------------------------------
+
+
+def paste(snippets, change=lambda snippet: snippet):
+    """Run the snippets of a section one after the other; return their variables and what they print."""
+    variables, printed = {}, io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        for snippet in snippets:
+            exec(compile(change(snippet), "README.md", "exec"), variables)
+    return variables, printed.getvalue()
+
+
+SECTIONS = sections_with_snippets()
+
+
+def test_these_sections_have_snippets():
+    assert list(SECTIONS) == ["The engine on your own model", "Look inside", "Training"]
+    assert sum(map(len, SECTIONS.values())) == len(blocks("python"))
+
+
+def test_the_snippets_on_your_own_model():
+    found, printed = paste(SECTIONS["The engine on your own model"])
+    plain = lambda params, x: (jax.lax.scan(found["layer"], x, params)[0] ** 2).mean()
+    expected = jax.grad(plain)(found["params"], found["x"])
+    np.testing.assert_allclose(found["gradient"], expected, rtol=1e-5, atol=1e-7)
+    assert str(bwsk_jax.plan_scan(found["layer"], found["x"], found["params"][0])) in printed
+    assert len(printed.splitlines()) > 5
+
+
+def test_the_snippet_with_a_rule_of_ones_own():
+    _, printed = paste(SECTIONS["Look inside"])
+    assert "1 S" in printed
+
+
+def test_the_snippet_that_loads_an_export(tmp_path, monkeypatch):
+    """A run's export has the files that these functions write."""
+    export = tmp_path / "runs" / "scratch-reversible"
+    bert.save_pretrained(export, TINY, bert.init_params(TINY, jax.random.key(0)))
+    bert.save_tokenizer(bert.train_tokenizer(["to be or not to be"], TINY.vocab_size), export)
+    monkeypatch.chdir(tmp_path)
+    found, _ = paste(SECTIONS["Training"])
+    assert found["model"].config.hidden_size == TINY.hidden_size
+    assert found["tokenizer"].tokenize("to be") == ["to", "be"]
+
+
+def test_a_snippet_that_breaks_is_noticed():
+    renamed = lambda snippet: snippet.replace("reversible_scan", "reversible_scam")
+    with pytest.raises(AttributeError, match="reversible_scam"):
+        paste(SECTIONS["The engine on your own model"], renamed)
+
+
+# --- commands ----------------------------------------------------------------------------------------------
+
+
+def understood(words):
+    """Parse a command as the program that it names does, without running it; return what kind it is."""
+    match words:
+        case ["pip", "install", "-e", target]:
+            assert re.fullmatch(r"\.\[(\w+)\]", target)[1] in EXTRAS
+        case ["pytest", *flags]:
+            assert flags in ([], ["-m", ""])
+        case ["python", "-m", "bwsk_jax.train"]:
+            pass
+        case ["python", "-m", "bwsk_jax.train", "--help"]:
+            with pytest.raises(SystemExit, match="0"):
+                train.parse(["--help"])
+        case ["python", "-m", "bwsk_jax.train", "--config", _, *flags]:
+            train.parse(flags)
+        case ["python", "-m", "bwsk_jax.train", *flags]:
+            train.parse(flags)
+        case ["python", "-m", "experiments.families"]:
+            assert importlib.util.find_spec("experiments.families.__main__")
+        case ["python", "scripts/inspect_jaxpr.py", *flags]:
+            usage.parse(Options, flags)
+        case ["python", "scripts/figures.py", name]:
+            assert name in script("figures").COMMANDS
+        case ["python", "scripts/kill.py", *flags]:
+            only_parsed = functools.wraps(script("kill").main)(lambda **values: values)
+            tyro.cli(only_parsed, args=flags)
+        case _:
+            raise AssertionError(f"the README has a command that this test does not know: {words}")
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_a_command_is_understood(words):
+    understood(words)
+
+
+def test_every_kind_of_command_is_found():
+    named = {word for words in commands() for word in words}
+    assert {"bwsk_jax.train", "scripts/inspect_jaxpr.py", "scripts/figures.py", "scripts/kill.py"} <= named
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python -m bwsk_jax.train --variant scratch-reversible --no-such-flag",
+        "python scripts/inspect_jaxpr.py --preset base --difference",
+    ],
+)
+def test_a_command_that_breaks_is_noticed(command):
+    with pytest.raises(usage.UsageError):
+        understood(shlex.split(command))
+
+
+def test_the_inspector_counts_what_the_readme_says():
+    (quoted,) = [block for block in blocks("") if block.startswith("strict taxonomy")]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        script("inspect_jaxpr").main(["--preset", "base"])
+    in_one_line = lambda text: " ".join(text.split())
+    for line in quoted.splitlines()[:2]:
+        assert line in printed.getvalue()
+    assert in_one_line(quoted.split("\n", 2)[2]) in in_one_line(printed.getvalue())
+
+
+def test_the_dry_run_shows_numbers():
+    (shown,) = map(json.loads, blocks("json"))
+    assert shown["parameters"] == sum(
+        leaf.size
+        for leaf in jax.tree.leaves(
+            jax.eval_shape(lambda: bert.init_params(bert.PRESETS["base"], jax.random.key(0)))
+        )
+    )
+    assert shown["floor_mb"] < shown["compiled_peak_mb"]
+
+
+def test_the_public_names_are_there():
+    for name in set(re.findall(r"`bwsk_jax\.(\w+)", README)) - {"train", "bert"}:
+        assert hasattr(bwsk_jax, name)
