@@ -1,1 +1,1 @@
-"""."""
+"""What is differentiated: functions, their derivatives and scan bodies as programs of numbered values."""

@@ -9,7 +9,7 @@ from jax import lax
 
 import bwsk_jax
 from tests.support.parity import INIT, LEAST, B, H, W, X, assert_same, gradients, loss_of, random, warned
-from tests.support.scan_bodies import CASES, with_outputs
+from tests.support.scan_bodies import CASES, momentum, with_outputs
 
 
 def burying(size):
@@ -28,14 +28,14 @@ def test_a_buried_carry_is_reported_once(how):
     assert len(warned(lambda: runs[how](W))) == 1
 
 
-@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("every", [1, 5])
 def test_keeping_carries_ends_the_drift_of_later_segments(every):
-    grad = lambda scan: jax.grad(lambda w: loss_of(scan(burying(3e2), INIT, w)[0][1]))(W)
-    drifted = grad(LEAST)
-    kept = grad(functools.partial(LEAST, save_every=every))
+    """Damping by 0.9 multiplies an error by 1 / 0.9 in each iteration back: in 60 of them more than 500 times."""
+    xs = random(3, 60, B, H)
+    grad = lambda scan: jax.grad(lambda g: loss_of(scan(momentum, (X, X * 0.1), g)))(xs)
     plain = grad(lax.scan)
-    distance = lambda g: float(jnp.linalg.norm(g - plain))
-    assert distance(kept) <= distance(drifted)
+    distance = lambda scan: float(jnp.linalg.norm(grad(scan) - plain))
+    assert distance(functools.partial(LEAST, save_every=every)) <= 0.2 * distance(LEAST)
 
 
 def test_keeping_every_carry_recovers_it_exactly():
