@@ -30,8 +30,8 @@ class Line:
       why: how it is inverted, or how it erases.
       operand: the number of the operand that is solved for; None without an inverse.
       given: the side information, which is the values that the inverse reads besides the results.
-      side_bytes: the size of the side information, each value where it was smallest on its way, such as before
-        a broadcast.
+      side_bytes: the size of the side information, each value where it was smallest on its way, such as
+        before a broadcast.
       grade: how exact the inverse is: "exact", "relative", "rounded", "guarded" or "narrowed", as in
         `bwsk_jax.Grade`; "" without an inverse.
       amplification: the factor by which a constant in it multiplies an absolute error on the way back.
@@ -167,7 +167,7 @@ class Report:
 
     @property
     def combinators(self) -> dict[str, int]:
-        """B: values with one reader, W: with several, S: preserving equations, K: erasing ones and unread values."""
+        """B: values with one reader, W: with several, S: what preserves, K: what erases and unread values."""
         count = lambda *kinds: sum(line.repeats for line in self.lines if line.kind in kinds)
         return self.values | {"S": count("S", "~S"), "K": count("K") + self.values["K"]}
 
