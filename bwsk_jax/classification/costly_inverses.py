@@ -31,19 +31,16 @@ _FULL_RANK = "the other operand has full rank; error grows with its condition nu
 
 
 def _dot_general(equation, interval_of):
-    """Solve for an operand whose rows the other maps to at least as many dimensions, by a pseudo-inverse."""
+    """Solve by a pseudo-inverse for an operand whose rows the other maps to at least as many dimensions."""
+    if not _has_pseudo_inverse(equation):
+        return
     (contracted, batched) = equation.params["dimension_numbers"]
     for operand in (0, 1):
         other = equation.in_avals[1 - operand].shape
         width = math.prod(other[axis] for axis in contracted[1 - operand])
         copies = math.prod(other[axis] for axis in batched[1 - operand])
         maps_to_fewer = math.prod(other) < copies * width**2
-        if (
-            width == 0
-            or maps_to_fewer
-            or isinstance(equation.inputs[operand], Literal)
-            or not _has_pseudo_inverse(equation)
-        ):
+        if width == 0 or maps_to_fewer or isinstance(equation.inputs[operand], Literal):
             continue
         solve = lambda ins, outs, k=operand: _solve_contraction(equation, k, ins[1 - k], outs[0])
         yield Inverse(operand, solve, Grade.GUARDED, condition=_FULL_RANK)
@@ -119,17 +116,20 @@ def _previous(z, params, first):
 
 
 def _cumsum(equation, interval_of):
+    """Take the differences of neighbours."""
     grade = Grade.ROUNDED if is_differentiable(equation.out_avals[0]) else Grade.EXACT
     yield Inverse(0, lambda ins, outs: outs[0] - _previous(outs[0], equation.params, 0), grade)
 
 
 def _cumprod(equation, interval_of):
+    """Take the quotients of neighbours."""
     if is_differentiable(equation.out_avals[0]):
         solve = lambda ins, outs: outs[0] / _previous(outs[0], equation.params, 1)
         yield Inverse(0, solve, Grade.GUARDED, condition="no partial product is 0 or overflows")
 
 
 def _cumlogsumexp(equation, interval_of):
+    """Take the differences of neighbours as exponentials, and the logarithms of these."""
     if not is_real(equation.out_avals[0]):
         return
 
@@ -174,6 +174,8 @@ def _triangular_solve(equation, interval_of):
 
 
 def _cholesky(equation, interval_of):
+    """Multiply the factorisation out again."""
+
     def solve(ins, outs):
         factor = jnp.tril(outs[0])
         return factor @ jnp.conj(jnp.swapaxes(factor, -1, -2))
@@ -258,6 +260,7 @@ def _erfc(equation, interval_of):
 
 
 def _reduce_precision(equation, interval_of):
+    """Take the result for the operand, which it is up to the digits that were dropped."""
     yield Inverse(0, lambda ins, outs: outs[0], Grade.NARROWED)
 
 

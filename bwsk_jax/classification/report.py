@@ -151,7 +151,7 @@ class Report:
 
     @functools.cached_property
     def rounds(self) -> dict[int, int]:
-        """How often the body of a line is evaluated each time that the line is; lines without a body lack."""
+        """How often the body of a line is evaluated each time that the line is; the keys are lines."""
         outer = {line.number: line.repeats for line in self.lines}
         return {
             line.parent: line.repeats // outer[line.parent] if outer[line.parent] else 0
