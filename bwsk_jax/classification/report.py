@@ -18,29 +18,30 @@ KINDS = ("S", "~S", "K")
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One equation.
+    """What is said of one equation.
 
     Attributes:
       number: its place in the report.
-      parent: the line whose body it stands in, None at the top.
-      depth: how many bodies it stands in.
-      kind: "S", "~S" (up to a narrower type), "K", or "B" for a loop, conditional or call: the composition of
-        the lines below it.
-      primitive: its name.
+      parent: the line of the loop, conditional or call that it stands in; None at the top.
+      depth: how many of them it stands in.
+      kind: "S", "~S" (S up to a narrower type), "K", or "B" for a loop, conditional or call: the composition
+        of the lines below it.
+      primitive: the name of its primitive.
       why: how it is inverted, or how it erases.
-      operand: the number of the operand that is solved for; None unless S or ~S.
-      given: the values that this takes besides the results: the side information.
-      side_bytes: their size, each counted where it was smallest on its way (before a broadcast).
-      grade: "exact", "relative", "rounded", "guarded" or "narrowed" (see `bwsk_jax.engine.rules`); "" unless
-        S or ~S.
-      amplification: by what factor a constant in it multiplies an absolute error on the way back.
-      condition: where the inverse holds.
+      operand: the number of the operand that is solved for; None without an inverse.
+      given: the side information, which is the values that the inverse reads besides the results.
+      side_bytes: the size of the side information, each value where it was smallest on its way, such as
+        before a broadcast.
+      grade: how exact the inverse is: "exact", "relative", "rounded", "guarded" or "narrowed", as in
+        `bwsk_jax.Grade`; "" without an inverse.
+      amplification: the factor by which a constant in it multiplies an absolute error on the way back.
+      condition: where a guarded inverse holds; "" for any other.
       inputs, outputs: its values, as `body:number`; a literal is written out.
-      in_types, types: of the inputs and of the outputs, such as "f32[4,128]".
-      bytes_in, bytes_out, flops: of one evaluation.
+      in_types, types: the types of the inputs and of the outputs, such as "f32[4,128]".
+      bytes_in, bytes_out, flops: what one evaluation reads, writes and computes.
       repeats: how often it is evaluated, as far as that is known (a `while` counts once).
-      module: name stack of the module that it stands in.
-      source: file, line and function that wrote it.
+      module: the name of the module that it stands in, with those around it; "" outside of modules.
+      source: the file, line and function that wrote it.
     """
 
     number: int
@@ -69,10 +70,16 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """A maximal run of S lines between K lines of one body.
+    """A maximal run of S and ~S lines between the K lines of one body.
 
-    `gives_back` are the residuals of plain autodiff that its inverses recover from what leaves it, given
-    the values that enter it and are named in `given`; None where the body has no derivative.
+    Attributes:
+      first, last, lines: the numbers of its lines.
+      bytes_in, bytes_out: the size of the values that enter it and of those that leave it.
+      gives_back: the residuals of plain autodiff that its inverses recover from what leaves it; None where
+        the body has no derivative.
+      bytes_given_back: the size of these residuals.
+      given: the side information, which is the values entering the phase that the inverses read.
+      repeats: how often it is evaluated, as far as that is known.
     """
 
     first: int
@@ -88,11 +95,18 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """The lines of one module: S if a followed input of it can be had back from its outputs.
+    """What is said of one module.
 
-    What the way back reads has to be at hand (parameters, other inputs of the module) or small beside the
-    input. Layers of a list, which one line calls in turn, may share a name. `leaf` modules have no modules
-    inside, but for those that only draw keys.
+    Attributes:
+      name: its name, with those of the modules around it. Layers of a list, which one line calls in turn, may
+        share a name.
+      kind: "S" if an input that is followed can be recovered from the module's outputs. The inverses may read
+        what is at hand (parameters, other inputs of the module) and what is small beside the input. Else "K".
+      lines: the numbers of its lines in one body.
+      bytes, flops: what one evaluation reads and computes.
+      repeats: how often it is evaluated, as far as that is known.
+      leaf: whether it has no modules inside. One that only draws random keys is no leaf, and does not count
+        as one inside another.
     """
 
     name: str
@@ -106,9 +120,12 @@ class Module:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """S and K of a function. `str()` is a table, `to_json()` the same for machines.
+    """What preserves and what erases in a function. `str()` is a table, `to_json()` the same for machines.
 
-    `values` counts how often a value is handed on: "B" to one reader, "W" to several, "K" to none.
+    Attributes:
+      taxonomy: "strict" or "reference".
+      lines, phases, modules: what is said of equations, of runs of them, and of modules.
+      values: how many values have one reader ("B"), several ("W") and none ("K").
     """
 
     taxonomy: str
@@ -119,9 +136,9 @@ class Report:
 
     @functools.cached_property
     def ratios(self) -> dict[str, dict[str, float]]:
-        """The shares of S, ~S and K: by "equations", "bytes" read, "flops", and leaf "modules".
+        """The shares of S, ~S and K: of the "equations", the "bytes" they read, "flops", and leaf "modules".
 
-        A line counts as often as it is evaluated.
+        Everything counts as often as it is evaluated.
         """
         equations = [line for line in self.lines if line.kind != "B"]
         leaves = [module for module in self.modules if module.leaf]
@@ -134,7 +151,7 @@ class Report:
 
     @functools.cached_property
     def rounds(self) -> dict[int, int]:
-        """How often the body of each line that has one is evaluated when the line is, where that is known."""
+        """How often the body of a line is evaluated each time that the line is; the keys are lines."""
         outer = {line.number: line.repeats for line in self.lines}
         return {
             line.parent: line.repeats // outer[line.parent] if outer[line.parent] else 0
@@ -144,13 +161,13 @@ class Report:
 
     @property
     def leaf_modules(self) -> dict[str, int]:
-        """How many leaf modules are "S" and "K"."""
+        """How many leaf modules are "S" and how many "K"."""
         count = lambda kind: sum(m.repeats for m in self.modules if m.leaf and m.kind == kind)
         return {"S": count("S"), "K": count("K")}
 
     @property
     def combinators(self) -> dict[str, int]:
-        """B: values handed on, W: values used more than once, S: preserving, K: erasing or never used."""
+        """B: values with one reader, W: with several, S: what preserves, K: what erases and unread values."""
         count = lambda *kinds: sum(line.repeats for line in self.lines if line.kind in kinds)
         return self.values | {"S": count("S", "~S"), "K": count("K") + self.values["K"]}
 

@@ -1,8 +1,7 @@
 """What is known of a program's values without computing them.
 
-Which operand of an equation matters: `x + bias` should give back x, not the bias. So values have a standing:
-`DATA` was computed (or is an argument that the caller names), an `ARGUMENT` may be data or a parameter, and
-what is `KNOWN` depends on nothing that is followed.
+`x + bias` can be solved for either operand, but a report asks for `x`: the bias is at hand anyway. So every
+value has a `Role`, which says whether it has to come back or may be read on the way back.
 """
 
 from __future__ import annotations
@@ -19,51 +18,61 @@ from bwsk_jax.engine.program.jaxprs import Equation, Program
 from bwsk_jax.engine.program.types import nbytes
 from bwsk_jax.engine.rules import intervals
 
-__all__ = ["Facts", "Standing"]
+__all__ = ["Role", "ValueInfo"]
 
 
-class Standing(enum.IntEnum):
-    """How likely it is that a value carries the information that is looked for."""
+class Role(enum.IntEnum):
+    """How likely a value is to carry the information that is followed; of two operands the higher counts.
+
+    `KNOWN` depends on nothing that is followed. An `ARGUMENT` of the function may be data or a parameter:
+    the caller did not say. `DATA` was computed from an argument, or is one that the caller named.
+    """
 
     KNOWN = 0
     ARGUMENT = 1
     DATA = 2
 
 
-class Facts:
-    """What is known of the values of one program without computing them.
+class ValueInfo:
+    """What is known of the values of one program. Values are numbers, as in `Program`.
 
-    `origin_bytes[v]` is the size of v where it was smallest on its way, `roots[v]` are the inputs that it was
-    computed from, `masks` hold values that may be 0 because they were a condition, and `readers[v]` counts
-    who reads v, the program's outputs included.
+    Attributes:
+      program: the program that the values belong to.
+      roles: the role of each value.
+      origin_bytes: the size of each value where it was smallest on its way, such as before a broadcast.
+      roots: the inputs and constants that each value was computed from.
+      masks: the values that were made from booleans. They may be 0, so nothing should be divided by them.
+      bounds: the interval that each computed value lies in.
+      readers: how often each value is read. An output of the program counts as one more reader.
     """
 
-    def __init__(self, program: Program, standings: Sequence[Standing]):
+    def __init__(self, program: Program, input_roles: Sequence[Role]):
         self.program = program
-        self.standings = dict.fromkeys(program.constants, Standing.KNOWN)
-        self.standings |= dict(zip(program.inputs, standings, strict=True))
-        self.origin_bytes = {v: nbytes(program.avals[v]) for v in self.standings}
-        self.roots = {v: frozenset([v]) for v in self.standings}
+        self.roles = dict.fromkeys(program.constants, Role.KNOWN)
+        self.roles |= dict(zip(program.inputs, input_roles, strict=True))
+        self.origin_bytes = {v: nbytes(program.avals[v]) for v in self.roles}
+        self.roots = {v: frozenset([v]) for v in self.roles}
         self.masks: set[int] = set()
-        self._bounds = intervals.Bounds()
+        self.bounds = intervals.Bounds()
         for equation in program.equations:
             self._add(equation)
         self.readers = Counter(v for e in program.equations for v in e.reads)
         self.readers.update(v for v in program.outputs if not isinstance(v, Literal))
 
     def _add(self, equation: Equation) -> None:
+        """Learn what an equation says of its outputs."""
         moves = equation.primitive in _MOVES and len(equation.reads) == 1
-        standing = max(map(self.standing, equation.inputs), default=Standing.KNOWN)
-        if standing is Standing.ARGUMENT and not moves:
-            standing = Standing.DATA
-        self._bounds.add(equation)
+        role = max(map(self.role, equation.inputs), default=Role.KNOWN)
+        if role is Role.ARGUMENT and not moves:
+            role = Role.DATA
+        self.bounds.add(equation)
         was_bool = moves and equation.in_avals[0].dtype == bool
         scales = moves or equation.primitive in (p.mul_p, p.div_p)
         masked = was_bool or (scales and not self.masks.isdisjoint(equation.reads))
         roots = frozenset().union(*(self.roots[v] for v in equation.reads))
         for value, aval in zip(equation.outputs, equation.out_avals, strict=True):
             self.roots[value] = roots
-            self.standings[value] = standing
+            self.roles[value] = role
             self.origin_bytes[value] = nbytes(aval)
             if moves:
                 self.origin_bytes[value] = min(nbytes(aval), self.origin_bytes[equation.reads[0]])
@@ -71,20 +80,24 @@ class Facts:
                 self.masks.add(value)
 
     def bytes(self, values: Iterable[int]) -> int:
-        """Size of distinct values."""
+        """The size of these values together; one that is named twice counts once."""
         return sum(nbytes(self.program.avals[v]) for v in dict.fromkeys(values))
 
-    def standing(self, atom: int | Literal) -> Standing:
-        """Of a value or literal."""
-        return Standing.KNOWN if isinstance(atom, Literal) else self.standings[atom]
+    def origin_bytes_of(self, values: Iterable[int]) -> int:
+        """The same, but each value counts as it was where it was smallest on its way."""
+        return sum(self.origin_bytes[v] for v in dict.fromkeys(values))
+
+    def role(self, atom: int | Literal) -> Role:
+        """The role of a value or literal."""
+        return Role.KNOWN if isinstance(atom, Literal) else self.roles[atom]
 
     def interval(self, atom: int | Literal) -> intervals.Interval:
-        """Bounds of a value or literal."""
-        return self._bounds.of(atom)
+        """The bounds of a value or literal."""
+        return self.bounds.of(atom)
 
 
 _MOVES = {
     *(p.reshape_p, p.squeeze_p, p.broadcast_in_dim_p, p.transpose_p, p.rev_p, p.copy_p, p.stop_gradient_p),
     *(p.convert_element_type_p, p.name_p, p.slice_p, lax.tile_p, p.sharding_constraint_p),
 }
-"""What hands its operand on in another form: a parameter stays a parameter."""
+"""Primitives that hand their operand on in another form: what is a parameter stays one."""

@@ -42,7 +42,8 @@ EXPECTED = {"norm": "S", "up": "S", "gelu": "K", "down": "K", "dropout": "K", "s
 @pytest.mark.parametrize("rows", [2, 300])
 def test_a_module_preserves_if_its_input_comes_back(how, rows):
     x = jnp.ones((rows, 8))
-    params = Block().init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, x)
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    params = jax.eval_shape(Block().init, keys, x)
     apply = lambda params, x: Block().apply(params, x, rngs={"dropout": jax.random.key(2)})
     report = classify(apply, params, x, **how)
     assert {m.name.removeprefix("Block/"): m.kind for m in report.modules if m.leaf} == EXPECTED
@@ -104,7 +105,7 @@ class Tower(nnx.Module):
 
 @pytest.mark.parametrize("wrt", [None, 1])
 def test_layers_of_a_list_are_counted_one_by_one_and_shared_ones_once(wrt):
-    graph, state = nnx.split(Tower(nnx.Rngs(0)))
+    graph, state = nnx.split(nnx.eval_shape(lambda: Tower(nnx.Rngs(0))))
     report = classify(lambda state, x: nnx.merge(graph, state)(x), state, X, wrt=wrt)
     leaves = [(m.name.split(":")[0], m.kind) for m in report.modules if m.leaf]
     assert leaves == [("Tower/Linear", kind) for kind in "SSKS"]

@@ -40,11 +40,12 @@ def draw(rng, case, shape, dtype):
         return jnp.asarray(rng.integers(0, 2, shape), bool)
     if jnp.issubdtype(dtype, jnp.integer):
         info = jnp.iinfo(dtype)
-        return jnp.asarray(rng.integers(info.min, int(info.max) + 1, shape), dtype)
+        return jnp.asarray(rng.integers(info.min, int(info.max) + 1, shape).astype(dtype))
     drawn = rng.uniform(case.low, case.high, shape)
     if jnp.issubdtype(dtype, jnp.complexfloating):
         drawn = drawn + 1j * rng.uniform(case.low, case.high, shape)
-    return jnp.asarray(drawn).astype(dtype)
+    widest = jax.dtypes.canonicalize_dtype(drawn.dtype)
+    return jnp.asarray(drawn.astype(widest).astype(dtype))
 
 
 def equation_of(call, primitive, *operands):
@@ -52,7 +53,7 @@ def equation_of(call, primitive, *operands):
     program = jaxprs.flatten(jax.make_jaxpr(call)(*operands))
     (equation,) = [e for e in program.equations if e.primitive is primitive]
     wanted = [*equation.inputs, *equation.outputs]
-    values = program.evaluate(operands, wanted)
+    values = jax.jit(lambda *operands: program.evaluate(operands, wanted))(*operands)
     return equation, values[: len(equation.inputs)], values[len(equation.inputs) :]
 
 
@@ -66,7 +67,7 @@ def check_round_trip(case, dtype, inverses_of):
         assert {i.operand: i.grade for i in inverses} == case.grades
         for inverse in inverses:
             others = [None if k == inverse.operand else v for k, v in enumerate(inputs)]
-            got, true = inverse.apply(others, outputs), inputs[inverse.operand]
+            got, true = jax.jit(inverse.apply)(others, outputs), inputs[inverse.operand]
             assert (got.shape, got.dtype) == (true.shape, true.dtype)
             got, true = np.asarray(got), np.asarray(true)
             if inverse.grade is Grade.EXACT:

@@ -247,9 +247,7 @@ def _inversions(program: Program, parameter_only: frozenset[int], length: int) -
             assert not isinstance(target, Literal), "no literal has an inverse"
             if target in parameter_only or _amplifies(program, target, inverse, length):
                 continue
-            given = (equation.inputs[k] for k in inverse.given(equation))
-            others = (v for v in given if not isinstance(v, Literal))
-            reads = tuple(dict.fromkeys((*equation.outputs, *others)))
+            reads = tuple(dict.fromkeys((*equation.outputs, *inverse.side_values(equation))))
             # What the inverse computes has the operand's size; it is priced like the equation itself.
             cost = costs.cost(equation)
             yield Step(number, inverse.operand, reads, (target,), cost, inverse.grade, inverse.amplification)

@@ -48,9 +48,14 @@ class Inverse:
     condition: str = ""
 
     def given(self, equation: Equation) -> tuple[int, ...]:
-        """The places of the equation's operands that must be known; a literal always is."""
+        """The places of the operands that it reads."""
         places = range(len(equation.inputs)) if self.reads is None else self.reads
         return tuple(k for k in places if k != self.operand)
+
+    def side_values(self, equation: Equation) -> tuple[int, ...]:
+        """The values that must be known beside the outputs, each once; literals always are."""
+        atoms = (equation.inputs[k] for k in self.given(equation))
+        return tuple(dict.fromkeys(atom for atom in atoms if not isinstance(atom, Literal)))
 
     def solve(self, equation: Equation, value_of: Callable[[int | Literal], Any]) -> Any:
         """The operand, where `value_of` gives the values of the equation's outputs and of what it reads."""
