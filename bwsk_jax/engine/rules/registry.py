@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -19,14 +20,47 @@ from bwsk_jax.engine.rules.inverses import INVERSES, IntervalOf, Inverse
 __all__ = ["inverses_of", "is_registered", "register_inverse"]
 
 _OF_JAX = {*INVERSES, *(value for value in vars(p).values() if isinstance(value, Primitive))}
-_REGISTERED: dict[Any, dict[int, Callable[[Equation], Inverse]]] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+    """A user's inverse for one operand, in all calls of what it was registered for."""
+
+    key: Any
+    solve: Callable[[Sequence[Any], Sequence[Any]], Any]
+    operand: int
+    grade: Grade
+    amplification: float
+    condition: str
+
+    def inverse(self, equation: Equation) -> Inverse:
+        """The inverse of one call. A function with a custom derivative has constants before its arguments."""
+        first = equation.params.get("num_consts", 0) if source_of(equation) else 0
+        place, count = first + self.operand, len(equation.inputs) - first
+        if self.operand >= count:
+            raise ValueError(f"{self.key} has a rule for operand {self.operand}, and is called with {count}")
+
+        def apply(operands, outputs):
+            found, wanted = self.solve(operands[first:], outputs), equation.in_avals[place]
+            given = jax.typeof(found)
+            if (given.shape, given.dtype) != (wanted.shape, wanted.dtype):
+                raise ValueError(
+                    f"the rule of {self.key} gave {given} for operand {self.operand}, which is {wanted}"
+                )
+            return found
+
+        return Inverse(place, apply, self.grade, self.amplification, condition=self.condition)
+
+
+_REGISTERED: dict[Any, dict[int, _Rule]] = {}
+"""The rules of users by what they are registered for, and by operand."""
 
 
 def inverses_of(equation: Equation, interval_of: IntervalOf = lambda _: ANY) -> list[Inverse]:
     """All inverses of this equation. There is none for an operand that is a literal: it is known anyway."""
     entry = INVERSES.get(equation.primitive)
     found = [] if entry is None else list(entry(equation, interval_of))
-    own = [rule(equation) for rule in _REGISTERED.get(_identity(equation), {}).values()]
+    own = [rule.inverse(equation) for rule in _REGISTERED.get(_identity(equation), {}).values()]
     found += [i for i in own if equation.inputs.count(equation.inputs[i.operand]) == 1]
     return [i for i in found if not isinstance(equation.inputs[i.operand], Literal)]
 
@@ -92,21 +126,5 @@ def register_inverse(
     if not 0 < amplification < math.inf:
         raise ValueError(f"amplification is {amplification}, and has to be positive and finite")
 
-    def rule(equation):
-        first = equation.params.get("num_consts", 0) if source_of(equation) else 0
-        place, count = first + operand, len(equation.inputs) - first
-        if operand >= count:
-            raise ValueError(f"{key} has a rule for operand {operand}, and is called with {count}")
-
-        def own(ins, outs):
-            found, aval = solve(ins[first:], outs), equation.in_avals[place]
-            type_of = lambda aval: (aval.shape, aval.dtype)
-            if type_of(jax.typeof(found)) != type_of(aval):
-                raise ValueError(
-                    f"the rule of {key} gave {jax.typeof(found)} for operand {operand}, which is {aval}"
-                )
-            return found
-
-        return Inverse(place, own, grade, amplification, condition=condition)
-
+    rule = _Rule(key, solve, operand, grade, amplification, condition)
     _REGISTERED.setdefault(key, {})[operand] = rule

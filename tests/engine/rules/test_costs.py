@@ -31,3 +31,35 @@ def test_each_row_of_a_ragged_product_meets_one_matrix():
     sizes = jnp.array([2, 3, 1])
     program, _, _ = trace(lax.ragged_dot, X, jnp.ones((3, 4, 5)), sizes)
     assert cost(program.equations[-1]) == 2 * X.size * 5
+
+
+A, B = jnp.ones((3, 4)), jnp.ones((4, 5))
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "flops"),
+    [
+        (lambda a, b: a @ b, (A, B), 2 * 3 * 4 * 5),
+        (lambda a: jnp.einsum("bij,bjk->bik", a, a), (jnp.ones((2, 3, 3)),), 2 * 2 * 27),
+        (lambda a: a + 1, (A,), 12),
+        (lambda a: jnp.exp(a), (A,), 8 * 12),
+        (lambda a: a.T.reshape(12), (A,), 0),
+        (lambda a: a.sum(), (A,), 12),
+        (lambda a: lax.scan(lambda c, _: (c + 1, None), a, None, length=7)[0], (A,), 7 * 12),
+        (lambda a: lax.cond(True, lambda a: a + 1, lambda a: a * 2 + 1, a), (A,), 24),
+        (
+            lambda a, k: lax.conv_general_dilated(a, k, (1, 1), "VALID"),
+            (jnp.ones((1, 2, 6, 6)), jnp.ones((5, 2, 3, 3))),
+            2 * (5 * 4 * 4) * (2 * 3 * 3),
+        ),
+        (
+            lambda a, k: lax.conv_general_dilated(a, k, (1, 1), "VALID", feature_group_count=2),
+            (jnp.ones((1, 2, 6, 6)), jnp.ones((4, 1, 3, 3))),
+            2 * (4 * 4 * 4) * (1 * 3 * 3),
+        ),
+    ],
+    ids=["dot", "batched dot", "add", "exp", "layout", "sum", "scan", "cond", "conv", "grouped conv"],
+)
+def test_flops(function, args, flops):
+    program, _, _ = trace(function, *args)
+    assert sum(map(cost, program.equations)) == pytest.approx(flops)

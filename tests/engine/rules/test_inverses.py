@@ -1,7 +1,5 @@
 """The table: every inverse gives back its operand to what its grade promises."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +10,8 @@ from jax.extend.core import primitives as p
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bwsk_jax.engine.program import jaxprs
-from bwsk_jax.engine.rules import costs, intervals, inverses, registry
+from bwsk_jax.engine.rules import inverses, registry
 from bwsk_jax.engine.rules.exactness import Grade
-from bwsk_jax.engine.rules.intervals import Interval
 from tests.support.rule_cases import ALL, FLOATS, TWO, Case, check_round_trip
 
 bind = lambda primitive, **params: lambda *args: primitive.bind(*args, **params)
@@ -316,102 +313,3 @@ def test_embedding_agrees_with_a_cast_of_every_value(source, target):
         kept = every.astype(jnp.dtype(target)).astype(np.float64) == value
     survives = bool(kept[np.isfinite(value)].all())
     assert inverses._embeds(jnp.dtype(source), jnp.dtype(target)) == survives
-
-
-# --- intervals -----------------------------------------------------------------------------------------
-
-BOUNDED = [
-    lambda x: jnp.exp(x),
-    lambda x: jnp.tanh(x) * 3 - 1,
-    lambda x: 1 / (1 + jnp.exp(-x)) + jax.nn.sigmoid(x),
-    lambda x: jnp.clip(x, -0.5, 0.25) * jnp.sin(x),
-    lambda x: jnp.maximum(jnp.abs(x), 0.1),
-    lambda x: lax.rsqrt(x * x + 1e-3),
-    lambda x: jnp.exp(jnp.minimum(x, 1.0)).reshape(-1)[::-1].astype(jnp.bfloat16),
-    lambda x: lax.erf(x) - jnp.cos(x) + 2.0,
-    lambda x: -jnp.exp(-jnp.abs(x)),
-]
-
-
-@pytest.mark.parametrize("function", BOUNDED)
-def test_an_interval_holds_every_value(function):
-    x = jnp.asarray(np.random.default_rng(0).normal(0, 3, (20, 20)), jnp.float32)
-    program = jaxprs.flatten(jax.make_jaxpr(function)(x))
-    known = intervals.Bounds()
-    for equation in program.equations:
-        known.add(equation)
-        for output in equation.outputs:
-            bounds = known.of(output)
-            value = np.asarray(program.evaluate([x], [output])[0], np.float64)
-            slack = 1e-2 * (1 + np.abs(value))
-            assert (bounds.low <= value + slack).all() and (value - slack <= bounds.high).all()
-
-
-@pytest.mark.parametrize(
-    ("interval", "divides", "multiplies"),
-    [
-        (Interval(0.1, 2), True, True),
-        (Interval(-2, -0.1), True, True),
-        (Interval(-1, 1), False, True),
-        (Interval(0, 1), False, True),
-        (Interval(1, math.inf), True, False),
-        (intervals.ANY, False, False),
-    ],
-)
-def test_what_may_be_divided_and_multiplied_by(interval, divides, multiplies):
-    assert (interval.divides, interval.multiplies) == (divides, multiplies)
-
-
-@pytest.mark.parametrize(("dtype", "divides"), [("float16", False), ("bfloat16", True), ("float32", True)])
-def test_what_underflows_in_a_type_may_be_zero_there(dtype, divides):
-    assert Interval(1e-9, 1).within(jnp.dtype(dtype)).divides == divides
-
-
-def test_dividing_by_what_is_bounded_away_from_zero_needs_no_guard():
-    program = jaxprs.flatten(
-        jax.make_jaxpr(lambda x, s: x * (jax.nn.sigmoid(s) + 1))(jnp.ones(3), jnp.ones(3))
-    )
-    bounds = intervals.Bounds()
-    for equation in program.equations:
-        bounds.add(equation)
-    grades = {i.operand: i.grade for i in registry.inverses_of(program.equations[-1], bounds.of)}
-    assert grades == {0: Grade.RELATIVE, 1: Grade.GUARDED}
-
-
-# --- cost ----------------------------------------------------------------------------------------------
-
-
-def total(function, *args):
-    program = jaxprs.flatten(jax.make_jaxpr(function)(*args))
-    return sum(map(costs.cost, program.equations))
-
-
-A, B = jnp.ones((3, 4)), jnp.ones((4, 5))
-
-
-@pytest.mark.parametrize(
-    ("function", "args", "flops"),
-    [
-        (lambda a, b: a @ b, (A, B), 2 * 3 * 4 * 5),
-        (lambda a: jnp.einsum("bij,bjk->bik", a, a), (jnp.ones((2, 3, 3)),), 2 * 2 * 27),
-        (lambda a: a + 1, (A,), 12),
-        (lambda a: jnp.exp(a), (A,), 8 * 12),
-        (lambda a: a.T.reshape(12), (A,), 0),
-        (lambda a: a.sum(), (A,), 12),
-        (lambda a: lax.scan(lambda c, _: (c + 1, None), a, None, length=7)[0], (A,), 7 * 12),
-        (lambda a: lax.cond(True, lambda a: a + 1, lambda a: a * 2 + 1, a), (A,), 24),
-        (
-            lambda a, k: lax.conv_general_dilated(a, k, (1, 1), "VALID"),
-            (jnp.ones((1, 2, 6, 6)), jnp.ones((5, 2, 3, 3))),
-            2 * (5 * 4 * 4) * (2 * 3 * 3),
-        ),
-        (
-            lambda a, k: lax.conv_general_dilated(a, k, (1, 1), "VALID", feature_group_count=2),
-            (jnp.ones((1, 2, 6, 6)), jnp.ones((4, 1, 3, 3))),
-            2 * (4 * 4 * 4) * (1 * 3 * 3),
-        ),
-    ],
-    ids=["dot", "batched dot", "add", "exp", "layout", "sum", "scan", "cond", "conv", "grouped conv"],
-)
-def test_flops(function, args, flops):
-    assert total(function, *args) == pytest.approx(flops)
