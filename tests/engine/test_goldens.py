@@ -4,9 +4,11 @@ import jax
 import pytest
 
 from tests.support import goldens
+from tests.support.families import EVERY_DAY
 
 PLANNERS = goldens.planners()
 RECORDED = goldens.recorded()
+QUICK = {name for name in PLANNERS if name.startswith("case: ") or name.rpartition(", ")[0] in EVERY_DAY}
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +18,9 @@ def promotion_as_the_libraries_have_it():
 
 
 @pytest.mark.skipif(jax.__version__ != RECORDED["jax"], reason="jaxprs differ between versions of JAX")
-@pytest.mark.parametrize("name", PLANNERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in PLANNERS]
+)
 def test_plans_are_as_recorded(name):
     for limit, options in goldens.LIMITS.items():
         assert goldens.digest(PLANNERS[name](**options)) == RECORDED[name][limit], limit

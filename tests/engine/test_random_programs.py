@@ -1,6 +1,7 @@
 """Random programs, planned at random limits, have the gradient of plain autodiff.
 
-    pytest tests/engine/test_random_programs.py                                              500 programs
+    pytest tests/engine/test_random_programs.py                                              50 programs
+    pytest tests/engine/test_random_programs.py --hypothesis-profile full                    500
     pytest tests/engine/test_random_programs.py --hypothesis-profile thorough --timeout 0    10,000 others
 
 They run operation by operation: compiling each would take most of the time. Passed over is a program whose

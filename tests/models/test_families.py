@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from experiments.families import FAMILIES, Size, measure
+from tests.support.families import family_parameters
 
 INF = math.inf
 SMALL = Size(batch=2, time=16, width=32, layers=4)
-every_family = pytest.mark.parametrize("name", FAMILIES)
+every_family = pytest.mark.parametrize("name", family_parameters())
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ import pytest
 
 from bwsk_jax import bert
 from experiments.families import FAMILIES, Size, Stack, measure
+from tests.support.families import family_parameters
 
 MEDIUM = Size(batch=4, time=64, width=64, layers=8)
 NOTHING_SAVED = ["RevNet", "Reformer", "RealNVP", "leapfrog", "momentum"]
@@ -19,7 +20,7 @@ def promotion_as_the_libraries_have_it():
         yield
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", family_parameters())
 def test_no_more_memory_than_replaying_layer_by_layer(name):
     stack = measure.abstract(FAMILIES[name], jnp.float32, MEDIUM)
     assert measure.plan(stack, max_overhead=math.inf).saved_bytes <= 1.02 * measure.carry_bytes(stack)

@@ -212,7 +212,6 @@ def solved(name, overhead):
     return solve(problem(name), Limit(max_overhead=overhead))
 
 
-@hypothesis.settings(derandomize=True, deadline=None, max_examples=100)
 @hypothesis.given(st.sampled_from(sorted(BODIES)), st.sampled_from([0.0, 0.03, INF]), st.data())
 def test_a_damaged_plan_is_rejected(name, overhead, data):
     good = solved(name, overhead)
