@@ -32,6 +32,8 @@ class Recipe:
         return self.grad_accum * self.batch_size * self.seq_len
 
 
+IN_RECIPE = ("seq_len", "batch_size", "grad_accum", "epochs")
+"""The fields that a flag of the same name replaces."""
 RECIPES = {
     "demo": Recipe(
         seq_len=64,

@@ -13,11 +13,11 @@ from safetensors.numpy import load_file, save_file
 import bwsk_jax
 from bwsk_jax import bert
 from bwsk_jax.train import main
-from bwsk_jax.training.checkpoints import Checkpoints
-from bwsk_jax.training.interruption import STOPPED
-from bwsk_jax.training.options import Options
+from bwsk_jax.training.flags import Flags
+from bwsk_jax.training.loop.checkpoints import Checkpoints
+from bwsk_jax.training.loop.interruption import STOPPED
 from bwsk_jax.training.progress import Progress, TaskProgress
-from bwsk_jax.training.setup import prepare
+from bwsk_jax.training.resolve import prepare
 from bwsk_jax.variants import VARIANTS
 from tests.support.events import read_events
 from tests.support.texts import write_text
@@ -119,7 +119,7 @@ def test_reversible_follows_conventional(finished):
 def test_all_modes_have_one_parameter_tree(text_folder):
     trees = set()
     for mode in ("conventional", "analyzed", "reversible"):
-        setup = prepare(Options(variant=f"scratch-{mode}", dataset=text_folder, seq_len=16))
+        setup = prepare(Flags(variant=f"scratch-{mode}", dataset=text_folder, seq_len=16))
         trees.add(str(jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), setup.params)))
     assert len(trees) == 1
 
@@ -505,7 +505,7 @@ def test_help_imports_nothing_slow():
 
 def test_reversible_scan_gets_the_limits(text_folder):
     setup = prepare(
-        Options(variant="scratch-reversible", dataset=text_folder, seq_len=16, max_overhead=float("inf"))
+        Flags(variant="scratch-reversible", dataset=text_folder, seq_len=16, max_overhead=float("inf"))
     )
     assert setup.scan.func is bwsk_jax.reversible_scan
     assert setup.scan.keywords == {"max_overhead": float("inf"), "max_bytes": None}
