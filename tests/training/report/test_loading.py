@@ -1,6 +1,7 @@
 """The export as transformers sees it."""
 
 import jax
+import numpy as np
 import pytest
 
 from bwsk_jax import bert
@@ -42,3 +43,22 @@ def test_a_missing_tensor_is_told(folder):
 def test_without_torch_it_says_what_to_install(folder, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pip install torch" in show_loading(folder, TEXT)
+
+
+def test_transformers_loads_the_export(finished):
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    for variant in ("scratch-reversible", "finetune-reversible"):
+        model, info = AutoModelForMaskedLM.from_pretrained(
+            finished, subfolder=variant, output_loading_info=True
+        )
+        assert not any(info.values())
+        tokenizer = AutoTokenizer.from_pretrained(finished, subfolder=variant)
+        assert len(tokenizer) == model.config.vocab_size
+
+        ids = tokenizer("memory stays [MASK]", return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            expected = model.eval()(ids).logits.numpy()
+        config, params = bert.load_pretrained(finished / variant)
+        np.testing.assert_allclose(bert.forward(config, params, ids.numpy()), expected, atol=2e-5)
