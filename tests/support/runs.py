@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bwsk_jax.train import main
 
+# Runs of the same flags and texts are compiled once: the tests that train share these where they can.
 FLAGS = ("--seq-len", "16", "--batch-size", "4", "--max-steps", "4", "--lr", "1e-2")
 
 

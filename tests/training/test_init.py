@@ -8,6 +8,7 @@ from safetensors.numpy import load_file, save_file
 
 from bwsk_jax import bert
 from bwsk_jax.train import main
+from tests.support.runs import FLAGS
 
 
 def test_a_vocabulary_larger_than_the_model_is_refused(finished, text_folder, tmp_path, capsys):
@@ -87,6 +88,6 @@ def test_an_encoder_gets_a_head_and_the_run_says_so(finished, text_folder, tmp_p
     tensors = load_file(init / "model.safetensors")
     save_file({n: t for n, t in tensors.items() if not n.startswith("cls.")}, init / "model.safetensors")
     flags = ["--variant", "finetune-conventional", "--init", str(init), "--dataset", text_folder]
-    main([*flags, "--out", str(tmp_path / "out"), "--seq-len", "16", "--batch-size", "4", "--max-steps", "1"])
+    main([*flags, "--out", str(tmp_path / "out"), *FLAGS])
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
     assert notes == [f"note: {init} has no masked-LM head: its 5 tensors start from --seed 0"]

@@ -50,6 +50,7 @@ def fitted(setup, limit):
     return fit_memory(dataclasses.replace(setup, flags=dataclasses.replace(setup.flags, fit=str(limit))))
 
 
+@pytest.mark.slow
 def test_the_next_larger_plan_does_not_fit_as_compiled(setup, monkeypatch):
     compiled = {}
     peak_bytes = StepSetup.peak_bytes

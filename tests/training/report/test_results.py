@@ -4,7 +4,7 @@ import json
 
 from bwsk_jax.train import main
 from bwsk_jax.variants import VARIANTS
-from tests.support.runs import results
+from tests.support.runs import FLAGS, results
 
 REFERENCE_KEYS = [
     *("model_slug", "experiment", "mode", "final_train_loss", "best_val_metric", "test_metric"),
@@ -79,10 +79,10 @@ def test_root_gathers_the_variants(finished):
 
 
 def test_the_closing_table_is_followed_by_the_loading_code(text_folder, tmp_path, capsys):
-    flags = ["--dataset", text_folder, "--seq-len", "16", "--batch-size", "4", "--max-steps", "1"]
-    main(["--variant", "scratch-conventional", "--out", str(tmp_path), *flags])
+    flags = ["--dataset", text_folder, "--out", str(tmp_path), *FLAGS]
+    main(["--variant", "scratch-conventional", *flags])
     output = capsys.readouterr().out
-    assert "step 1/1  loss " in output
+    assert "step 1/4  loss " in output
     assert "validation pseudo-perplexity" in output
     *_, imports, load = output.splitlines()
     assert imports == "from transformers import AutoModelForMaskedLM, AutoTokenizer"
