@@ -1,3 +1,4 @@
+import functools
 import math
 
 import jax
@@ -25,6 +26,16 @@ def take_steps(config, batches, *, optimizer=None, **options):
         state, loss = step(state, batch, KEY)
         losses.append(float(loss))
     return state, losses
+
+
+def five_batches(micro_batches):
+    return [tokens(micro_batches, 3, 16, seed=seed) for seed in range(5)]
+
+
+@functools.cache
+def plain_steps(micro_batches):
+    """The state and the losses of five steps in float32 with `jax.lax.scan`."""
+    return take_steps(CONFIG, five_batches(micro_batches))
 
 
 def test_accumulated_micro_batches_equal_one_big_batch():
@@ -99,9 +110,8 @@ def test_state_is_updated_in_place_and_parameters_stay_float32():
 
 @pytest.mark.parametrize("micro_batches", [1, 2])
 def test_reversible_scan_takes_the_same_steps(micro_batches):
-    batches = [tokens(micro_batches, 3, 16, seed=seed) for seed in range(5)]
-    plain_state, plain = take_steps(CONFIG, batches)
-    state, losses = take_steps(CONFIG, batches, scan=bwsk_jax.reversible_scan)
+    plain_state, plain = plain_steps(micro_batches)
+    state, losses = take_steps(CONFIG, five_batches(micro_batches), scan=bwsk_jax.reversible_scan)
     np.testing.assert_allclose(losses, plain, rtol=1e-5)
     assert jax.tree.structure(state) == jax.tree.structure(plain_state)
 
@@ -134,9 +144,8 @@ def test_an_infinite_gradient_under_a_finite_loss_is_skipped_too():
 @pytest.mark.parametrize("micro_batches", [1, 2])
 @pytest.mark.parametrize("scan", [jax.lax.scan, bwsk_jax.reversible_scan])
 def test_float16_follows_float32_with_its_loss_scaled(micro_batches, scan):
-    batches = [tokens(micro_batches, 3, 16, seed=seed) for seed in range(5)]
-    _, plain = take_steps(CONFIG, batches)
-    state, losses = take_steps(CONFIG, batches, dtype=jnp.float16, scan=scan)
+    _, plain = plain_steps(micro_batches)
+    state, losses = take_steps(CONFIG, five_batches(micro_batches), dtype=jnp.float16, scan=scan)
     np.testing.assert_allclose(losses, plain, rtol=5e-3)
     assert state.loss_scale.scale == 2**16 and state.loss_scale.finite_steps == 5
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.params))
