@@ -1,4 +1,4 @@
-"""From the command line to flags; a mistake is one line."""
+"""Parse a command line into a dataclass of flags, with mistakes told in one line."""
 
 import contextlib
 import io
@@ -8,22 +8,23 @@ from typing import Any, TypeVar
 
 import tyro
 
+from bwsk_jax.errors import UserError
+
 __all__ = ["UsageError", "parse"]
 
 Flags = TypeVar("Flags")
 
 
-class UsageError(ValueError):
-    """What is no flag, or no value for one."""
+class UsageError(UserError):
+    """The command line has something that is not a flag, or not a value of the flag's type."""
 
 
 def parse(flags: type[Flags], args: Sequence[str] | None, **options: Any) -> Flags:
-    """Return the dataclass `flags` with what `args` says, by default the command line.
+    """Return the dataclass `flags`, filled in from `args` (by default the command line's arguments).
 
-    Ends the program after `--help`. `options` are those of `tyro.cli`.
+    `--help` prints the help and ends the program. `options` are passed on to `tyro.cli`.
 
-    Raises:
-        UsageError: as it says.
+    Raises `UsageError` for anything in `args` that is not a flag or not a value of one.
     """
     said = io.StringIO()
     try:
@@ -36,9 +37,10 @@ def parse(flags: type[Flags], args: Sequence[str] | None, **options: Any) -> Fla
 
 
 def _in_one_line(message: str) -> str:
-    """The first paragraph of tyro's message, and the flags that the others propose.
+    """Return the first paragraph of tyro's message, followed by the flags that its other paragraphs propose.
 
-    Where there is UTF-8 it stands in a frame with a title; elsewhere the title is a paragraph of its own.
+    On a UTF-8 terminal tyro draws a frame, whose border holds the title. Elsewhere the title is the first
+    paragraph, and is left out.
 
     >>> _in_one_line("╭─ Error ──╮\\n│ Unknown: │\\n│ --x      │\\n│ ──────── │\\n│   --y X  │")
     'Unknown: --x (did you mean --y?)'

@@ -1,26 +1,29 @@
 """The six variants, {finetune, scratch} x {conventional, analyzed, reversible}, as a table.
 
-All six compute the same function of the same parameter tree. The experiment says where the parameters
-start; the mode says how the encoder scans over its layers and what the results report.
+All six compute the same function of the same parameter tree. The experiment decides where the parameters
+start: from a given model, or from random numbers. The mode decides how the encoder scans over its layers, and
+what the results report.
 """
 
 import difflib
 from dataclasses import dataclass
 
+from bwsk_jax.errors import UserError
 
-class UnknownVariantError(ValueError):
-    """The table has no variant of this name, in neither of its spellings."""
+
+class UnknownVariantError(UserError):
+    """The name is no variant's, in either spelling."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the table. `mode` is spelt as in the results files, and `name` as on the command line."""
+    """One row of the table. `name` is what users type, `mode` is how the results files spell the mode."""
 
     name: str
     experiment: str
     mode: str
     plans: bool
-    """Whether the results contain the plan of the layer."""
+    """Whether an encoder layer is planned and classified, and the results report it."""
     inverts: bool
     """Whether the encoder scans with `bwsk_jax.reversible_scan` instead of `jax.lax.scan`."""
 
@@ -44,9 +47,9 @@ VARIANTS = {
 
 
 def find_variant(name: str) -> Variant:
-    """Return the variant called `name`, by its own name or by the reference's.
+    """Return the variant called `name`, which may also be the name that the reference gives it.
 
-    Raises `UnknownVariantError`, which names the nearest variant.
+    Raises `UnknownVariantError`, which proposes the name that is spelt most like it.
 
     >>> find_variant("scratch-bwsk-reversible").name
     'scratch-reversible'

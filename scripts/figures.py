@@ -23,9 +23,14 @@ import tyro
 
 import bwsk_jax
 from bwsk_jax import bert
-from bwsk_jax.training.optimizer import make_optimizer
-from bwsk_jax.training.step import compile_step, compiled_peak_bytes, initial_state, make_train_step
-from bwsk_jax.training.windows import cut_windows, epoch_batches
+from bwsk_jax.training.data.windows import cut_windows, epoch_batches
+from bwsk_jax.training.step.optimizer import make_optimizer
+from bwsk_jax.training.step.train_step import (
+    compile_step,
+    compiled_peak_bytes,
+    initial_state,
+    make_train_step,
+)
 
 MODES: dict[str, Callable] = {
     "conventional": jax.lax.scan,

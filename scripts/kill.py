@@ -22,8 +22,8 @@ from pathlib import Path
 
 import tyro
 
-from bwsk_jax.training.checkpoints import CHECKPOINT_FOLDER
-from bwsk_jax.training.corpus import embedded_corpus
+from bwsk_jax.training.data.text import embedded_corpus
+from bwsk_jax.training.loop.checkpoints import CHECKPOINT_FOLDER
 
 VARIANT = "scratch-reversible"
 COMPARED = ("loss_curve", "val_curve", "test_metric", "best_val_metric", "early_stopped", "nan_count")

@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 
+from bwsk_jax.errors import UserError
+
 
 def _erf_gelu(x: jax.Array) -> jax.Array:
     return 0.5 * x * jax.lax.erfc(x * -math.sqrt(0.5))
@@ -49,7 +51,7 @@ REQUIRED_VALUES: dict[str, Any] = {
 STORAGE_DTYPES = ("float32", "float16", "bfloat16")
 
 
-class BertConfigError(ValueError):
+class BertConfigError(UserError):
     """The configuration is one that no model here can have; the message lists every fault."""
 
 

@@ -24,7 +24,8 @@ from safetensors.numpy import save_file
 
 from bwsk_jax.bert.config import BertConfig, BertConfigError
 from bwsk_jax.bert.model import Params, init_params
-from bwsk_jax.replacing import replacing
+from bwsk_jax.errors import UserError
+from bwsk_jax.writing import replacing
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -32,7 +33,7 @@ INDEX_FILE = "model.safetensors.index.json"
 PICKLE_FILE = "pytorch_model.bin"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A folder or a parameter tree does not hold the weights that it should; every fault is named."""
 
 

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bwsk_jax.errors import UserError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
@@ -22,7 +24,7 @@ SAVED_FILES = ("tokenizer.json", "tokenizer_config.json")
 MAX_LENGTH = 512
 
 
-class TokenizerError(ValueError):
+class TokenizerError(UserError):
     """The path or the text gives no usable tokenizer."""
 
 

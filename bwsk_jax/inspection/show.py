@@ -18,9 +18,9 @@ from bwsk_jax.inspection.options import Options
 from bwsk_jax.inspection.page import page
 from bwsk_jax.inspection.subject import Subject, SubjectError, subject_of_bert, subject_of_function
 from bwsk_jax.inspection.text import ansi, difference_text, plain, plan_text, report_text
-from bwsk_jax.training.precision import DTYPES
+from bwsk_jax.training.flags import DTYPES
 from bwsk_jax.training.recipe import RECIPES, Recipe
-from bwsk_jax.training.writable import check_writable
+from bwsk_jax.writing import check_writable
 
 __all__ = ["show"]
 

@@ -1,38 +1,74 @@
-"""From the command line to checked flags: flag over --config's file over default."""
+"""Read the flags of a run: from the command line, else from the file that --config names, else defaults."""
 
 import dataclasses
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from bwsk_jax import usage
-from bwsk_jax.training.config_file import read_flags
-from bwsk_jax.training.flag_values import FlagError, value_fault
-from bwsk_jax.training.options import Options
+from bwsk_jax.training.flags import TYPES, FlagError, Flags, nearest, type_fault, value_fault
+
+# What a run's options.json holds beside its flags.
+NO_FLAGS = ("text", "fitted_max_bytes")
 
 
 @dataclass(frozen=True)
-class _CommandLine(Options):
+class _CommandLine(Flags):
     config: str | None = None
     """JSON file of flags, such as another run's options.json; flags given beside it win."""
 
 
-def parse(args: Sequence[str] | None) -> Options:
-    """Return the flags in `args`, by default the command line's.
+def parse(args: Sequence[str] | None) -> Flags:
+    """Return the flags in `args`, by default the command line's arguments.
 
-    Raises `FlagError` for a value out of range and for a file that cannot be used, `UsageError` for what is
-    no flag, or no number where one is wanted.
+    Raises `FlagError` for a value out of range and for a file that cannot be used, and `UsageError` for
+    anything that is not a flag or not a value of the flag's type.
     """
     given = _parse(args, _CommandLine())
     if given.config is not None:
         given = _parse(args, _CommandLine(**read_flags(given.config)))
-    options = {field.name: getattr(given, field.name) for field in dataclasses.fields(Options)}
-    for name, value in options.items():
+    values = {field.name: getattr(given, field.name) for field in dataclasses.fields(Flags)}
+    for name, value in values.items():
         if fault := value_fault(name, value):
             raise FlagError(f"--{name.replace('_', '-')} {value} {fault}")
-    return Options(**options)
+    return Flags(**values)
 
 
 def _parse(args: Sequence[str] | None, default: _CommandLine) -> _CommandLine:
     return usage.parse(
-        _CommandLine, args, default=default, prog="python -m bwsk_jax.train", description=Options.__doc__
+        _CommandLine, args, default=default, prog="python -m bwsk_jax.train", description=Flags.__doc__
     )
+
+
+def read_flags(path: str) -> dict[str, Any]:
+    """Return flag -> value from the JSON file at `path`, which has the form of a run's options.json.
+
+    Raises `FlagError`, which names the file, the key, its value and what was expected.
+    """
+    entries = _read(path)
+    return {name: _value(path, name, value) for name, value in entries.items() if name not in NO_FLAGS}
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        entries = json.loads(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise FlagError(f"--config {path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise FlagError(f"--config {path} is not JSON: {error}") from None
+    if not isinstance(entries, dict):
+        raise FlagError(f"--config {path} holds no JSON object of flags, but {json.dumps(entries)[:40]}")
+    return entries
+
+
+def _value(path: str, name: str, value: Any) -> Any:
+    if name not in TYPES:
+        raise FlagError(f"--config {path}: unknown key {name!r}: did you mean {nearest(name, TYPES)!r}?")
+    if value == "inf" and float in TYPES[name]:  # JSON has no infinity
+        value = math.inf
+    if fault := type_fault(name, value) or value_fault(name, value):
+        raise FlagError(f"--config {path}: {name} {json.dumps(value)} {fault}")
+    return value

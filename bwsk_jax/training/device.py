@@ -2,18 +2,20 @@
 
 import jax
 
+from bwsk_jax.errors import UserError
+
 # With the CPU beside it, which callbacks and checkpoints use.
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda,cpu"}
 
 
-class DeviceError(ValueError):
-    """A device that was asked for and is not there."""
+class DeviceError(UserError):
+    """The user asked for a device that JAX does not find."""
 
 
 def select_device(device: str) -> None:
-    """Have JAX compute on `device`: cpu, gpu, or auto, its own choice (which JAX_PLATFORMS may restrict).
+    """Make JAX compute on `device`: cpu, gpu, or auto, which is JAX's own choice and heeds JAX_PLATFORMS.
 
-    Raises `DeviceError` where there is none.
+    Raises `DeviceError` if there is no such device.
     """
     if device in PLATFORMS:
         jax.config.update("jax_platforms", PLATFORMS[device])
@@ -22,7 +24,8 @@ def select_device(device: str) -> None:
     # A platform named in JAX_PLATFORMS fails with an assertion or a RuntimeError, whichever it is.
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else "no such device was found"
-        asked = f"--device {device}" if device in PLATFORMS else f"JAX_PLATFORMS={jax.config.jax_platforms}"
+        platforms = getattr(jax.config, "jax_platforms")  # noqa: B009 (type checkers do not see it)
+        asked = f"--device {device}" if device in PLATFORMS else f"JAX_PLATFORMS={platforms}"
         raise DeviceError(f"{asked}: {reason}: give --device cpu") from None
     if device != "auto" and found != device:
         raise DeviceError(f"--device {device}: JAX finds none, only {found}: give --device {found}")

@@ -1,4 +1,4 @@
-"""One line that says how far something is: rewritten on a terminal, repeated now and then in a pipe."""
+"""How far something is, in one line: a terminal sees it rewritten, a pipe gets a new one now and then."""
 
 import sys
 import time
@@ -21,9 +21,9 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Prints step, loss, last validation, tokens per second and the time left, validations included.
+    """A callback that prints step, loss, last validation, tokens per second and the time left.
 
-    `steps_before` were taken by an earlier session and do not count in the times.
+    The times include validations, but not the `steps_before` that an earlier session took.
     """
 
     def __init__(
@@ -38,19 +38,19 @@ class Progress:
         self._last_line = -float("inf")
 
     def step(self, step: int, loss: float) -> None:
-        """Report `step`'s loss; prints when the last line is old enough."""
+        """Print the loss of `step` if the last line is old enough."""
         age = time.perf_counter() - self._last_line
         due = SECONDS_BETWEEN_TERMINAL_LINES if self.stream.isatty() else SECONDS_BETWEEN_PIPED_LINES
         if age >= due:
             self._print(step, loss)
 
     def validation(self, step: int, loss: float, value: float) -> None:
-        """Report a validation; always prints."""
+        """Print a validation."""
         self._validation = value
         self._print(step, loss)
 
     def flush(self) -> None:
-        """Do nothing: each line is put out as it is printed."""
+        """Do nothing, because each line is flushed as it is printed."""
 
     def close(self) -> None:
         """End the line on a terminal."""
@@ -72,9 +72,9 @@ class Progress:
 
 
 class TaskProgress:
-    """Prints on standard error how far a task is and the time left, if it takes more than seconds.
+    """Prints on standard error how far a task is and the time left, if it takes more than a few seconds.
 
-    At the end of a `with` the line is taken off a terminal.
+    It is used in a `with`, at whose end the line is removed from a terminal.
     """
 
     def __init__(self, label: str, total: int, stream: TextIO | None = None):
@@ -95,7 +95,7 @@ class TaskProgress:
             self.stream.flush()
 
     def advance(self, count: int) -> None:
-        """Report `count` more of the `total`."""
+        """Say that `count` more of the `total` are done."""
         self._done += count
         now = time.perf_counter()
         if now < self._next_line:

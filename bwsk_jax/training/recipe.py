@@ -1,7 +1,7 @@
 """The training recipe of each preset, as data.
 
-`base` and `mini` follow the reference. `demo` is sized to learn something real on two CPU cores in minutes:
-shorter windows, larger batches, a higher rate. What is not a field here is the same for all.
+`base` and `mini` follow the reference. `demo` has shorter windows, larger batches and a higher rate, so that
+two CPU cores learn something real in minutes. What is not a field here is the same for all presets.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class Recipe:
     finetune_lr: float = 5e-5
     scratch_lr: float = 3e-4
     dropout: float = 0.1
-    """For parameters from scratch; a fine-tuned model brings its own."""
+    """For a model from scratch; one that is fine-tuned has its own."""
     initializer_range: float = 0.02
-    """Standard deviation of parameters from scratch. 0.02 suits a width of 768."""
+    """Standard deviation of the parameters of a model from scratch. 0.02 suits a width of 768."""
     validate_every: int = 500
     """Optimizer steps between validations; each epoch's end is validated as well."""
     patience: int = 3
@@ -32,6 +32,8 @@ class Recipe:
         return self.grad_accum * self.batch_size * self.seq_len
 
 
+IN_RECIPE = ("seq_len", "batch_size", "grad_accum", "epochs")
+"""The fields that a flag of the same name replaces."""
 RECIPES = {
     "demo": Recipe(
         seq_len=64,

@@ -8,9 +8,9 @@ import pytest
 
 from bwsk_jax import bert
 from bwsk_jax.train import main
-from bwsk_jax.training import sources
+from bwsk_jax.training.data import sources
 from bwsk_jax.training.recipe import RECIPES, Recipe
-from bwsk_jax.training.step_setup import StepSetup
+from bwsk_jax.training.setup import StepSetup
 
 STEPS = ["--max-steps", "2", "--seq-len", "16", "--batch-size", "4"]
 WORDS = ("the", "layer", "inverts", "what", "it", "can", "and", "saves", "memory")

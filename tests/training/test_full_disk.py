@@ -10,7 +10,7 @@ import pytest
 from bwsk_jax import bert
 from bwsk_jax.train import main
 from bwsk_jax.training import run
-from bwsk_jax.training.checkpoints import Checkpoints
+from bwsk_jax.training.loop.checkpoints import Checkpoints
 from tests.support.texts import write_text
 
 VARIANT = "scratch-conventional"

@@ -23,7 +23,7 @@ def announced(*args, **kwargs):
 place.{name} = announced
 main(sys.argv[1:])
 """
-SETUP = {"module": "bwsk_jax.training", "place": "setup", "name": "load_corpus", "after": 0}
+SETUP = {"module": "bwsk_jax.training.data", "place": "sources", "name": "load_corpus", "after": 0}
 COMPILATION = {"module": "jax.stages", "place": "Lowered", "name": "compile", "after": 0.5}
 TEST = {"module": "bwsk_jax", "place": "bert", "name": "load_pretrained", "after": 0}
 

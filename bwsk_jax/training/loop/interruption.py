@@ -1,0 +1,93 @@
+"""SIGTERM and Ctrl-C: training ends between two steps, everything else at once."""
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOPPED = "outside training: stopped; the same command continues from what is saved"
+
+
+class RunInterruptedError(KeyboardInterrupt):
+    """A signal asked the run to end. What was saved before is whole.
+
+    Like its base class it is not an `Exception`, so that no library handles it as a failure of its own.
+    """
+
+    def __init__(self, number: signal.Signals, said: str):
+        super().__init__(f"{number.name} {said}")
+        self.exit_status = 128 + number
+
+
+class Interruption:
+    """While entered, the first SIGTERM or SIGINT raises `RunInterruptedError`; a second one ends the process.
+
+    While `noted` is entered too, the first signal is only recorded, in `signal`.
+
+    There are two places in which nothing is raised until they are left. One is JAX: a process whose
+    compilation was broken off crashes at its end. The other is the finalisation of an object, where Python
+    ignores exceptions. Outside the main thread, where Python handles no signals, nothing happens at all.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._noting = False
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._restore()
+
+    @contextlib.contextmanager
+    def noted(self) -> Iterator[None]:
+        """Only record a signal while inside; at the end, raise for one that nobody answered."""
+        self._noting = True
+        try:
+            yield
+        finally:
+            self._noting = False
+        if self.signal is not None:
+            raise RunInterruptedError(self.signal, STOPPED)
+
+    def answer(self, where: str) -> None:
+        """Raise `RunInterruptedError`, which says `where` training was, if a signal was recorded."""
+        if self.signal is not None:
+            raise RunInterruptedError(self.signal, f"{where}: saved; the same command continues from here")
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number)
+        self._restore()
+        if not self._noting:
+            sys.setprofile(self._raise_in)
+            self._raise_in(frame)
+
+    def _raise_in(self, frame: FrameType | None, event: str = "", argument: object = None) -> None:
+        """Raise if this frame may be left by an exception.
+
+        Installed as a profiler, it sees every call and return until that is the case.
+        """
+        if self.signal is not None and _may_be_left(frame):
+            sys.setprofile(None)
+            raise RunInterruptedError(self.signal, STOPPED)
+
+    def _restore(self) -> None:
+        while self._previous:
+            signal.signal(*self._previous.popitem())
+
+
+def _may_be_left(frame: FrameType | None) -> bool:
+    """Whether an exception may leave `frame`: none of its callers belongs to JAX or finalises an object."""
+    while frame is not None:
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if package in ("jax", "weakref") or frame.f_code.co_name == "__del__":
+            return False
+        frame = frame.f_back
+    return True

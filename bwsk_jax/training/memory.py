@@ -1,0 +1,94 @@
+"""How much memory a step takes, and the plan whose step keeps within `--fit`."""
+
+import bisect
+import dataclasses
+import re
+import sys
+from typing import TypeVar
+
+import bwsk_jax
+from bwsk_jax.errors import UserError
+from bwsk_jax.training.setup import StepSetup
+
+UNITS = {"B": 1}
+UNITS |= {f"{prefix}B": 1000**power for power, prefix in enumerate("KMG", start=1)}
+UNITS |= {f"{prefix}iB": 1024**power for power, prefix in enumerate("KMG", start=1)}
+SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)")
+RESOLUTION = 0.05
+"""The search ends when the best plan is known up to this share of the bytes that it saves."""
+
+AnySetup = TypeVar("AnySetup", bound=StepSetup)
+
+
+class FitError(UserError):
+    """No plan keeps the step within the limit; the message names the least that a step takes."""
+
+
+def parse_bytes(text: str) -> int:
+    """Return how many bytes `text` says: a number, with or without a unit. A fraction of a byte is dropped.
+
+    Raises `ValueError` for anything else, and for less than one byte.
+
+    >>> parse_bytes("8GiB"), parse_bytes("1.5 KB"), parse_bytes("77")
+    (8589934592, 1500, 77)
+    """
+    match = SIZE.fullmatch(text)
+    if match is None or (match[2] or "B") not in UNITS:
+        raise ValueError(f"expected a number of bytes, or one with a unit of {', '.join(UNITS)}")
+    size = int(float(match[1]) * UNITS[match[2] or "B"])
+    if size == 0:
+        raise ValueError("expected at least one byte")
+    return size
+
+
+def fit_memory(setup: AnySetup) -> AnySetup:
+    """Return `setup` with the `max_bytes` with which its step keeps within `--fit`.
+
+    Among the plans whose compiled step keeps within the limit, it takes the one that recomputes least, up to
+    `RESOLUTION`. A plan that saves more has a higher peak, so bisection finds it: first on the frontier, then
+    between two neighbours there. That takes a few compilations; a line on standard error tells of each.
+
+    Without `--fit`, or with `max_bytes` known already, `setup` stays as it is. Raises `FitError`.
+    """
+    if setup.flags.fit is None or setup.flags.max_bytes is not None:
+        return setup
+    limit = parse_bytes(setup.flags.fit)
+    peaks = []
+
+    def too_large(plan: bwsk_jax.Plan) -> bool:
+        peak = limited(setup, plan.saved_bytes).peak_bytes()
+        peaks.append(peak)
+        print(
+            f"--fit {setup.flags.fit}: {plan.saved_bytes:,} bytes saved per layer, {plan.overhead:.1%} "
+            f"recomputed: {peak / 1e6:,.1f} MB, {'too much' if peak > limit else 'fits'}",
+            file=sys.stderr,
+            flush=True,
+        )
+        return peak > limit
+
+    plans = bwsk_jax.frontier(*setup.encoder_layer, length=setup.config.num_hidden_layers)
+    fitting = bisect.bisect_left(plans, True, key=too_large)
+    if fitting == 0:
+        raise FitError(
+            f"--fit {setup.flags.fit} is {limit:,} bytes, and the step takes at least {min(peaks):,}: "
+            "give more, or a smaller --batch-size or --seq-len"
+        )
+    if fitting == len(plans):
+        return limited(setup, plans[-1].saved_bytes)
+    best, low, high = plans[fitting - 1], plans[fitting - 1].saved_bytes, plans[fitting].saved_bytes
+    while high - low > RESOLUTION * high:
+        middle = (low + high) // 2
+        plan = limited(setup, middle).plan
+        assert plan is not None  # a variant that is not planned does not take --fit
+        if plan.saved_bytes <= best.saved_bytes:  # no plan saves more than `best` up to there
+            low = middle
+        elif too_large(plan):
+            high = plan.saved_bytes
+        else:
+            best, low = plan, middle
+    return limited(setup, best.saved_bytes)
+
+
+def limited(setup: AnySetup, max_bytes: int) -> AnySetup:
+    """Return `setup` with `max_bytes` as the limit on what an encoder layer saves."""
+    return dataclasses.replace(setup, flags=dataclasses.replace(setup.flags, max_bytes=max_bytes))

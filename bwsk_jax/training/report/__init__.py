@@ -1,0 +1,6 @@
+"""What a run leaves in writing, and what it prints at its end.
+
+`metrics` measures the exported model. `results` writes training_results.json and loss.png for one run, and
+results.json for all that share an output folder; `card` writes their model card. `loading` shows that
+transformers loads the export, and `summary` prints the closing table.
+"""

@@ -1,0 +1,51 @@
+"""Load an export the way its users will: with transformers, in PyTorch."""
+
+import importlib.util
+from pathlib import Path
+
+PROMPT_PIECES = 24
+ANSWERS = 3
+
+
+def loading_snippet(root: str, variant: str) -> str:
+    """Return the two statements that load a variant with transformers."""
+    where = f"({root!r}, subfolder={variant!r})"
+    return (
+        "from transformers import AutoModelForMaskedLM, AutoTokenizer\n"
+        f"model, tokenizer = AutoModelForMaskedLM.from_pretrained{where}, "
+        f"AutoTokenizer.from_pretrained{where}"
+    )
+
+
+def show_loading(folder: Path, text: str) -> str:
+    """Return what transformers says of the model in `folder`, and how it fills a gap in the middle of `text`.
+
+    PyTorch is not a dependency of this package. Without it the answer says what to install.
+    """
+    if importlib.util.find_spec("torch") is None:
+        return "PyTorch is not installed, and transformers needs it to load the model: pip install torch"
+    import torch
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    where = {"pretrained_model_name_or_path": folder.parent, "subfolder": folder.name}
+    model, report = AutoModelForMaskedLM.from_pretrained(**where, output_loading_info=True)
+    tokenizer = AutoTokenizer.from_pretrained(**where)
+    faults = {name: sorted(map(str, keys)) for name, keys in report.items() if keys}
+
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"][:PROMPT_PIECES]
+    gap = len(ids) // 2
+    asked = [*ids[:gap], tokenizer.mask_token_id, *ids[gap + 1 :]]
+    with torch.no_grad():
+        scores = model(torch.tensor([asked])).logits[0, gap]
+    best = torch.softmax(scores, -1).topk(ANSWERS)
+    answers = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return "\n".join(
+        (
+            f"loaded by transformers: {faults or 'nothing missing, unexpected or mismatched'}",
+            f"  asked:   {tokenizer.decode(asked)}",
+            f"  answers: {', '.join(f'{tokenizer.decode([piece])} {p:.0%}' for piece, p in answers)}"
+            f" (it was {tokenizer.decode([ids[gap]])})",
+        )
+    )

@@ -1,0 +1,57 @@
+"""Measure a run's model: quickly during training, and its export by the metric that was asked for."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from bwsk_jax import bert
+from bwsk_jax.training.loop.interruption import Interruption
+from bwsk_jax.training.progress import TaskProgress
+from bwsk_jax.training.setup import Setup
+from bwsk_jax.training.step.evaluation import make_window_loss, pseudo_perplexity
+
+METRIC_NAMES = {"sampled": "pseudo_perplexity", "exact": "exact_pseudo_perplexity"}
+
+
+class FinalMetrics(NamedTuple):
+    """Perplexities of the export. The unigram ones are of the training text's token frequencies."""
+
+    name: str
+    validation: float
+    validation_unigram: float
+    test: float
+    test_unigram: float
+
+
+def make_evaluator(setup: Setup, interruption: Interruption) -> Callable:
+    """Return `evaluate(params, held_out, label) -> pseudo-perplexity`.
+
+    If it takes long, a line on standard error says how far it is. A signal that the `interruption` recorded
+    is answered between two batches.
+    """
+    window_loss = make_window_loss(setup.config, setup.mask_id, dtype=setup.dtype)
+
+    def evaluate(params, held_out, label):
+        with TaskProgress(label, held_out.rows) as progress:
+
+            def report(rows):
+                progress.advance(rows)
+                interruption.answer(f"in the {label}")
+
+            return pseudo_perplexity(window_loss, params, held_out, setup.recipe.batch_size, report)
+
+    return evaluate
+
+
+def final_metrics(setup: Setup, best_validation: float, interruption: Interruption) -> FinalMetrics:
+    """Measure what was exported: the parameters whose validation in training was `best_validation`."""
+    _, params = bert.load_pretrained(setup.folder)
+    params = jax.device_put(params)
+    evaluate = make_evaluator(setup, interruption)
+    name, validation = setup.flags.eval_metric, best_validation
+    if name == "exact":
+        validation = evaluate(params, setup.final_validation, "exact validation")
+    test = evaluate(params, setup.final_test, f"{name} test")
+    unigrams = setup.final_validation_unigram, setup.final_test_unigram
+    return FinalMetrics(METRIC_NAMES[name], validation, unigrams[0], test, unigrams[1])

@@ -1,0 +1,115 @@
+"""Whether a folder holds the same run, an unfinished one to go on with, or another one.
+
+Each run leaves its flags in options.json, with everything filled in that the preset or another flag decided,
+so that nothing else is ever trained into its folder.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from bwsk_jax.errors import UserError
+from bwsk_jax.training.flags import Flags
+from bwsk_jax.training.loop.checkpoints import has_checkpoint
+from bwsk_jax.training.memory import limited
+from bwsk_jax.training.recipe import IN_RECIPE
+from bwsk_jax.training.report.results import RESULTS_FILE, read_results, write_json
+from bwsk_jax.training.setup import Setup
+
+FLAGS_FILE = "options.json"
+TEXT = "text"
+FITTED = "fitted_max_bytes"
+MAY_DIFFER = {"out", "save_every", "device", "log_dir"}
+ADVICE = "give another --out, or remove the folder"
+WORK = (RESULTS_FILE, "model.safetensors")
+
+
+class OtherRunError(UserError):
+    """The output folder holds the work of a run with other flags or another text."""
+
+
+def resolved_flags(setup: Setup) -> dict[str, Any]:
+    """Return flag -> value with everything filled in, as JSON has it: infinity is a string.
+
+    The `max_bytes` that `--fit` led to is left out, because the user did not give it.
+    """
+    values = dataclasses.asdict(setup.flags)
+    if setup.flags.fit is not None:
+        values["max_bytes"] = None
+    values |= {name: getattr(setup.recipe, name) for name in IN_RECIPE}
+    values |= {"variant": setup.variant.name, "lr": setup.peak_lr}
+    return {
+        name: str(value) if isinstance(value, float) and math.isinf(value) else value
+        for name, value in values.items()
+    }
+
+
+def save_flags(setup: Setup) -> None:
+    """Write the resolved flags to the variant's folder, with a digest of the text and what `--fit` led to."""
+    fitted = {} if setup.flags.fit is None else {FITTED: setup.flags.max_bytes}
+    beside = fitted | {TEXT: _text_digest(setup)}
+    write_json(resolved_flags(setup) | beside, setup.folder / FLAGS_FILE)
+
+
+def check_same_run(setup: Setup) -> None:
+    """Raise `OtherRunError`, which says what differs, if the variant's folder holds another run's work.
+
+    A folder without checkpoint, export or results holds no work.
+    """
+    saved = _saved_flags(setup.folder)
+    if saved is None:
+        return
+    defaults = {field.name: field.default for field in dataclasses.fields(Flags)}
+    differences = [
+        f"--{name.replace('_', '-')} was {_shown(before)}, now {_shown(now)}"
+        for name, now in resolved_flags(setup).items()
+        if name not in MAY_DIFFER and (before := saved.get(name, defaults[name])) != now
+    ]
+    if not differences and saved.get(TEXT) != _text_digest(setup):
+        differences = ["the text or vocabulary behind --dataset and --tokenizer has changed"]
+    if differences:
+        raise OtherRunError(f"{setup.folder} holds another run: {'; '.join(differences)}: {ADVICE}")
+
+
+def with_recorded_limit(setup: Setup) -> Setup:
+    """Return `setup` with the `max_bytes` that `--fit` led to when the run in its folder began, if one did.
+
+    Searching again might lead to another plan, under another version of the compiler. The curves would then
+    no longer be those of an unbroken run.
+    """
+    saved = _saved_flags(setup.folder)
+    if setup.flags.fit is None or saved is None:
+        return setup
+    return limited(setup, saved[FITTED])
+
+
+def finished_results(setup: Setup) -> dict[str, Any] | None:
+    """Return the results in the variant's folder if its run is finished, else None. Raises `ResultsError`."""
+    file = setup.folder / RESULTS_FILE
+    return read_results(file) if file.is_file() else None
+
+
+def _saved_flags(folder: Path) -> dict[str, Any] | None:
+    """Return what `save_flags` wrote for the work in `folder`, None if there is no work."""
+    if not has_checkpoint(folder) and not any((folder / name).exists() for name in WORK):
+        return None
+    try:
+        return json.loads((folder / FLAGS_FILE).read_text("utf-8"))
+    except FileNotFoundError:
+        raise OtherRunError(f"{folder} holds a run without {FLAGS_FILE}: {ADVICE}") from None
+    except ValueError as fault:
+        raise OtherRunError(f"{folder / FLAGS_FILE} is damaged ({fault}): {ADVICE}") from None
+
+
+def _shown(value: Any) -> str:
+    return "not given" if value is None else str(value)
+
+
+def _text_digest(setup: Setup) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for windows in (setup.train_windows, setup.validation.tokens_wt, setup.test.tokens_wt):
+        digest.update(windows.data)
+    return digest.hexdigest()

@@ -1,0 +1,48 @@
+"""Files that are written whole or not at all, and folders that can be written to."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `file`. At the end it replaces `file`; on failure it is removed.
+
+    A crash or a full disk therefore leaves the previous `file` whole. An `OSError` names `file`, not the
+    temporary path.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with replacing(Path(folder, "greeting.txt")) as temporary:
+    ...         _ = temporary.write_text("hello")
+    ...     os.listdir(folder)
+    ['greeting.txt']
+    """
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # the user's umask; safetensors would keep others from reading
+        yield temporary
+        temporary.chmod(mode)
+        os.replace(temporary, file)
+    except OSError as error:
+        if error.errno is not None and error.filename2 is None:
+            error.filename = str(file)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise `OSError` if no file can be created in `folder`, or in the nearest folder above it that exists.
+
+    A long run asks this before it starts. The answer comes from creating a file, which is deleted at once:
+    permissions alone say little, because root has them all and a file system may be read-only.
+    """
+    for place in (folder, *folder.parents):
+        if place.exists():
+            tempfile.TemporaryFile(dir=place).close()
+            return

@@ -1,0 +1,145 @@
+"""A run that was cut short goes on bit for bit; a finished one is reported; another one is refused."""
+
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+
+from bwsk_jax.train import main
+from bwsk_jax.training.loop.checkpoints import Checkpoints
+from bwsk_jax.training.loop.interruption import STOPPED
+from bwsk_jax.training.progress import Progress, TaskProgress
+from tests.support.events import read_events
+from tests.support.runs import FLAGS, results
+
+
+def test_a_run_that_was_cut_short_goes_on_bit_for_bit(finished, text_folder, tmp_path, monkeypatch, capsys):
+    """Killed after the save at step 2, then told to terminate at step 3, then left alone; all in one log."""
+    log = tmp_path / "log"
+    flags = ["--log-dir", str(log)]
+    flags += ["--variant", "scratch-reversible", "--dataset", text_folder, "--out", str(tmp_path)]
+    flags += [*FLAGS, "--save-every", "0"]
+    save = Checkpoints.save
+
+    def save_and_die(self, state, history, *, improved):
+        save(self, state, history, improved=improved)
+        if history.total_steps == 2:
+            raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(Checkpoints, "save", save_and_die)
+        main(flags)
+    assert not (tmp_path / "scratch-reversible" / "training_results.json").exists()
+    capsys.readouterr()
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(Progress, "step", lambda self, step, loss: os.kill(os.getpid(), signal.SIGTERM))
+        main(flags)
+    assert ended.value.code == 143
+    captured = capsys.readouterr()
+    assert "resuming after step 2/4" in captured.out
+    assert captured.err == "SIGTERM at step 3: saved; the same command continues from here\n"
+
+    main(flags)
+    assert "resuming after step 3/4" in capsys.readouterr().out
+    for curve in ("loss_curve", "val_curve", "test_metric"):
+        assert (
+            results(tmp_path, "scratch-reversible")[curve] == results(finished, "scratch-reversible")[curve]
+        )
+    weights = [
+        (root / "scratch-reversible" / "model.safetensors").read_bytes() for root in (tmp_path, finished)
+    ]
+    assert weights[0] == weights[1]
+
+    logged, written = read_events(log / "scratch-reversible"), results(tmp_path, "scratch-reversible")
+    for tag, curve in (
+        ("train/loss", written["loss_curve"]),
+        ("validation/pseudo_perplexity", written["val_curve"]),
+        ("test/pseudo_perplexity", [[4, written["test_metric"]]]),
+    ):
+        assert [step for step, _ in logged[tag]] == [step for step, _ in curve]
+        np.testing.assert_allclose(logged[tag], curve, rtol=1e-6)
+    assert logged["train/skipped_steps"] == [(step, 0) for step in range(1, 5)]
+    assert logged["train/learning_rate"][0] == (1, pytest.approx(1e-2))
+    assert len(logged["train/tokens_per_s"]) == 4
+
+
+def test_bert_s_masks_and_the_exact_metric_outlive_interruptions(text_folder, tmp_path, monkeypatch, capsys):
+    """Told to terminate at step 1, then in the exact test, then left alone."""
+    flags = ["--variant", "scratch-conventional", "--dataset", text_folder, "--seq-len", "16"]
+    flags += ["--batch-size", "4", "--max-steps", "4", "--save-every", "0"]
+    flags += ["--masking", "bert", "--eval-metric", "exact"]
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    main([*flags, "--out", str(unbroken)])
+    assert "exact test" in capsys.readouterr().out
+    whole = results(unbroken, "scratch-conventional")
+    assert (whole["settings"]["masking"], whole["settings"]["eval_metric"]) == ("bert", "exact")
+    assert whole["metric_name"] == "exact_pseudo_perplexity"
+    assert whole["best_val_metric"] == min(value for _, value in whole["val_curve"])
+    assert 1 < whole["final_val_metric"] != whole["best_val_metric"]
+    assert 1 < whole["final_val_unigram_perplexity"] != whole["unigram_perplexity"]
+
+    def terminate(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def terminate_in_the_test(self, rows):
+        if self.label == "exact test":
+            terminate()
+
+    for cls, name, patched, said in (
+        (Progress, "step", terminate, "at step 1: saved; the same command continues from here"),
+        (TaskProgress, "advance", terminate_in_the_test, STOPPED),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.setattr(cls, name, patched)
+            main([*flags, "--out", str(broken)])
+        assert ended.value.code == 143
+        assert capsys.readouterr().err == f"SIGTERM {said}\n"
+        assert not (broken / "scratch-conventional" / "training_results.json").exists()
+    main([*flags, "--out", str(broken)])
+    again = results(broken, "scratch-conventional")
+    for key in ("loss_curve", "val_curve", "test_metric", "final_val_metric"):
+        assert again[key] == whole[key]
+    assert "| `exact_pseudo_perplexity` |" in (broken / "README.md").read_text()
+
+
+def test_a_finished_run_is_reported_again_and_another_one_refused(finished, text_folder, capsys):
+    flags = ["--variant", "scratch-conventional", "--dataset", text_folder, "--out", str(finished)]
+    flags += ["--seq-len", "16", "--max-steps", "4", "--lr", "1e-2"]
+    files = [file for file in (finished / "scratch-conventional").rglob("*") if file.is_file()]
+    before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
+    main([*flags, "--batch-size", "4"])
+    captured = capsys.readouterr().out
+    assert "is finished" in captured and "test pseudo-perplexity" in captured
+
+    with pytest.raises(SystemExit) as ended:
+        main([*flags, "--batch-size", "5", "--seed", "1"])
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert "holds another run: --batch-size was 4, now 5; --seed was 0, now 1: give another --out" in message
+    assert before == {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
+
+
+def test_changed_text_and_unknown_runs_are_refused(finished, text_folder, tmp_path, capsys):
+    copied = tmp_path / "text"
+    shutil.copytree(text_folder, copied)
+    flags = ["--variant", "scratch-conventional", "--dataset", str(copied), "--out", str(tmp_path)]
+    flags += FLAGS
+    shutil.copytree(finished / "scratch-conventional", tmp_path / "scratch-conventional")
+    options = tmp_path / "scratch-conventional" / "options.json"
+    options.write_text(options.read_text().replace(text_folder, str(copied)))
+
+    def refused():
+        with pytest.raises(SystemExit) as ended:
+            main(flags)
+        assert ended.value.code == 2
+        return capsys.readouterr().err
+
+    (copied / "test.txt").write_text("the layer " * 100)
+    assert "text or vocabulary behind --dataset and --tokenizer has changed" in refused()
+    options.write_text("{")
+    assert "options.json is damaged" in refused()
+    options.unlink()
+    assert "holds a run without options.json" in refused()
