@@ -15,11 +15,11 @@ from collections.abc import Sequence
 
 import jax
 
-from bwsk_jax import PlanError, bert
+from bwsk_jax import PlanError
+from bwsk_jax.errors import UserError
 from bwsk_jax.inspection.options import Options
 from bwsk_jax.inspection.show import show
-from bwsk_jax.inspection.subject import SubjectError
-from bwsk_jax.usage import UsageError, parse
+from bwsk_jax.usage import parse
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -28,20 +28,12 @@ def main(args: Sequence[str] | None = None) -> None:
     If that cannot be shown, end with one line on standard error and status 2 before anything is shown. If the
     output is no longer read, end as `cat` does, silently with status 141.
     """
-    mistakes = (
-        UsageError,
-        SubjectError,
-        PlanError,
-        bert.BertConfigError,
-        bert.CheckpointError,
-        bert.BertInputError,
-    )
     try:
         show(parse(Options, args))
     except BrokenPipeError:  # the reader of the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except (*mistakes, OSError) as mistake:
+    except (UserError, PlanError, OSError) as mistake:
         print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
         sys.exit(2)
 

@@ -19,13 +19,14 @@ import jax.numpy as jnp
 
 from bwsk_jax.bert.config import BertConfig
 from bwsk_jax.bert.modules import Embeddings, Layer, MaskedLMHead
+from bwsk_jax.errors import UserError
 
 __all__ = ["BertInputError", "Params", "encode", "forward", "init_params", "layer_body", "predict"]
 
 Params = dict[str, Any]
 
 
-class BertInputError(ValueError):
+class BertInputError(UserError):
     """Token ids, a mask or token types have a shape or type that the model cannot take."""
 
 

@@ -21,6 +21,7 @@ import bwsk_jax
 from bwsk_jax import bert
 from bwsk_jax.engine.program.jaxprs import trace
 from bwsk_jax.engine.program.vjp import trace_vjp
+from bwsk_jax.errors import UserError
 
 __all__ = [
     "Subject",
@@ -32,7 +33,7 @@ __all__ = [
 ]
 
 
-class SubjectError(ValueError):
+class SubjectError(UserError):
     """The inspector cannot look at what it was asked to look at."""
 
 

@@ -67,7 +67,7 @@ def test_bert_s_masking_hides_the_same_positions_with_other_tokens(monkeypatch, 
         "masks": lambda _, substitutes_bm: (substitutes_bm == MASK_ID).mean(axis=1),
     }.items():
         monkeypatch.setattr(
-            train_step, "masked_lm_loss", lambda _, params, tokens_bt, *masks, **__: seen(*masks)
+            train_step, "masked_lm_loss", lambda _, params, tokens_bt, *masks, seen=seen, **__: seen(*masks)
         )
         losses[name] = take_steps(CONFIG, batch, **frozen)[1]
         losses[name, "bert"] = take_steps(CONFIG, batch, random_pieces=CONFIG.vocab_size, **frozen)[1]
