@@ -38,7 +38,9 @@ def plain_gradients(name):
     return gradients(lambda i, x: lax.scan(body, i, x, length), init, xs)
 
 
-@pytest.mark.parametrize("options", ["default", "least memory", "every other"])
+@pytest.mark.parametrize(
+    "options", ["default", "least memory", pytest.param("every other", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", CASES)
 def test_a_scan_has_the_values_and_gradients_of_lax_scan(name, options):
     body, init, xs, length = CASES[name]
@@ -55,7 +57,15 @@ def test_a_weak_carry_stays_weak():
 
 
 @pytest.mark.parametrize(
-    ("every", "length"), [(1, 1), (1, 6), (2, 1), (3, 6), (3, 7), (6, 6), (7, 8), (100, 3)]
+    ("every", "length"),
+    [
+        (1, 6),
+        (3, 7),
+        *(
+            pytest.param(*kept, marks=pytest.mark.slow)
+            for kept in [(1, 1), (2, 1), (3, 6), (6, 6), (7, 8), (100, 3)]
+        ),
+    ],
 )
 def test_carries_may_be_kept_however_often(every, length):
     w, scan = random(0, length, H, H), functools.partial(LEAST, save_every=every)
