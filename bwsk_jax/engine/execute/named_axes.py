@@ -7,6 +7,7 @@ find it; and a result that all elements share has one cotangent, which each woul
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -18,11 +19,20 @@ from jax.custom_batching import custom_vmap
 from bwsk_jax.engine.program.jaxprs import named_axes, naming_axes
 from bwsk_jax.engine.program.types import is_differentiable
 
-__all__ = ["within_axes"]
+__all__ = ["with_rules"]
+
+# From 0.12 on JAX asks for this by name before it shares a cotangent out itself.
+_SHARES_OUT = "generic_batching" in inspect.signature(jax.custom_vjp.defvjp).parameters
 
 
-def within_axes(forward: Callable, backward: Callable) -> tuple[Callable, Callable]:
-    """The rules of a `jax.custom_vjp` function, to be run where the axes have names that have one now."""
+def with_rules(fun: Callable, forward: Callable, backward: Callable) -> Callable:
+    """`fun` with these rules of its derivative, which run where the axes have names that have one now."""
+    call = jax.custom_vjp(fun)
+    call.defvjp(*_within_axes(forward, backward), **({"generic_batching": True} if _SHARES_OUT else {}))
+    return call
+
+
+def _within_axes(forward: Callable, backward: Callable) -> tuple[Callable, Callable]:
     axes = named_axes()
     missing = lambda: {name: size for name, size in axes.items() if name not in named_axes()}
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax import lax
 
-from bwsk_jax.engine.execute.named_axes import within_axes
+from bwsk_jax.engine.execute.named_axes import with_rules
 from bwsk_jax.engine.execute.recover import recover
 from bwsk_jax.engine.execute.steps import Environment
 from bwsk_jax.engine.plan.api import cached_plan
@@ -83,9 +83,9 @@ class _ReversibleCall:
 
     def differentiable(self) -> Callable[[Sequence[Any]], list[Any]]:
         """The program as a function of all its inputs, with these rules."""
-        call = jax.custom_vjp(lambda inputs: self.program.evaluate(inputs, self.program.outputs))
-        call.defvjp(*within_axes(self.forward, self.backward))
-        return call
+        return with_rules(
+            lambda inputs: self.program.evaluate(inputs, self.program.outputs), self.forward, self.backward
+        )
 
     def forward(self, inputs):
         values = self.vjp.program.evaluate(inputs, (*self.vjp.outputs, *self.plan.saved))

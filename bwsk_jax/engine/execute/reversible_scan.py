@@ -19,7 +19,7 @@ from jax import lax
 from jax.extend.core import Literal
 
 from bwsk_jax.engine.execute.drift import DriftAlarm, report
-from bwsk_jax.engine.execute.named_axes import within_axes
+from bwsk_jax.engine.execute.named_axes import with_rules
 from bwsk_jax.engine.execute.reversible import forward_mode_explained, pull_back
 from bwsk_jax.engine.execute.segments import KeptCarries, Segments
 from bwsk_jax.engine.plan.api import cached_plan
@@ -111,9 +111,7 @@ class _ReversibleScan:
 
     def differentiable(self) -> Callable[[Sequence[Any], Sequence[Any], Sequence[Any]], Any]:
         """The scan as a function of (constants, init, xs) with these rules."""
-        call = jax.custom_vjp(self.primal)
-        call.defvjp(*within_axes(self.forward, self.backward))
-        return call
+        return with_rules(self.primal, self.forward, self.backward)
 
     def primal(self, consts, init, xs):
         step = self._step(self.scan.program, consts, self.scan.program.outputs)

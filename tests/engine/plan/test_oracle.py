@@ -21,10 +21,10 @@ HALF, SQUARE = struct(4, 8), struct(8, 8)
 
 # --- the definition of exactness -------------------------------------------------------------------------
 
-READS_EXACTLY = {"eq": (0, 1), "div": (1,)}
+READS_EXACTLY = {"eq": (0, 1), "gt": (0, 1), "div": (1,)}
 """Operands whose error, however small, can become a large one: a comparison flips, a divisor may be 0."""
 HANDS_ON = {"sin", "cos", "tanh", "exp", "add", "sub", "mul", "max", "div", "convert_element_type"}
-HANDS_ON |= {"select_n", "broadcast_in_dim", "slice", "eq", "one_minus_square"}
+HANDS_ON |= {"select_n", "broadcast_in_dim", "slice", "eq", "gt", "one_minus_square"}
 """Primitives whose elements each come from one element of each operand."""
 MIXES = {"dot_general", "reduce_sum"}
 """Primitives whose elements each come from many."""
