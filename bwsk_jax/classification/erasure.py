@@ -51,6 +51,7 @@ ERASES: dict[Any, str] = {
     **_each("x and -x give the same", p.abs_p, p.square_p, p.cosh_p, p.bessel_i0e_p),
     **_each("periodic", p.sin_p, p.cos_p, p.tan_p),
     **_each("not monotone", p.lgamma_p, p.digamma_p, p.polygamma_p, p.bessel_i1e_p, p.igamma_grad_a_p),
+    **_each("a polynomial may take a value more than once", *present("polynomial_p")),
     **_each("constant beyond the digits of its limit", p.igamma_p, p.igammac_p, p.zeta_p),
     p.regularized_incomplete_beta_p: "constant beyond the digits of its limit",
     p.pow_p: "x and -x have one even power, and every power of 1 is 1",

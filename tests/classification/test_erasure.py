@@ -151,6 +151,7 @@ ELEMENTWISE = [
     (p.zeta_p, lambda x: lax.zeta(abs(x) + 2, 1.0)),
     (p.regularized_incomplete_beta_p, lambda x: lax.betainc(20.0, 20.0, lax.logistic(x))),
     *((q, q.bind) for q in jaxprs.present("one_minus_square_p")),
+    *((q, lambda x: lax.polynomial(x, [1.0, 0.0, 1.0])) for q in jaxprs.present("polynomial_p")),
 ]
 SEEN_ELSEWHERE = {
     *(p.random_bits_p, p.random_gamma_p, p.rng_uniform_p, p.threefry2x32_p, p.rng_bit_generator_p),
