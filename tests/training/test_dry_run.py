@@ -72,7 +72,7 @@ def dry(no_network, tmp_path, capsys):
 @pytest.mark.parametrize(
     "flags",
     [
-        "--variant scratch-conventional",
+        pytest.param("--variant scratch-conventional", marks=pytest.mark.slow),
         "--variant scratch-reversible --precision fp16 --grad-accum 2 --max-overhead inf",
     ],
 )

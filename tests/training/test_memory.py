@@ -68,6 +68,7 @@ def test_the_next_larger_plan_does_not_fit_as_compiled(setup, monkeypatch):
     assert len(compiled) <= 6
 
 
+@pytest.mark.slow
 def test_every_limit_gets_the_largest_plan_that_fits(setup, peaks, capsys):
     assert len(peaks) >= 4
     for (saved, peak), (_, larger_peak) in itertools.pairwise(peaks.items()):

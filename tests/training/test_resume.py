@@ -66,6 +66,7 @@ def test_a_run_that_was_cut_short_goes_on_bit_for_bit(finished, text_folder, tmp
     assert len(logged["train/tokens_per_s"]) == 4
 
 
+@pytest.mark.slow
 def test_bert_s_masks_and_the_exact_metric_outlive_interruptions(text_folder, tmp_path, monkeypatch, capsys):
     """Told to terminate at step 1, then in the exact test, then left alone."""
     flags = ["--variant", "scratch-conventional", "--dataset", text_folder, "--seq-len", "16"]

@@ -30,8 +30,12 @@ TEST = {"module": "bwsk_jax", "place": "bert", "name": "load_pretrained", "after
 
 @pytest.mark.parametrize(
     ("where", "number"),
-    [(SETUP, signal.SIGINT), (COMPILATION, signal.SIGTERM), (TEST, signal.SIGTERM), (TEST, signal.SIGINT)],
-    ids=["set-up", "compilation", "test, SIGTERM", "test, SIGINT"],
+    [
+        pytest.param(SETUP, signal.SIGINT, id="set-up"),
+        pytest.param(COMPILATION, signal.SIGTERM, id="compilation"),
+        pytest.param(TEST, signal.SIGTERM, id="test, SIGTERM", marks=pytest.mark.slow),
+        pytest.param(TEST, signal.SIGINT, id="test, SIGINT", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_ends_the_run_in_a_line_and_the_same_command_goes_on(tmp_path, capsys, where, number):
     flags = ["--variant", "scratch-conventional", "--dataset", str(write_text(tmp_path / "text"))]

@@ -98,7 +98,10 @@ def test_dataset_tokenizer_and_model_come_from_the_server(filled):
     assert filled[1].startswith(USED)
 
 
-@pytest.mark.parametrize("offline", [True, False], ids=["offline mode", "no network"])
+@pytest.mark.parametrize(
+    "offline",
+    [pytest.param(True, id="offline mode", marks=pytest.mark.slow), pytest.param(False, id="no network")],
+)
 def test_a_filled_cache_is_enough(filled, offline):
     home, printed = filled
     ran = python(USE, HF_HOME=home, **({"HF_HUB_OFFLINE": 1} if offline else {"HF_ENDPOINT": closed_port()}))
@@ -106,6 +109,7 @@ def test_a_filled_cache_is_enough(filled, offline):
     assert ran.stdout == printed
 
 
+@pytest.mark.slow
 def test_a_cache_of_files_is_enough(filled, tmp_path):
     home, printed = filled
     (tmp_path / "hub").symlink_to(home / "hub")
@@ -191,6 +195,7 @@ def test_what_the_hub_does_not_have(hub, tmp_path):
         assert line.startswith("error: --") and wanted in line
 
 
+@pytest.mark.slow
 def test_a_download_that_is_cut_off_ends_in_a_line_and_works_when_tried_again(hub, tmp_path):
     init = ["--variant finetune-conventional --dataset absent --init " + MODEL]
     text = [f"--dataset {DATASET}:raw"]

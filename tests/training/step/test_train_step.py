@@ -108,7 +108,7 @@ def test_state_is_updated_in_place_and_parameters_stay_float32():
     assert int(new_state.step) == 1
 
 
-@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("micro_batches", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_reversible_scan_takes_the_same_steps(micro_batches):
     plain_state, plain = plain_steps(micro_batches)
     state, losses = take_steps(CONFIG, five_batches(micro_batches), scan=bwsk_jax.reversible_scan)
@@ -141,8 +141,10 @@ def test_an_infinite_gradient_under_a_finite_loss_is_skipped_too():
     np.testing.assert_array_equal(state.params["head"]["layer_norm"]["scale"], np.float32(1e25))
 
 
-@pytest.mark.parametrize("micro_batches", [1, 2])
-@pytest.mark.parametrize("scan", [jax.lax.scan, bwsk_jax.reversible_scan])
+@pytest.mark.parametrize("micro_batches", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize(
+    "scan", [pytest.param(jax.lax.scan, marks=pytest.mark.slow), bwsk_jax.reversible_scan]
+)
 def test_float16_follows_float32_with_its_loss_scaled(micro_batches, scan):
     _, plain = plain_steps(micro_batches)
     state, losses = take_steps(CONFIG, five_batches(micro_batches), dtype=jnp.float16, scan=scan)
@@ -166,6 +168,7 @@ def test_a_scale_that_overflows_is_halved_until_steps_are_taken():
     assert state.loss_scale.finite_steps == 19 - skipped[-1]
 
 
+@pytest.mark.slow
 def test_float16_accumulates_the_gradient_of_one_big_micro_batch():
     """With SGD at rate 1 the update is the gradient."""
     batch, start = tokens(2, 6, 16), params()
@@ -201,6 +204,7 @@ def test_one_micro_batch_that_overflows_skips_the_whole_step():
         jax.tree.map(np.testing.assert_array_equal, state.params, learned.params)
 
 
+@pytest.mark.slow
 def test_lower_precisions_train_to_the_validation_loss_of_float32():
     """A window tosses coins between two tokens, which its other tokens tell: log 2, log 4 without them."""
     generator = np.random.default_rng(0)
