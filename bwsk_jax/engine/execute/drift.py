@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from bwsk_jax.engine.execute.guard import largest
+from bwsk_jax.engine.program.types import is_differentiable
 
 __all__ = ["DriftAlarm", "ReconstructionWarning", "report"]
 
@@ -41,18 +42,27 @@ class DriftAlarm:
 
         Half of the digits are tolerated, and so is one `rounding`: there the last digit of a wide start
         decides which way a narrow value is rounded. A start that is all 0, as a velocity's often is, is
-        measured by the other starts, or by its end where those are 0 as well.
+        measured by the other starts, or by its end where those are 0 as well. Elements that are not finite
+        are the user's own, which plain autodiff has as well, if they are not in the true start either or the
+        carry was not finite at its end: they are left out.
         """
-        norms = [_norm(start) for start in true]
+        overflowed = functools.reduce(jnp.logical_or, (~jnp.isfinite(a).all() for a in _floats(end)), False)
+        norms = [_norm(jnp.where(jnp.isfinite(start), start, 0)) for start in true]
         anything = functools.reduce(jnp.maximum, norms, jnp.zeros((), jnp.float32))
         worst = jnp.zeros((), jnp.float32)
         for k, start, own in zip(self.leaves, true, norms, strict=True):
             scale = jnp.where(own > 0, own, jnp.where(anything > 0, anything, _norm(end[k])))
             tolerance = max(float(jnp.finfo(start.dtype).eps) ** 0.5, self.rounding)
-            distance = _norm(recovered[k] - start)
+            apart = recovered[k] - start
+            excused = ~jnp.isfinite(start) | (~jnp.isfinite(apart) & overflowed)
+            distance = _norm(jnp.where(excused, 0, apart))
             lost = ~(distance <= tolerance * scale) & jnp.isfinite(own)  # also where it is not finite
             worst = jnp.maximum(worst, jnp.where(lost, jnp.nan_to_num(distance / scale) / tolerance + 1, 0))
         return worst
+
+
+def _floats(leaves: Sequence[Any]) -> list[Any]:
+    return [leaf for leaf in leaves if is_differentiable(jax.typeof(leaf))]
 
 
 def _norm(x: Any):

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from jax import lax
 
+from bwsk_jax.engine.execute.keeping import keep, kept_values
 from bwsk_jax.engine.execute.named_axes import with_rules
 from bwsk_jax.engine.execute.recover import recover
 from bwsk_jax.engine.execute.steps import Environment
@@ -89,12 +90,12 @@ class _ReversibleCall:
 
     def forward(self, inputs):
         values = self.vjp.program.evaluate(inputs, (*self.vjp.outputs, *self.plan.saved))
-        return values[: self.vjp.num_outputs], (inputs, values[self.vjp.num_outputs :])
+        outputs, saved = values[: self.vjp.num_outputs], values[self.vjp.num_outputs :]
+        return outputs, (inputs, keep(self.plan, saved))
 
     def backward(self, kept, cotangents):
         inputs, saved = _barrier(kept)  # or XLA merges the replay with the forward pass
-        known = dict(zip(self.vjp.program.inputs, inputs, strict=True))
-        known |= dict(zip(self.plan.saved, saved, strict=True))
+        known = dict(zip(self.vjp.program.inputs, inputs, strict=True)) | kept_values(self.plan, saved)
         varied, _ = split(self.vjp.differentiable_outputs, cotangents)
         return (pull_back(self.vjp, self.plan, known, varied)[0],)
 

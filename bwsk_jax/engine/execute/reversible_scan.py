@@ -19,6 +19,7 @@ from jax import lax
 from jax.extend.core import Literal
 
 from bwsk_jax.engine.execute.drift import DriftAlarm, report
+from bwsk_jax.engine.execute.keeping import keep, kept_values
 from bwsk_jax.engine.execute.named_axes import with_rules
 from bwsk_jax.engine.execute.reversible import forward_mode_explained, pull_back
 from bwsk_jax.engine.execute.segments import KeptCarries, Segments
@@ -127,9 +128,14 @@ class _ReversibleScan:
 
     def forward(self, consts, init, xs):
         vjp = self.scan.vjp
-        step = self._step(vjp.program, consts, (*vjp.outputs, *self.plan.saved))
-        ends, last, outs = self.segments.run(step, init, xs)
         num_ys = vjp.num_outputs - self.scan.num_carry
+        evaluate = self._step(vjp.program, consts, (*vjp.outputs, *self.plan.saved))
+
+        def step(carry, x):
+            carry, outs = evaluate(carry, x)
+            return carry, [*outs[:num_ys], *keep(self.plan, outs[num_ys:])]
+
+        ends, last, outs = self.segments.run(step, init, xs)
         kept = KeptCarries([init[k] for k in self._alarm.leaves], ends, last)
         return (last, outs[:num_ys]), (consts, xs, kept, outs[num_ys:])
 
@@ -165,7 +171,7 @@ class _ReversibleScan:
                 (v, a) for v, a in zip(vjp.outputs, carry_out, strict=False) if not isinstance(v, Literal)
             )
             known = dict(zip(consts_in, consts, strict=True)) | dict(zip(x_in, x, strict=True))
-            known |= dict(zip(plan.saved, saved, strict=True)) | dict(outs)
+            known |= kept_values(plan, saved) | dict(outs)
             pulled, environment = pull_back(vjp, plan, known, [*ct_carry, *ct_y])
             pulled_consts, pulled_carry, pulled_x = scan.split_inputs(pulled)
             more, _ = split(consts_mask, pulled_consts)

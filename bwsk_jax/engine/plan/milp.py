@@ -177,7 +177,7 @@ class _Model:
         used step brings the inexactness in, or carries it on from a value whose variable is 1.
         """
         problem, forbidden = self.problem, self.problem.forbidden[taint]
-        exact_reads = [set(problem.exact_reads(s)) for s in self.steps]
+        exact_reads = [set(problem.exact_reads(taint, s)) for s in self.steps]
         watched = self._watched(taint, forbidden.union(*exact_reads))
         level = dict(zip(watched, self._new(len(watched)), strict=True))
         for k, step in enumerate(self.steps):
@@ -193,20 +193,34 @@ class _Model:
                         self.rows.add({level[v]: 1.0, level[r]: -1.0, self.use[k]: -1.0}, -1.0)
             for v in exact_reads[k].intersection(level):
                 self.rows.add({level[v]: -1.0, self.use[k]: -1.0}, -1.0)
+        for v, sources in self._always(taint):
+            for r in level.keys() & sources:
+                if v in level:
+                    self.rows.add({level[v]: 1.0, level[r]: -1.0}, 0.0)
         for v in forbidden.intersection(level):
             self.rows.add({level[v]: -1.0}, 0.0)
 
     def _watched(self, taint: Taint, exact: Iterable[int]) -> list[int]:
         """The values that can be inexact and lead to one that must be `exact`."""
         avals = self.problem.program.avals
-        carriers = [(v, s, self.problem.carriers(taint, s, v)) for s in self.steps for v in s.writes]
-        reach = {v for v, s, _ in carriers if taint in s.brings_in and is_differentiable(avals[v])}
-        while more := {v for v, _, read in carriers if v not in reach and not reach.isdisjoint(read)}:
+        carriers = [(v, self.problem.carriers(taint, s, v)) for s in self.steps for v in s.writes]
+        carriers += self._always(taint)
+        reach = {
+            v for s in self.steps for v in s.writes if taint in s.brings_in and is_differentiable(avals[v])
+        }
+        while more := {v for v, read in carriers if v not in reach and not reach.isdisjoint(read)}:
             reach |= more
         watched = reach.intersection(exact)
-        while more := {r for v, _, read in carriers if v in watched for r in read if r in reach} - watched:
+        while more := {r for v, read in carriers if v in watched for r in read if r in reach} - watched:
             watched |= more
-        return sorted(watched & self.save.keys())
+        return sorted(watched)
+
+    def _always(self, taint: Taint) -> list[tuple[int, list[int]]]:
+        """(value, the values that always carry inexactness on to it): by free steps, and from the iteration
+        after this one."""
+        free = self.problem.free_steps.items()
+        carried = [(v, self.problem.carriers(taint, s, v)) for v, s in free]
+        return carried + [(a, [b]) for a, b in self.problem.recurrence]
 
     def add_limit(self, limit: Limit) -> None:
         """The bytes or the recomputation stay within the limit."""

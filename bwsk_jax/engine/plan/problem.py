@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
+from bwsk_jax.engine.program.bits import kept_nbytes
 from bwsk_jax.engine.program.jaxprs import Program
 from bwsk_jax.engine.program.scan_body import ScanBody
 from bwsk_jax.engine.program.types import digits, nbytes
 from bwsk_jax.engine.program.vjp import VjpTrace, split
 from bwsk_jax.engine.rules import costs, exactness
 from bwsk_jax.engine.rules.exactness import Grade, Taint
-from bwsk_jax.engine.rules.intervals import Bounds
+from bwsk_jax.engine.rules.intervals import Bounds, bounds_of
 from bwsk_jax.engine.rules.inverses import Inverse
 from bwsk_jax.engine.rules.registry import inverses_of
 
@@ -81,6 +82,8 @@ class Problem:
       steps: every replay and inversion that could help, in the order of the equations.
       free_steps: for each value that has one, a step of no cost from available values alone.
       carry_in: the targets that the next iteration of a reverse scan starts from.
+      recurrence: for each leaf of a scan's carry, what goes out and what came in. What goes out is available
+        because the iteration after it recovered it, so it is as inexact as what comes in is recovered.
       forbidden: for each kind of inexactness, the values that must not have it.
       parameter_only: values that depend on no activation, such as dropout masks and cast weights; they are
         replayed, never inverted.
@@ -95,6 +98,7 @@ class Problem:
     steps: tuple[Step, ...]
     free_steps: dict[int, Step]
     carry_in: tuple[int, ...]
+    recurrence: tuple[tuple[int, int], ...]
     forbidden: dict[Taint, frozenset[int]]
     parameter_only: frozenset[int]
     residuals: tuple[int, ...]
@@ -103,8 +107,13 @@ class Problem:
 
     @functools.cached_property
     def bytes(self) -> dict[int, int]:
-        """Bytes of each value."""
-        return {v: nbytes(aval) for v, aval in enumerate(self.program.avals)}
+        """Bytes of each value where it is saved; booleans are saved as bits."""
+        return {v: kept_nbytes(aval) for v, aval in enumerate(self.program.avals)}
+
+    @functools.cached_property
+    def bounds(self) -> Bounds:
+        """What is known of the values before they are computed."""
+        return bounds_of(self.program)
 
     @functools.cached_property
     def at_hand(self) -> frozenset[int]:
@@ -114,12 +123,12 @@ class Problem:
     @property
     def residual_bytes(self) -> int:
         """Bytes that plain autodiff keeps."""
-        return sum(self.bytes[v] for v in self.residuals)
+        return sum(nbytes(self.program.avals[v]) for v in self.residuals)
 
     def fingerprint(self) -> tuple:
         """Equal for two problems exactly when a plan for one is a plan for the other."""
         forbidden = (self.forbidden[taint] for taint in Taint)
-        sets = (self.available, self.targets, self.carry_in, self.residuals, *forbidden)
+        sets = (self.available, self.targets, self.carry_in, self.recurrence, self.residuals, *forbidden)
         return (self.program.fingerprint(), *sets, self.steps, self.forward_cost, self.length)
 
     def overhead(self, steps: Iterable[Step]) -> float:
@@ -130,9 +139,11 @@ class Problem:
         """The same problem with fewer ways to solve it."""
         return dataclasses.replace(self, steps=tuple(s for s in self.steps if not unwanted(s)))
 
-    def exact_reads(self, step: Step) -> tuple[int, ...]:
-        """The values that the step must not read with an error."""
-        return () if step.inverts else exactness.exact_reads(self.program.equations[step.equation])
+    def exact_reads(self, taint: Taint, step: Step) -> tuple[int, ...]:
+        """The values that the step must not read with this kind of inexactness."""
+        if step.inverts:
+            return ()
+        return exactness.exact_reads(taint, self.program.equations[step.equation], self.bounds.of)
 
     def carriers(self, taint: Taint, step: Step, result: int) -> list[int]:
         """The values that the step reads and from which inexactness of this kind would reach its `result`."""
@@ -147,7 +158,7 @@ def call_problem(trace: VjpTrace, *, invert: bool = True) -> Problem:
     """The problem of a call: its arguments are available in the backward pass, its residuals are needed."""
     inputs = trace.program.inputs
     _, parameters = split(trace.differentiable_inputs, inputs)
-    return _problem(trace, inputs, (), parameters, 1, invert)
+    return _problem(trace, inputs, (), (), parameters, 1, invert)
 
 
 def scan_problem(scan: ScanBody, length: int = 1, *, invert: bool = True) -> Problem:
@@ -158,15 +169,16 @@ def scan_problem(scan: ScanBody, length: int = 1, *, invert: bool = True) -> Pro
     """
     trace = scan.vjp
     consts, carry_in, x = scan.split_inputs(trace.program.inputs)
-    steady = (*consts, *x)
-    carry_out = [v for v in scan.split_outputs(trace.outputs)[0] if not isinstance(v, Literal)]
-    return _problem(trace, (*steady, *carry_out), carry_in, steady, length, invert)
+    carry_out, _ = scan.split_outputs(trace.outputs)
+    known = (*consts, *x, *(v for v in carry_out[: len(carry_in)] if not isinstance(v, Literal)))
+    return _problem(trace, known, carry_in, carry_out, (*consts, *x), length, invert)
 
 
 def _problem(
     trace: VjpTrace,
     known: Iterable[int],
     carry_in: Sequence[int],
+    carry_out: Sequence[int | Literal],
     parameters: Iterable[int],
     length: int,
     invert: bool,
@@ -178,13 +190,13 @@ def _problem(
     constant = _closure(program, program.constants)
     shown = exactness.shown_digits(trace, carry_in)
     inversions = list(_inversions(program, parameter_only, length)) if invert else []
-    inversions = [s for s in inversions if not _loses_shown_digits(program, s, shown)]
+    inversions = [s for s in inversions if not _loses_digits(program, s, shown)]
     steps = [
         s
         for s in sorted((*_replays(program, constant), *inversions), key=_place)
         if not available.issuperset(s.writes)
     ]
-    free_steps = _free_steps(steps, available)
+    free_steps = _free_steps(program, steps, available)
     targets = tuple(dict.fromkeys(v for v in (*residuals, *carry_in) if v not in available))
     return Problem(
         program=program,
@@ -193,7 +205,10 @@ def _problem(
         steps=tuple(_useful(steps, targets, available.union(free_steps))),
         free_steps=free_steps,
         carry_in=tuple(dict.fromkeys(v for v in carry_in if v not in available)),
-        forbidden=_forbidden(trace, carry_in, inversions, shown),
+        recurrence=tuple(
+            (a, b) for a, b in zip(carry_out, carry_in, strict=False) if not isinstance(a, Literal) and a != b
+        ),
+        forbidden=_forbidden(trace, inversions, shown),
         parameter_only=parameter_only,
         residuals=tuple(dict.fromkeys(v for v in residuals if v not in available and v not in constant)),
         forward_cost=costs.forward_cost(program, trace.outputs),
@@ -207,19 +222,17 @@ def _place(step: Step) -> tuple[int, int]:
 
 
 def _forbidden(
-    trace: VjpTrace, carry_in: Iterable[int], inversions: Sequence[Step], shown: dict[int, int]
+    trace: VjpTrace, inversions: Sequence[Step], shown: dict[int, int]
 ) -> dict[Taint, frozenset[int]]:
     """The values that must not be inexact. Without inversions nothing is, and all may be."""
-    program = trace.program
-    exact: frozenset[int] = frozenset()
-    if inversions:
-        exact = exactness.exact_residuals(trace) | exactness.fragile_carry(program, carry_in)
-    narrow = (digits(program.avals[s.reads[0]]) for s in inversions if s.grade is Grade.NARROWED)
+    if not inversions:
+        return {taint: frozenset() for taint in Taint}
+    pullback = trace.trace_pullback()
+    forbidden = {taint: exactness.exact_residuals(taint, trace, pullback) for taint in Taint}
+    narrow = (digits(trace.program.avals[s.reads[0]]) for s in inversions if s.grade is Grade.NARROWED)
     fewest = min(narrow, default=0)
-    return {
-        Taint.INEXACT: exact,
-        Taint.LOW_PRECISION: frozenset(v for v, count in shown.items() if count > fewest),
-    }
+    forbidden[Taint.LOW_PRECISION] |= {v for v, count in shown.items() if count > fewest}
+    return forbidden
 
 
 def _closure(program: Program, values: Iterable[int]) -> frozenset[int]:
@@ -239,9 +252,8 @@ def _replays(program: Program, constant: frozenset[int]) -> Iterator[Step]:
 
 
 def _inversions(program: Program, parameter_only: frozenset[int], length: int) -> Iterator[Step]:
-    bounds = Bounds()
+    bounds = bounds_of(program)
     for number, equation in enumerate(program.equations):
-        bounds.add(equation)
         for inverse in inverses_of(equation, bounds.of):
             target = equation.inputs[inverse.operand]
             assert not isinstance(target, Literal), "no literal has an inverse"
@@ -266,21 +278,30 @@ def _amplifies(program: Program, target: int, inverse: Inverse, length: int) -> 
     return length * np.log(inverse.amplification) > np.log(limit)
 
 
-def _loses_shown_digits(program: Program, step: Step, shown: dict[int, int]) -> bool:
-    """Whether it gives a value back with fewer digits than something reads of it."""
-    return step.grade is Grade.NARROWED and shown[step.writes[0]] > digits(program.avals[step.reads[0]])
+def _loses_digits(program: Program, step: Step, shown: dict[int, int]) -> bool:
+    """Whether it rounds in a narrow type, or gives fewer digits of a value than something reads of it."""
+    result = program.avals[step.writes[0]]
+    if step.grade is Grade.NARROWED:
+        return shown[step.writes[0]] > digits(program.avals[step.reads[0]])
+    return not step.exact and exactness.is_narrow(result)
 
 
-def _free_steps(steps: Sequence[Step], available: frozenset[int]) -> dict[int, Step]:
-    """What exact steps of no cost give from the available values."""
+def _free_steps(program: Program, steps: Sequence[Step], available: frozenset[int]) -> dict[int, Step]:
+    """What exact steps of no cost give from the available values, which may be inexact."""
     found: dict[int, Step] = {}
+    free = [s for s in steps if s.cost == 0 and s.exact and not _reads_exactly(program, s)]
     while True:
         before = len(found)
-        for step in steps:
-            if step.cost == 0 and step.exact and all(v in available or v in found for v in step.reads):
+        for step in free:
+            if all(v in available or v in found for v in step.reads):
                 found.update((v, step) for v in step.writes if v not in available and v not in found)
         if len(found) == before:
             return found
+
+
+def _reads_exactly(program: Program, step: Step) -> bool:
+    equation = program.equations[step.equation]
+    return not step.inverts and any(exactness.exact_reads(taint, equation) for taint in Taint)
 
 
 def _useful(steps: Sequence[Step], targets: Iterable[int], at_hand: frozenset[int]) -> list[Step]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from bwsk_jax.engine.plan.problem import Problem, Step
 from bwsk_jax.engine.rules.exactness import Taint
@@ -21,24 +21,42 @@ INEXACT_PENALTY = 1e24
 # --- exactness ---------------------------------------------------------------------------------------------
 
 
-def propagate(problem: Problem, schedule: Iterable[Step]) -> Tainted | None:
-    """The inexact values of a schedule, or None where a step reads or writes what must be exact."""
-    tainted: Tainted = {taint: set() for taint in Taint}
-    for step in schedule:
-        written = _written(problem, step, tainted)
-        if written is None:
+def propagate(problem: Problem, schedule: Sequence[Step]) -> Tainted | None:
+    """The inexact values of a schedule, or None where a step reads or writes what must be exact.
+
+    The carry that a scan hands back is as inexact as the iteration after it recovered it: what comes out
+    inexact goes in again, until no more does.
+    """
+    start: Tainted | None = {taint: set() for taint in Taint}
+    while start is not None:
+        tainted = {taint: set(values) for taint, values in start.items()}
+        for step in schedule:
+            written = _written(problem, step, tainted)
+            if written is None:
+                return None
+            for taint, values in written.items():
+                tainted[taint].update(values)
+        if any(tainted[taint].intersection(problem.forbidden[taint]) for taint in Taint):
             return None
-        for taint, values in written.items():
-            tainted[taint].update(values)
-    return tainted
+        start = recurring(problem, start, tainted)
+        if start is None:
+            return tainted
+    return None
+
+
+def recurring(problem: Problem, start: Tainted, end: Tainted) -> Tainted | None:
+    """What an iteration starts from if the one before ended so, or None if it is what it started from."""
+    more = {taint: {a for a, b in problem.recurrence if b in values} for taint, values in end.items()}
+    if all(more[taint] <= start[taint] for taint in Taint):
+        return None
+    return {taint: start[taint] | more[taint] for taint in Taint}
 
 
 def _written(problem: Problem, step: Step, tainted: Tainted) -> Tainted | None:
     """The inexact values among those that a step writes, or None where it may not run."""
-    exact_reads = problem.exact_reads(step)
     written: Tainted = {}
     for taint, values in tainted.items():
-        if values.intersection(exact_reads):
+        if values and values.intersection(problem.exact_reads(taint, step)):
             return None
         brought_in = taint in step.brings_in
         written[taint] = {
@@ -61,10 +79,14 @@ def derive(
     alone, and beyond that an inexact step is dearer than any number of replays.
     """
     steps = [s for s in problem.steps if allowed(s)]
-    derivation = _Derivation(problem, saved)
-    derivation.extend([s for s in steps if s.exact])
-    derivation.extend(steps)
-    return derivation.chosen
+    start: Tainted | None = {taint: set() for taint in Taint}
+    chosen: dict[int, Step] = {}
+    while start is not None:
+        derivation = _Derivation(problem, saved, start)
+        derivation.extend([s for s in steps if s.exact])
+        derivation.extend(steps)
+        chosen, start = derivation.chosen, recurring(problem, start, derivation.tainted)
+    return chosen
 
 
 class _Derivation:
@@ -74,12 +96,15 @@ class _Derivation:
     A value that several steps read is counted for each of them, so the total is cheap, but not the least.
     """
 
-    def __init__(self, problem: Problem, saved: Collection[int]):
+    def __init__(self, problem: Problem, saved: Collection[int], start: Tainted):
         self.problem = problem
         self.at_hand = problem.at_hand.union(saved)
         self.price: dict[int, float] = {}
         self.chosen: dict[int, Step] = {}
-        self.tainted: Tainted = {taint: set() for taint in Taint}
+        self.tainted = {taint: set(values) for taint, values in start.items()}
+        for step in dict.fromkeys(problem.free_steps.values()):
+            for taint, values in (_written(problem, step, self.tainted) or {}).items():
+                self.tainted[taint].update(values)
 
     def extend(self, steps: Sequence[Step]) -> None:
         """Derive all that these steps reach from what is derived already."""

@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from bwsk_jax.engine.plan.milp import Solution, candidates, integer_program
 from bwsk_jax.engine.plan.plan import Limit, Plan, PlanError, check_plan
 from bwsk_jax.engine.plan.problem import Problem, Step, harmless_amplification
-from bwsk_jax.engine.plan.schedules import derive, ordered
+from bwsk_jax.engine.plan.schedules import derive, ordered, propagate
 from bwsk_jax.engine.program.types import is_differentiable
 from bwsk_jax.engine.rules.exactness import Grade
 
@@ -95,7 +95,7 @@ def _plan(problem: Problem, limit: Limit, solution: Solution | None, bound: floa
     assert schedule is not None, "the order of the integer program leaves no derivation circular"
     saved = _read_by(problem, saved, schedule)
     fallback = ordered(problem, saved, _without_guards(problem, saved))
-    if fallback is None:
+    if fallback is None or propagate(problem, fallback) is None:
         return None
     found = Plan(problem, saved, schedule, fallback)
     if not found.guarded_steps:

@@ -5,15 +5,17 @@ error an inverse *brings in*, which equations must *read exactly*, and what *car
 value to the next. This file is the one place that says so; problems hold its answers, schedules propagate
 them and the integer program writes them as constraints.
 
-There are two kinds of inexactness, the members of `Taint`. An equation that reads an inexact value usually
+There are three kinds of inexactness, the members of `Taint`. An equation that reads an inexact value usually
 hands the error on as it is. Some equations turn it into something else altogether: a comparison flips, and a
-division by almost 0 explodes. Those read exactly, and so must a backward pass that contains them.
+division by almost 0 explodes. Those must not read such a value, and nor must a backward pass that contains
+them: what they give is saved, a comparison's mask as bits.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,11 +23,12 @@ from jax import lax
 from jax.extend.core import Literal
 from jax.extend.core import primitives as p
 
-from bwsk_jax.engine.program.jaxprs import Equation, Program, present, subprograms
+from bwsk_jax.engine.program.jaxprs import Equation, Program, literal_value, present, subprograms
 from bwsk_jax.engine.program.types import digits, is_differentiable
 from bwsk_jax.engine.program.vjp import VjpTrace
+from bwsk_jax.engine.rules.intervals import ANY, Interval, IntervalOf, bounds_of
 
-__all__ = ["Grade", "Taint", "carriers", "exact_reads", "exact_residuals", "fragile_carry", "shown_digits"]
+__all__ = ["Grade", "Taint", "carriers", "exact_reads", "exact_residuals", "is_narrow", "shown_digits"]
 
 
 class Taint(enum.Enum):
@@ -33,11 +36,14 @@ class Taint(enum.Enum):
 
     ============= ========================================================================================
     INEXACT        it is not the same bit for bit
+    UNMIXED        the same, and no sum over many elements lies between it and the inverse that rounded: an
+                   exact 0 of the forward pass has come back as almost 0
     LOW_PRECISION  it is right only to the precision of a type that is narrower than its own
     ============= ========================================================================================
     """
 
     INEXACT = "inexact"
+    UNMIXED = "unmixed"
     LOW_PRECISION = "low precision"
 
 
@@ -67,10 +73,10 @@ class Grade(enum.Enum):
 
 _BROUGHT_IN = {
     Grade.EXACT: frozenset[Taint](),
-    Grade.RELATIVE: frozenset({Taint.INEXACT}),
-    Grade.ROUNDED: frozenset({Taint.INEXACT}),
-    Grade.GUARDED: frozenset({Taint.INEXACT}),
-    Grade.NARROWED: frozenset({Taint.INEXACT, Taint.LOW_PRECISION}),
+    Grade.RELATIVE: frozenset({Taint.INEXACT, Taint.UNMIXED}),
+    Grade.ROUNDED: frozenset({Taint.INEXACT, Taint.UNMIXED}),
+    Grade.GUARDED: frozenset({Taint.INEXACT, Taint.UNMIXED}),
+    Grade.NARROWED: frozenset(Taint),
 }
 
 
@@ -89,12 +95,54 @@ LIPSCHITZ = {
     *(p.reduce_window_min_p, p.psum_p, p.all_gather_p, p.ppermute_p),
     *present("one_minus_square_p", "pvary_p", "psum_invariant_p", "all_gather_invariant_p"),
     *present("all_to_all_p", "reduce_scatter_p"),
+    p.is_finite_p,
 }
 """Primitives whose result changes by about a rounding error when an operand does, on bounded inputs.
 
 All other primitives might compare, or jump, or have a singularity near which a small absolute error is a
-large relative one. They are replayed only from exact values. (`max` itself is harmless: the comparison in its
-derivative is an equation of its own.)"""
+large relative one. (`max` itself is harmless: the comparison in its derivative is an equation of its own.)"""
+
+CLEAR = 1e-2
+"""How far bounds have to keep a value from a singularity: much further than rounding moves any value."""
+
+
+def _below(point: float) -> Callable[[Sequence[Interval]], bool]:
+    """Whether the first operand may come near to `point`, or lie below it."""
+    return lambda operands: not operands[0].low >= point + CLEAR
+
+
+def _outside_one(operands: Sequence[Interval]) -> bool:
+    """Whether the first operand may come near to -1 or 1, or lie beyond them."""
+    return not (operands[0].low >= CLEAR - 1 and operands[0].high <= 1 - CLEAR)
+
+
+def _near_zero(place: int) -> Callable[[Sequence[Interval]], bool]:
+    """Whether the operand at this place may come near to 0."""
+    return lambda operands: not (operands[place].low >= CLEAR or operands[place].high <= -CLEAR)
+
+
+def _always(operands: Sequence[Interval]) -> bool:
+    return True
+
+
+SINGULAR: dict[Any, Callable[[Sequence[Interval]], bool]] = {
+    p.div_p: _near_zero(1),
+    p.integer_pow_p: _near_zero(0),
+    **dict.fromkeys((p.sqrt_p, p.rsqrt_p, p.log_p, p.lgamma_p, p.digamma_p, *present("log2_p")), _below(0.0)),
+    p.cbrt_p: _near_zero(0),
+    p.log1p_p: _below(-1.0),
+    p.acosh_p: _below(1.0),
+    **dict.fromkeys((p.asin_p, p.acos_p, p.atanh_p, p.erf_inv_p), _outside_one),
+    **dict.fromkeys((p.pow_p, p.rem_p, p.tan_p, p.atan2_p), _always),
+}
+"""Primitives that are continuous, but have a singularity; whether operands within such bounds may come near.
+
+They may read what is inexact. What is `UNMIXED` they may read only away from the singularity: they would find
+an almost 0 where the forward pass had an exact one. Every other primitive that is not in `LIPSCHITZ` reads
+exactly: it compares or jumps, and a tie that rounding tips over is a wrong gradient wherever it comes from, a
+black frame or a padded row."""
+
+COMPARISONS = {p.eq_p, p.ne_p, p.lt_p, p.le_p, p.gt_p, p.ge_p}
 
 MIXING = {
     *(p.dot_general_p, p.conv_general_dilated_p, p.reduce_sum_p, p.reduce_window_sum_p, p.cumsum_p, p.fft_p),
@@ -102,29 +150,50 @@ MIXING = {
 }
 """Primitives of which each result depends on many elements of an operand.
 
-A tie or a singularity that rounding could tip over is then an accident in the forward pass as well, so the
-result counts as exact. (A known flaw: a row of exact zeros ties, whatever it is multiplied by.)"""
+That such a result meets a singularity is an accident, in the forward pass as well. (That it is exactly 0 is
+none: a row of zeros gives a 0, whatever it is multiplied by. So a mixed value may still not be compared.)"""
 
 
-def exact_reads(equation: Equation) -> tuple[int, ...]:
-    """The values that the equation, run forward, must read exactly."""
-    primitive = equation.primitive
-    if primitive is p.div_p:
-        return tuple(v for v in equation.inputs[1:] if not isinstance(v, Literal))
-    if primitive is p.integer_pow_p and equation.params["y"] > 0:
+def exact_reads(taint: Taint, equation: Equation, interval_of: IntervalOf = lambda _: ANY) -> tuple[int, ...]:
+    """The values that the equation, run forward, must not read with this kind of inexactness."""
+    if _is_harmless(taint, equation, interval_of):
         return ()
-    if primitive is p.convert_element_type_p and is_differentiable(equation.out_avals[0]):
-        return ()
-    if primitive in LIPSCHITZ:
-        return ()
-    bodies = list(subprograms(equation))
-    if bodies and not any(exact_reads(inner) for body in bodies for inner in body.equations):
-        return ()
+    inputs = equation.inputs[1:] if equation.primitive is p.div_p else equation.inputs
+    avals = equation.in_avals[-len(inputs) :]
     return tuple(
         v
-        for v, aval in zip(equation.inputs, equation.in_avals, strict=True)
+        for v, aval in zip(inputs, avals, strict=True)
         if not isinstance(v, Literal) and is_differentiable(aval)
     )
+
+
+def _is_harmless(taint: Taint, equation: Equation, interval_of: IntervalOf) -> bool:
+    """Whether a small error of what the equation reads is a small error of what it gives."""
+    primitive = equation.primitive
+    if primitive in LIPSCHITZ:
+        return True
+    if primitive is p.integer_pow_p and equation.params["y"] > 0:
+        return True
+    if primitive is p.convert_element_type_p:
+        return is_differentiable(equation.out_avals[0])
+    if primitive in COMPARISONS:
+        return _is_about_finiteness(equation)
+    if primitive in SINGULAR:
+        return taint is Taint.INEXACT or not SINGULAR[primitive]([interval_of(v) for v in equation.inputs])
+    bodies = list(subprograms(equation))
+    return bool(bodies) and all(_body_is_harmless(taint, body) for body in bodies)
+
+
+def _is_about_finiteness(equation: Equation) -> bool:
+    """Whether it compares a value with itself or with infinity: no rounding changes what comes of that."""
+    same = len(equation.reads) == 2 and len(set(equation.reads)) == 1
+    constants = (literal_value(v) for v in equation.inputs)
+    return same or any(constant is not None and math.isinf(constant) for constant in constants)
+
+
+def _body_is_harmless(taint: Taint, body: Program) -> bool:
+    bounds = bounds_of(body)
+    return all(_is_harmless(taint, equation, bounds.of) for equation in body.equations)
 
 
 def carriers(
@@ -138,8 +207,9 @@ def carriers(
 ) -> list[int]:
     """Those of `reads` whose inexactness reaches `result`, where the equation is run forward or inverted.
 
-    `INEXACT` ends where a replay mixes many elements. `LOW_PRECISION` ends where the value returns to a
-    narrower type. Neither reaches, or comes from, what is no float. `avals` are the types of all values.
+    `UNMIXED` ends where a replay mixes many elements, `LOW_PRECISION` where the value returns to a narrower
+    type, and `INEXACT` nowhere. None reaches, or comes from, what is no float. `avals` are the types of all
+    values.
     """
     if not is_differentiable(avals[result]):
         return []
@@ -147,30 +217,32 @@ def carriers(
     if taint is Taint.LOW_PRECISION:
         width = avals[result].dtype.itemsize
         return [v for v in floats if avals[v].dtype.itemsize <= width]
-    return floats if inverts or equation.primitive not in MIXING else []
+    ends = taint is Taint.UNMIXED and not inverts and equation.primitive in MIXING
+    return [] if ends else floats
 
 
 # --- what a backward pass asks for -------------------------------------------------------------------------
 
 
-def exact_residuals(trace: VjpTrace) -> frozenset[int]:
-    """The residuals that the backward pass compares, divides by or otherwise must read exactly."""
-    pullback = trace.trace_pullback()
+def exact_residuals(taint: Taint, trace: VjpTrace, pullback: Program) -> frozenset[int]:
+    """The residuals that the backward pass, `pullback`, must not read with this kind of inexactness."""
+    bounds = bounds_of(pullback)
     exact: set[int] = set()
     for equation in reversed(pullback.equations):
-        exact.update(exact_reads(equation))
-        if exact.intersection(equation.outputs) and equation.primitive not in MIXING:
-            exact.update(v for v in equation.reads if is_differentiable(pullback.avals[v]))
+        exact.update(exact_reads(taint, equation, bounds.of))
+        for result in exact.intersection(equation.outputs):
+            exact.update(carriers(taint, equation, equation.reads, result, pullback.avals, inverts=False))
     named = zip(trace.residuals, pullback.inputs, strict=False)
     return frozenset(v for v, inner in named if inner in exact and not isinstance(v, Literal))
 
 
-def fragile_carry(program: Program, carry_in: Iterable[int]) -> frozenset[int]:
-    """The carried values that are narrower than float32: they must be recovered exactly.
+def is_narrow(aval: Any) -> bool:
+    """Whether a type is a float narrower than float32.
 
-    Rounding adds up from one recovered carry to the next, and below float32 that shows in the gradient.
+    What is recovered in such a type must be exact: another rounding there would add about half again to the
+    error that the computation has anyway.
     """
-    return frozenset(v for v in carry_in if 0 < digits(program.avals[v]) < jnp.finfo(jnp.float32).nmant)
+    return 0 < digits(aval) < jnp.finfo(jnp.float32).nmant
 
 
 def shown_digits(trace: VjpTrace, carry_in: Iterable[int]) -> dict[int, int]:

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 from jax.extend.core import primitives as p
 
-from bwsk_jax.engine.program.jaxprs import Equation, literal_value
+from bwsk_jax.engine.program.jaxprs import Equation, Program, literal_value
 from bwsk_jax.engine.program.types import is_real
 
-__all__ = ["ANY", "Bounds", "Interval", "interval"]
+__all__ = ["ANY", "Bounds", "Interval", "IntervalOf", "bounds_of", "interval"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Interval:
 
 
 ANY = Interval()
+IntervalOf = Callable[[Any], Interval]
+"""The bounds of a value or literal."""
 
 
 def _through(*bounds: Interval, op: Callable[..., float]) -> Interval:
@@ -116,3 +118,11 @@ class Bounds:
             return self._known.get(atom, ANY)
         value = literal_value(atom)
         return ANY if value is None or math.isnan(value) else Interval(value, value)
+
+
+def bounds_of(program: Program) -> Bounds:
+    """The intervals of all values of a program."""
+    bounds = Bounds()
+    for equation in program.equations:
+        bounds.add(equation)
+    return bounds

@@ -21,9 +21,9 @@ from jax.extend.core import primitives as p
 from bwsk_jax.engine.program.jaxprs import Equation, literal_value, present
 from bwsk_jax.engine.program.types import is_differentiable, is_real
 from bwsk_jax.engine.rules.exactness import Grade
-from bwsk_jax.engine.rules.intervals import Interval
+from bwsk_jax.engine.rules.intervals import IntervalOf
 
-__all__ = ["INVERSES", "IntervalOf", "Inverse", "solvable"]
+__all__ = ["INVERSES", "Inverse", "solvable"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,9 +63,6 @@ class Inverse:
         for k in self.given(equation):
             operands[k] = value_of(equation.inputs[k])
         return self.apply(operands, [value_of(v) for v in equation.outputs])
-
-
-IntervalOf = Callable[[int | Literal], Interval]
 
 
 # --- inverses ----------------------------------------------------------------------------------------------

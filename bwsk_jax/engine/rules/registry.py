@@ -14,8 +14,8 @@ from jax.extend.core import primitives as p
 
 from bwsk_jax.engine.program.jaxprs import Equation, source_of, source_of_function
 from bwsk_jax.engine.rules.exactness import Grade
-from bwsk_jax.engine.rules.intervals import ANY
-from bwsk_jax.engine.rules.inverses import INVERSES, IntervalOf, Inverse
+from bwsk_jax.engine.rules.intervals import ANY, IntervalOf
+from bwsk_jax.engine.rules.inverses import INVERSES, Inverse
 
 __all__ = ["inverses_of", "is_registered", "register_inverse"]
 

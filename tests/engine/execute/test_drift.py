@@ -4,11 +4,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import lax
 
 import bwsk_jax
-from tests.support.parity import INIT, LEAST, B, H, W, X, assert_same, gradients, loss_of, random, warned
+from tests.support.parity import INIT, LEAST, B, H, L, W, X, assert_same, gradients, loss_of, random, warned
 from tests.support.scan_bodies import CASES, momentum, with_outputs
 
 
@@ -49,6 +50,26 @@ def test_keeping_every_carry_recovers_it_exactly():
 def test_healthy_scans_are_quiet(name):
     body, init, xs, length = CASES[name]
     assert not warned(lambda: gradients(lambda i, x: LEAST(body, i, x, length), init, xs)[1])
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize("where", ["init", "xs"])
+def test_a_row_that_is_not_finite_is_the_users_own(value, where):
+    """It spoils its own row of the carry, as in plain autodiff, and none of the others."""
+    body = lambda c, x: ((c[0] + jnp.tanh(c[1] * x), c[1] + jnp.sin(c[0])), None)
+    a, xs = X, random(4, L, B, H)
+    if where == "init":
+        a = a.at[0].set(value)
+    else:
+        xs = xs.at[2, 0].set(jnp.nan)
+    run = lambda scan: jax.grad(lambda a: loss_of(scan(body, (a, X), xs)[0]))(a)
+    assert not warned(lambda: run(LEAST))
+    np.testing.assert_allclose(run(LEAST)[1:], run(lax.scan)[1:], rtol=1e-4)
+
+
+def test_drift_beside_a_row_that_is_not_finite_is_reported():
+    init = jax.tree.map(lambda a: a.at[0].set(jnp.nan), INIT)
+    assert len(warned(lambda: jax.grad(lambda w: loss_of(LEAST(burying(1e9), init, w)))(W))) == 1
 
 
 def test_a_strong_damping_is_not_undone():

@@ -7,7 +7,6 @@ import math
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.extend.core import Literal
 
 from bwsk_jax.engine.plan.plan import Limit, PlanError
 from bwsk_jax.engine.plan.problem import scan_problem
@@ -21,8 +20,10 @@ HALF, SQUARE = struct(4, 8), struct(8, 8)
 
 # --- the definition of exactness -------------------------------------------------------------------------
 
-READS_EXACTLY = {"eq": (0, 1), "gt": (0, 1), "div": (1,)}
-"""Operands whose error, however small, can become a large one: a comparison flips, a divisor may be 0."""
+COMPARES = {"eq": (0, 1), "gt": (0, 1)}
+"""Operands of which any error, however small and wherever it comes from, may tip a tie."""
+DIVIDES = {"div": (1,)}
+"""Operands that are exactly 0 only where no sum over many elements lies before them."""
 HANDS_ON = {"sin", "cos", "tanh", "exp", "add", "sub", "mul", "max", "div", "convert_element_type"}
 HANDS_ON |= {"select_n", "broadcast_in_dim", "slice", "eq", "gt", "one_minus_square"}
 """Primitives whose elements each come from one element of each operand."""
@@ -30,46 +31,77 @@ MIXES = {"dot_general", "reduce_sum"}
 """Primitives whose elements each come from many."""
 
 
-def errors_after(problem, step, inexact, narrowed):
-    """(inexact values, values of low precision) after one more step, or None where it may not run."""
+def errors_after(problem, step, inexact, unmixed, narrowed):
+    """The same three sets of values after one more step, or None where it may not run."""
     program = problem.program
     equation = program.equations[step.equation]
     name = str(equation.primitive)
     assert name in HANDS_ON | MIXES, f"the oracle does not know {name}"
-    places = () if step.inverts else READS_EXACTLY.get(name, ())
-    exact = {v for v in (equation.inputs[k] for k in places) if not isinstance(v, Literal)}
-    if exact & (inexact | narrowed):
+    values_at = lambda places: {equation.inputs[k] for k in places if isinstance(equation.inputs[k], int)}
+    compared, divided = values_at(COMPARES.get(name, ())), values_at(DIVIDES.get(name, ()))
+    if not step.inverts and (compared & inexact or (compared | divided) & (unmixed | narrowed)):
         return None
     width = lambda v: program.avals[v].dtype.itemsize * jnp.issubdtype(program.avals[v].dtype, jnp.inexact)
     floats = [v for v in step.writes if width(v)]
     rounds = step.inverts and step.grade is not Grade.EXACT
-    hands_on = step.inverts or name not in MIXES
-    now_inexact = {v for v in floats if rounds or (hands_on and inexact.intersection(step.reads))}
+    mixes = name in MIXES and not step.inverts
+    now_inexact = {v for v in floats if rounds or inexact.intersection(step.reads)}
+    now_unmixed = {v for v in floats if rounds or (not mixes and unmixed.intersection(step.reads))}
     now_narrowed = {
         v
         for v in floats
         if step.grade is Grade.NARROWED or any(r in narrowed and width(r) <= width(v) for r in step.reads)
     }
-    if now_inexact & problem.forbidden[Taint.INEXACT]:
+    now = {Taint.INEXACT: now_inexact, Taint.UNMIXED: now_unmixed, Taint.LOW_PRECISION: now_narrowed}
+    if any(values & problem.forbidden[taint] for taint, values in now.items()):
         return None
-    if now_narrowed & problem.forbidden[Taint.LOW_PRECISION]:
-        return None
-    return inexact.union(now_inexact), narrowed.union(now_narrowed)
+    return inexact | now_inexact, unmixed | now_unmixed, narrowed | now_narrowed
 
 
 # --- the search --------------------------------------------------------------------------------------------
 
 
+def subsets(values):
+    values = sorted(values)
+    return [frozenset(c) for n in range(len(values) + 1) for c in itertools.combinations(values, n)]
+
+
 def cheapest(problem, saved, guarded=True):
-    """The least cost of deriving all targets from the saved values, over every order of every set of steps:
-    Dijkstra over what is known and how exactly."""
+    """The least cost of deriving all targets from the saved values, over every order of every set of steps.
+
+    Which leaves of the carry come in inexact is guessed first, in every way. Then what goes out may not be
+    more inexact than that.
+    """
+    leaves = frozenset(a for a, _ in problem.recurrence)
+    guesses = [
+        (inexact, unmixed, narrowed)
+        for inexact in subsets(leaves)
+        for unmixed in subsets(inexact)
+        for narrowed in subsets(inexact)
+    ]
+    kinds = (Taint.INEXACT, Taint.UNMIXED, Taint.LOW_PRECISION)
+    allowed = (
+        guess
+        for guess in guesses
+        if not any(values & problem.forbidden[kind] for kind, values in zip(kinds, guess, strict=True))
+    )
+    return min((cheapest_from(problem, saved, guess, guarded) for guess in allowed), default=INF)
+
+
+def cheapest_from(problem, saved, guess, guarded):
+    """The same for one guess: Dijkstra over what is known and how exactly."""
     targets = set(problem.targets)
-    start = (frozenset(problem.available.union(saved)), frozenset(), frozenset())
+    start = (frozenset(problem.available.union(saved)), *guess)
     queue, best, tick = [(0.0, 0, start)], {start: 0.0}, itertools.count(1)
     while queue:
         cost, _, state = heapq.heappop(queue)
-        known, inexact, narrowed = state
-        if targets <= known:
+        known, *tainted = state
+        closed = all(
+            a in values or b not in found
+            for values, found in zip(guess, tainted, strict=True)
+            for a, b in problem.recurrence
+        )
+        if targets <= known and closed:
             return cost
         if cost > best[state]:
             continue
@@ -80,7 +112,7 @@ def cheapest(problem, saved, guarded=True):
                 or (step.grade is Grade.GUARDED and not guarded)
             ):
                 continue
-            errors = errors_after(problem, step, inexact, narrowed)
+            errors = errors_after(problem, step, *tainted)
             if errors is None:
                 continue
             after = (known.union(step.writes), *errors)

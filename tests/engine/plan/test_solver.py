@@ -17,6 +17,7 @@ from bwsk_jax.engine.plan.plan import Limit, Plan, PlanError, check_plan
 from bwsk_jax.engine.plan.problem import scan_problem
 from bwsk_jax.engine.plan.solver import solve
 from bwsk_jax.engine.program.scan_body import trace_iteration
+from bwsk_jax.engine.rules.exactness import Taint
 from tests.support.damage import damaged
 
 INF = math.inf
@@ -238,7 +239,7 @@ def test_an_inexact_value_may_not_be_compared():
     (carry_in,) = found.carry_in
     (invert,) = [s for s in found.steps if s.inverts and carry_in in s.writes]
     replays = (*found.free_steps.values(), *(s for s in found.steps if not s.inverts))
-    assert any(carry_in in found.exact_reads(s) for s in replays)
+    assert any(carry_in in found.exact_reads(Taint.INEXACT, s) for s in replays)
     check_plan(Plan(found, (carry_in,), replays, None))
     with pytest.raises(PlanError, match="rounding would show"):
         check_plan(Plan(found, (), (invert, *replays), None))

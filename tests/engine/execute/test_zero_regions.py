@@ -1,0 +1,142 @@
+"""Regions of exact zeros, where any rounding would tip a comparison: the gradient is plain autodiff's."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import bwsk_jax
+from tests.support.parity import random, warned
+
+INF = math.inf
+LAYERS = 4
+LIMITS = {"default": None, "a tenth": 0.1, "least memory": INF}
+ACTIVATIONS = {
+    "relu": jax.nn.relu,
+    "leaky relu": jax.nn.leaky_relu,
+    "relu6": jax.nn.relu6,
+    "abs": jnp.abs,
+    "relu by where": lambda x: jnp.where(x > 0, x, 0.0),
+    "relu by max": lambda x: jnp.maximum(x, 0.0),
+    "hard tanh": jax.nn.hard_tanh,
+}
+
+
+def distance(a, b):
+    """Of two gradients, in units of the norm of the second, and the largest of any one array."""
+    pairs = [
+        (np.asarray(x, np.float64), np.asarray(y, np.float64))
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    ]
+    norm = lambda arrays: math.sqrt(sum(float(np.sum(x * x)) for x in arrays))
+    return norm([x - y for x, y in pairs]) / norm([y for _, y in pairs])
+
+
+def compare(body, carry, params, limit):
+    """How far the gradients of all arguments are from those of `lax.scan`; no warning is given."""
+
+    def gradient(scan):
+        def loss(carry, params):
+            return sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves(scan(body, carry, params)[0]))
+
+        return jax.jit(jax.grad(loss, (0, 1)))(carry, params)
+
+    ours = []
+    scan = functools.partial(bwsk_jax.reversible_scan, max_overhead=limit)
+    assert not warned(lambda: ours.append(gradient(scan)))
+    plain = gradient(lax.scan)
+    return max(distance(ours[0], plain), *map(distance, ours[0][1], plain[1]))
+
+
+def convolution(x, kernel, bias):
+    return (
+        lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")) + bias
+    )
+
+
+def framed_images(seed, channels=4, size=12, frame=3):
+    """Images that are exactly 0 outside of a square, as hand-written digits are."""
+    inside = jnp.zeros((1, size, size, 1)).at[:, frame:-frame, frame:-frame].set(1.0)
+    return random(seed, 2, size, size, channels) * inside
+
+
+def coupling(activation):
+    def branch(x, p):
+        return convolution(activation(convolution(activation(x), p["k1"], p["b1"])), p["k2"], p["b2"])
+
+    def body(carry, params):
+        a, b = carry
+        a = a + branch(b, params[0])
+        return (a, b + branch(a, params[1])), None
+
+    return body
+
+
+def branch_params(seed, outer_bias):
+    kernel = lambda k: 0.3 * random(10 * seed + k, LAYERS, 3, 3, 4, 4)
+    zeros = jnp.zeros((LAYERS, 1, 1, 1, 4))
+    outer = zeros + outer_bias * random(10 * seed + 2, LAYERS, 1, 1, 1, 4)
+    return {"k1": kernel(0), "b1": zeros, "k2": kernel(1), "b2": outer}
+
+
+@pytest.mark.parametrize("limit", LIMITS.values(), ids=LIMITS)
+@pytest.mark.parametrize("outer_bias", [0.0, 1.0], ids=["no bias", "outer biases"])
+def test_images_with_a_black_frame(limit, outer_bias):
+    params = branch_params(1, outer_bias), branch_params(2, outer_bias)
+    carry = framed_images(3), framed_images(4)
+    assert compare(coupling(jax.nn.relu), carry, params, limit) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_whatever_compares(name):
+    params = branch_params(1, 0.0), branch_params(2, 0.0)
+    carry = framed_images(3), framed_images(4)
+    assert compare(coupling(ACTIVATIONS[name]), carry, params, INF) <= 1e-5
+
+
+@pytest.mark.parametrize("limit", LIMITS.values(), ids=LIMITS)
+def test_padded_rows_with_positions_that_start_at_zero(limit):
+    """Rows of padding hold nothing but their position's embedding, which starts at 0 and has a gradient."""
+    batch, length, width = 2, 8, 8
+    words = random(1, batch, length, width).at[:, 5:].set(0.0)
+
+    def body(carry, params):
+        a, b = carry
+        a = a + jax.nn.relu(b @ params[0]) @ params[1]
+        return (a, b + jax.nn.relu(a @ params[2]) @ params[3]), None
+
+    params = tuple(0.5 * random(5 + k, LAYERS, width, width) for k in range(4))
+
+    def gradient(scan):
+        def loss(positions):
+            hidden = words + positions
+            a, b = scan(body, (hidden, hidden), params)[0]
+            return jnp.sum(jnp.sin(a) * jnp.cos(b))
+
+        return jax.jit(jax.grad(loss))(jnp.zeros((1, length, width)))
+
+    ours = gradient(functools.partial(bwsk_jax.reversible_scan, max_overhead=limit))
+    assert distance(ours, gradient(lax.scan)) <= 1e-5
+
+
+def least_bytes(activation):
+    """What a layer of the coupling keeps at least memory, as a fraction of its carry."""
+    half = jax.ShapeDtypeStruct((2, 12, 12, 4), jnp.float32)
+    one = lambda seed: jax.tree.map(lambda a: a[0], branch_params(seed, 0.0))
+    params = jax.eval_shape(lambda: (one(1), one(2)))
+    plan = bwsk_jax.plan_scan(coupling(activation), (half, half), params, max_overhead=INF)
+    return plan.saved_bytes / (2 * math.prod(half.shape) * 4)
+
+
+def test_a_mask_takes_a_bit_of_each_element():
+    """Two relus in each branch keep two bits for the 32 of an element of the carry."""
+    assert least_bytes(jax.nn.relu) <= 0.07
+
+
+@pytest.mark.parametrize("smooth", [jnp.tanh, jax.nn.silu, jax.nn.gelu, jax.nn.softplus])
+def test_what_compares_nothing_keeps_nothing(smooth):
+    assert least_bytes(smooth) == 0
