@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import numbers
 from collections.abc import Iterable
 
-from bwsk_jax.engine.plan.problem import Problem, Step
+from bwsk_jax.engine.plan.problem import Problem, Step, harmless_amplification
 from bwsk_jax.engine.plan.schedules import propagate
+from bwsk_jax.engine.program.types import is_differentiable
 from bwsk_jax.engine.rules.exactness import Grade, Taint
 
-__all__ = ["Limit", "Plan", "PlanError", "check_plan"]
+__all__ = ["Limit", "Plan", "PlanError", "check_plan", "outgrows"]
 
 DEFAULT_OVERHEAD = 0.03
 OVERHEAD_WEIGHT = 0.005
@@ -177,3 +179,22 @@ def check_plan(plan: Plan) -> None:
     unguarded = plan.steps if plan.fallback is None else plan.fallback
     if any(s.grade is Grade.GUARDED for s in unguarded):
         raise PlanError("an inverse that needs a guard is used without one")
+    if outgrows(plan):
+        raise PlanError(
+            f"its inverses multiply the rounding of the carry too far in {plan.problem.length} iterations"
+        )
+
+
+def outgrows(plan: Plan) -> bool:
+    """Whether the constants that its inverses divide by make rounding of the carry cost half of the digits,
+    over all iterations.
+    """
+    worst: dict[int, float] = {}
+    for step in plan.steps:
+        before = max((worst.get(v, 1.0) for v in step.reads), default=1.0)
+        worst.update(dict.fromkeys(step.writes, before * step.amplification if step.inverts else before))
+    carry = plan.problem.carry_in
+    types = [plan.problem.program.avals[v] for v in carry]
+    limit = min((harmless_amplification(t.dtype) for t in types if is_differentiable(t)), default=math.inf)
+    growth = max((worst.get(v, 1.0) for v in carry), default=1.0)
+    return plan.problem.length * math.log(growth) > math.log(limit)

@@ -122,7 +122,7 @@ def test_too_few_bytes_name_the_least(name):
     assert solve(found, Limit(max_bytes=least)).saved_bytes == least
 
 
-def test_without_time_the_plan_is_that_of_plain_autodiff(monkeypatch):
+def test_where_nothing_is_found_the_plan_is_that_of_plain_autodiff(monkeypatch):
     monkeypatch.setattr(solver, "integer_program", lambda *args: (None, 0.0))
     plan = solve(problem("normalised"), Limit())
     assert set(plan.saved) == set(plan.problem.targets) - plan.problem.free_steps.keys()
