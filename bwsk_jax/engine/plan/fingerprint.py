@@ -13,6 +13,7 @@ from jax.extend.core import Literal
 
 from bwsk_jax.engine.plan.problem import Problem
 from bwsk_jax.engine.program.jaxprs import Program, flatten
+from bwsk_jax.engine.program.types import is_key
 
 __all__ = ["fingerprint"]
 
@@ -45,9 +46,9 @@ def _text(value: Any) -> str:
     The order of a set does, for one, because Python draws the hashes of strings anew each time.
     """
     if isinstance(value, Literal):
-        return f"{value.aval}:{_text(np.asarray(value.val))}"
-    if isinstance(value, (np.ndarray, jax.Array)) and not isinstance(value, jax.core.Tracer):
-        array = np.asarray(value)
+        return f"{value.aval}:{_text(value.val)}"
+    if isinstance(value, (np.ndarray, jax.Array)):
+        array = np.asarray(jax.random.key_data(value) if is_key(value) else value)
         return f"{array.dtype}{array.shape}:{hashlib.sha256(array.tobytes()).hexdigest()}"
     if hasattr(getattr(value, "jaxpr", value), "eqns"):
         return "\n".join(("{", *_lines(flatten(value)), "}"))
@@ -55,6 +56,8 @@ def _text(value: Any) -> str:
         return str(sorted((str(key), _text(item)) for key, item in value.items()))
     if isinstance(value, (set, frozenset)):
         return str(sorted(map(_text, value)))
+    if isinstance(value, (np.generic, bool, int, float, complex)):
+        return repr(value)
     if type(value) in (tuple, list):
         return str(list(map(_text, value)))
     return _ADDRESS.sub("0x", str(value))

@@ -130,9 +130,7 @@ class PortablePlan:
         def found(place):
             if place not in steps:
                 how = "replays" if place[1] is None else "inverts"
-                raise PlanError(
-                    f"the plan {how} equation {place[0]} of the function, which it cannot do here"
-                )
+                raise PlanError(f"the plan {how} equation {place[0]}, which is not possible here")
             return steps[place]
 
         fallback = None if self.fallback is None else tuple(map(found, self.fallback))

@@ -25,8 +25,9 @@ from bwsk_jax.engine.rules.exactness import Grade
 __all__ = ["solve"]
 
 MOST_STEPS = 600
-"""Of a problem that is searched with inverses. A transformer layer has about 350."""
-MOST_ROUNDS = 10
+"""A problem with more steps is searched without inverses, which are then tried one at a time. A transformer
+layer has about 350 steps."""
+MOST_ROUNDS = 5
 """How often a solution that has no fallback is refined. No layer of the families in `experiments` takes more
 than two."""
 MOST_TRIES = 150
