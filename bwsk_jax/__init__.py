@@ -16,6 +16,7 @@ from bwsk_jax.engine.plan.api import plan as plan
 from bwsk_jax.engine.plan.api import plan_scan as plan_scan
 from bwsk_jax.engine.plan.plan import Plan as Plan
 from bwsk_jax.engine.plan.plan import PlanError as PlanError
+from bwsk_jax.engine.plan.plan import PortablePlan as PortablePlan
 from bwsk_jax.engine.plan.plan import check_plan as check_plan
 from bwsk_jax.engine.rules.exactness import Grade as Grade
 from bwsk_jax.engine.rules.registry import register_inverse as register_inverse

@@ -75,7 +75,7 @@ def test_the_snippets_on_your_own_model():
     plain = lambda params, x: (jax.lax.scan(found["layer"], x, params)[0] ** 2).mean()
     expected = jax.grad(plain)(found["params"], found["x"])
     np.testing.assert_allclose(found["gradient"], expected, rtol=1e-5, atol=1e-7)
-    assert str(bwsk_jax.plan_scan(found["layer"], found["x"], found["params"][0])) in printed
+    assert str(bwsk_jax.plan_scan(found["layer"], found["x"], found["params"])) in printed
     assert len(printed.splitlines()) > 5
 
 

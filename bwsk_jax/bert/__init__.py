@@ -5,7 +5,7 @@ of. `abstract` has the same function over types, to be classified and planned. `
 folders of weights, and `tokenizer` does the same for tokenizers. The names below are public.
 """
 
-from bwsk_jax.bert.abstract import abstract_layer, classify_training
+from bwsk_jax.bert.abstract import abstract_encoder, classify_training
 from bwsk_jax.bert.config import PRESETS, BertConfig, BertConfigError
 from bwsk_jax.bert.huggingface import (
     CheckpointError,
@@ -24,7 +24,7 @@ __all__ = [
     "BertInputError",
     "CheckpointError",
     "TokenizerError",
-    "abstract_layer",
+    "abstract_encoder",
     "classify_training",
     "encode",
     "forward",

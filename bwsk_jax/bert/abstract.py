@@ -13,7 +13,7 @@ from bwsk_jax.bert.model import encode, init_params, layer_body, predict
 from bwsk_jax.classification.classify import classify
 from bwsk_jax.classification.report import Report
 
-__all__ = ["abstract_layer", "classify_training"]
+__all__ = ["abstract_encoder", "classify_training"]
 
 
 def classify_training(
@@ -38,20 +38,19 @@ def classify_training(
     return classify(logits, params, tokens, key, wrt=1, taxonomy=taxonomy)
 
 
-def abstract_layer(
+def abstract_encoder(
     config: BertConfig, batch_size: int, seq_len: int, dtype: Any = jnp.float32
 ) -> tuple[Callable, jax.ShapeDtypeStruct, tuple[Any, Any]]:
-    """Return the scan body of one encoder layer in training, its carry, and the inputs of one iteration.
+    """Return what the encoder scans in training: the body of a layer, the carry, and what it scans over.
 
     >>> config = BertConfig(64, hidden_size=8, num_hidden_layers=3, num_attention_heads=2)
-    >>> body, hidden_bth, (params, key) = abstract_layer(config, 2, 5)
-    >>> hidden_bth.shape, params["attention"]["query"]["kernel"].shape
-    ((2, 5, 8), (8, 8))
+    >>> body, hidden_bth, (params, keys) = abstract_encoder(config, 2, 5)
+    >>> hidden_bth.shape, params["attention"]["query"]["kernel"].shape, keys.shape
+    ((2, 5, 8), (3, 8, 8), (3,))
     """
-    unstacked = lambda stack: jax.ShapeDtypeStruct(stack.shape[1:], stack.dtype)
-    params = jax.tree.map(unstacked, _params(config)["layers"])
+    keys = jax.ShapeDtypeStruct((config.num_hidden_layers,), _key().dtype)
     hidden_bth = jax.ShapeDtypeStruct((batch_size, seq_len, config.hidden_size), dtype)
-    return layer_body(config, dtype=dtype, train=True), hidden_bth, (params, _key())
+    return layer_body(config, dtype=dtype, train=True), hidden_bth, (_params(config)["layers"], keys)
 
 
 def _params(config: BertConfig) -> Any:

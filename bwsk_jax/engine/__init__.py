@@ -15,7 +15,8 @@ adds the inverses of users, `exactness` says how far a recovered value can be tr
 `plan`: what to save and how to have the rest. `problem` makes a `Problem` of a traced derivative: the values
 that are available, those that are needed, and every step from one to another. `schedules` puts steps in an
 order and follows inexactness through them, `milp` writes the choice as an integer program, `solver` finds a
-`Plan`, `plan` defines it and checks it, and `api` has what users call.
+`Plan`, `plan` defines, checks and stores it, `fingerprint` says which problem it is for, and `api` has what
+users call.
 
 `execute`: running a plan. `steps` runs steps, `guard` decides whether the data allow the inverses that depend
 on them, `recover` runs a whole plan, and `drift` notices a carry that was lost. `reversible` and

@@ -58,14 +58,13 @@ class Subject:
 
 def subject_of_bert(name: str, config: bert.BertConfig, batch_size: int, seq_len: int, dtype: Any) -> Subject:
     """Return the training of a BERT as a subject; its plans are those of one layer."""
-    layer = bert.abstract_layer(config, batch_size, seq_len, dtype)
-    length = config.num_hidden_layers
+    encoder = bert.abstract_encoder(config, batch_size, seq_len, dtype)
     return Subject(
         name=f"{name} in training: logits of {batch_size} x {seq_len} tokens, {dtype.__name__}",
-        unit=f"one of {length} layers",
+        unit=f"one of {config.num_hidden_layers} layers",
         classify=functools.partial(bert.classify_training, config, batch_size, seq_len, dtype),
-        plan=functools.partial(bwsk_jax.plan_scan, *layer, length=length),
-        frontier=functools.partial(bwsk_jax.frontier, *layer, length=length),
+        plan=functools.partial(bwsk_jax.plan_scan, *encoder),
+        frontier=functools.partial(bwsk_jax.frontier, *encoder),
     )
 
 
@@ -87,13 +86,14 @@ def subject_of_function(path: str, types: str, wrt: Sequence[int] | None) -> Sub
         raise SubjectError(f"{path} cannot be traced with --args {types!r}: {_described(error)}") from error
     # A call is one iteration of a scan that carries nothing.
     iteration = lambda carry, args: (carry, fun(*args))
+    once = [jax.ShapeDtypeStruct((1, *a.shape), a.dtype) for a in args]
     return Subject(
         name=f"{path}({', '.join(types.split())})",
         unit="one call",
         classify=functools.partial(bwsk_jax.classify, fun, *args, wrt=wrt),
         plan=_if_differentiable(path, fun, args, functools.partial(bwsk_jax.plan, fun, *args)),
         frontier=_if_differentiable(
-            path, fun, args, functools.partial(bwsk_jax.frontier, iteration, (), tuple(args))
+            path, fun, args, functools.partial(bwsk_jax.frontier, iteration, (), once, length=1)
         ),
     )
 

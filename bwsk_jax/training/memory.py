@@ -66,7 +66,7 @@ def fit_memory(setup: AnySetup) -> AnySetup:
         )
         return peak > limit
 
-    plans = bwsk_jax.frontier(*setup.encoder_layer, length=setup.config.num_hidden_layers)
+    plans = bwsk_jax.frontier(*setup.encoder)
     fitting = bisect.bisect_left(plans, True, key=too_large)
     if fitting == 0:
         raise FitError(

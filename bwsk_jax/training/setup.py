@@ -65,9 +65,9 @@ class StepSetup:
         return functools.partial(bwsk_jax.reversible_scan, **self._limits)
 
     @property
-    def encoder_layer(self) -> tuple[Callable, Any, Any]:
-        """The scan body of one encoder layer, its carry and what it scans over, as shapes."""
-        return bert.abstract_layer(self.config, self.recipe.batch_size, self.recipe.seq_len, self.dtype)
+    def encoder(self) -> tuple[Callable, Any, Any]:
+        """The scan body of an encoder layer, the carry and what the encoder scans over, as shapes."""
+        return bert.abstract_encoder(self.config, self.recipe.batch_size, self.recipe.seq_len, self.dtype)
 
     @property
     def state(self) -> TrainState:
@@ -81,7 +81,7 @@ class StepSetup:
 
     def plan_layer(self) -> bwsk_jax.Plan:
         """Return the plan of one encoder layer within the limits that `flags` give."""
-        return bwsk_jax.plan_scan(*self.encoder_layer, **self._limits, length=self.config.num_hidden_layers)
+        return bwsk_jax.plan_scan(*self.encoder, **self._limits)
 
     def compile(self) -> jax.stages.Compiled:
         """Compile the step from shapes alone."""

@@ -77,15 +77,11 @@ def temp_bytes(stack: Stack, scan: Callable) -> int:
 
 def plan(stack: Stack, **options: Any) -> Plan:
     """Return the plan of one layer of the stack."""
-    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), stack.xs)
-    length = jax.tree.leaves(stack.xs)[0].shape[0]
     found = None
 
     def closed_over(shared):
         nonlocal found
-        found = bwsk_jax.plan_scan(
-            functools.partial(stack.body, shared), stack.carry, one, length=length, **options
-        )
+        found = bwsk_jax.plan_scan(functools.partial(stack.body, shared), stack.carry, stack.xs, **options)
 
     jax.eval_shape(closed_over, stack.shared)
     return found

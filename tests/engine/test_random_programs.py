@@ -117,9 +117,9 @@ def test_random_calls_through_narrow_types_have_the_plain_gradient(lines, limit)
 
 @hypothesis.given(lines(UNARY, CASTS, BINARY), st.sampled_from([0.0, 0.05, INF]), st.data())
 def test_a_damaged_plan_of_a_random_program_is_rejected(lines, limit, data):
-    square = jax.ShapeDtypeStruct((N, N), jnp.float32)
+    square, stacked = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((N, N), (1, N, N)))
     good = bwsk_jax.plan_scan(
-        FRAMES["coupled"](program_of(lines)), (square, square), square, max_overhead=limit
+        FRAMES["coupled"](program_of(lines)), (square, square), stacked, max_overhead=limit
     )
     bwsk_jax.check_plan(good)
     with pytest.raises(bwsk_jax.PlanError):

@@ -34,14 +34,8 @@ def planners() -> dict[str, Callable[..., bwsk_jax.Plan]]:
                 measure.abstract(FAMILIES[name], DTYPES[dtype], SIZE), **limit
             )
     for name, case in CASES.items():
-        found[f"case: {name}"] = lambda case=case, **limit: _planned(*case, **limit)
+        found[f"case: {name}"] = lambda case=case, **limit: bwsk_jax.plan_scan(*case, **limit)
     return found
-
-
-def _planned(body, carry, xs, length, **limit):
-    length = next((a.shape[0] for a in jax.tree.leaves(xs)), length)
-    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
-    return bwsk_jax.plan_scan(body, carry, one, length=max(length, 1), **limit)
 
 
 def digest(plan: bwsk_jax.Plan) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def setup():
 def peaks(setup, monkeypatch):
     """Saved bytes per layer -> peak of every plan on the frontier, by a model of the compiler."""
     monkeypatch.setattr(StepSetup, "peak_bytes", lambda self: 1000 + 6 * self.flags.max_bytes)
-    plans = bwsk_jax.frontier(*setup.encoder_layer, length=6)
+    plans = bwsk_jax.frontier(*setup.encoder)
     return {plan.saved_bytes: 1000 + 6 * plan.saved_bytes for plan in plans}
 
 
@@ -63,7 +63,7 @@ def test_the_next_larger_plan_does_not_fit_as_compiled(setup, monkeypatch):
     saved = found.plan.saved_bytes
     larger = min(other for other, peak in compiled.items() if peak > 1_600_000)
     assert compiled[saved] <= 1_600_000 and saved < larger
-    between = bwsk_jax.plan_scan(*setup.encoder_layer, max_bytes=int(0.6 * larger), length=6)
+    between = bwsk_jax.plan_scan(*setup.encoder, max_bytes=int(0.6 * larger))
     assert between.saved_bytes <= saved
     assert len(compiled) <= 6
 

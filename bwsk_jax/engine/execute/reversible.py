@@ -15,8 +15,8 @@ from bwsk_jax.engine.execute.keeping import keep, kept_values
 from bwsk_jax.engine.execute.named_axes import with_rules
 from bwsk_jax.engine.execute.recover import recover
 from bwsk_jax.engine.execute.steps import Environment
-from bwsk_jax.engine.plan.api import cached_plan
-from bwsk_jax.engine.plan.plan import Limit, Plan
+from bwsk_jax.engine.plan.api import plan_for, wanted
+from bwsk_jax.engine.plan.plan import Limit, Plan, PortablePlan
 from bwsk_jax.engine.plan.problem import call_problem
 from bwsk_jax.engine.program.jaxprs import Program, read, trace
 from bwsk_jax.engine.program.types import varying_axes
@@ -26,7 +26,12 @@ __all__ = ["forward_mode_explained", "pull_back", "reversible"]
 
 
 def reversible(
-    fun: Callable, *, max_overhead: float | None = None, max_bytes: int | None = None, invert: bool = True
+    fun: Callable,
+    *,
+    max_overhead: float | None = None,
+    max_bytes: int | None = None,
+    invert: bool = True,
+    plan: Plan | PortablePlan | None = None,
 ) -> Callable:
     """`fun` with a backward pass that saves, inverts or replays each value by plan; sibling of
     `jax.checkpoint`.
@@ -38,6 +43,12 @@ def reversible(
     Args:
       fun: a differentiable function of pytrees of arrays. What it closes over is differentiated too.
       max_overhead, max_bytes, invert: as for `plan`.
+      plan: the plan to follow, in place of limits: what `plan` returned for this function, or
+        `Plan.from_json` of such a plan that was stored. It is checked when the function is differentiated.
+
+    Raises:
+      PlanError: when differentiated, if the plan is for another function or `max_bytes` is below the least
+        possible.
 
     >>> import bwsk_jax, jax, jax.numpy as jnp
     >>> f = lambda x: jnp.sin(jnp.exp(x)).sum()
@@ -45,7 +56,7 @@ def reversible(
     >>> bool(jnp.allclose(jax.grad(bwsk_jax.reversible(f))(x), jax.grad(f)(x)))
     True
     """
-    limit = Limit(max_overhead, max_bytes)
+    followed = wanted(plan, max_overhead, max_bytes)
 
     @functools.wraps(fun)
     def wrapped(*args, **kwargs):
@@ -57,7 +68,7 @@ def reversible(
 
         program, consts, out_tree = trace(flat, *leaves)
         with forward_mode_explained("bwsk_jax.reversible"):
-            outputs = _ReversibleCall(program, limit, invert).differentiable()([*consts, *leaves])
+            outputs = _ReversibleCall(program, followed, invert).differentiable()([*consts, *leaves])
         return jax.tree.unflatten(out_tree, outputs)
 
     return wrapped
@@ -71,7 +82,7 @@ class _ReversibleCall:
     """
 
     program: Program
-    limit: Limit
+    wanted: Limit | PortablePlan
     invert: bool
 
     @functools.cached_property
@@ -80,7 +91,7 @@ class _ReversibleCall:
 
     @functools.cached_property
     def plan(self) -> Plan:
-        return cached_plan(call_problem(self.vjp, invert=self.invert), self.limit)
+        return plan_for(call_problem(self.vjp, invert=self.invert), self.wanted)
 
     def differentiable(self) -> Callable[[Sequence[Any]], list[Any]]:
         """The program as a function of all its inputs, with these rules."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,8 +22,8 @@ from bwsk_jax.engine.execute.keeping import keep, kept_values
 from bwsk_jax.engine.execute.named_axes import with_rules
 from bwsk_jax.engine.execute.reversible import forward_mode_explained, pull_back
 from bwsk_jax.engine.execute.segments import KeptCarries, Segments
-from bwsk_jax.engine.plan.api import cached_plan
-from bwsk_jax.engine.plan.plan import Limit, Plan
+from bwsk_jax.engine.plan.api import check_save_every, longest_stretch, plan_for, wanted
+from bwsk_jax.engine.plan.plan import Limit, Plan, PortablePlan
 from bwsk_jax.engine.plan.problem import scan_problem
 from bwsk_jax.engine.program.jaxprs import Program
 from bwsk_jax.engine.program.scan_body import ScanBody, trace_body
@@ -44,6 +43,7 @@ def reversible_scan(
     max_bytes: int | None = None,
     save_every: int | None = None,
     invert: bool = True,
+    plan: Plan | PortablePlan | None = None,
 ) -> tuple[Any, Any]:
     """`jax.lax.scan` whose backward pass recovers each iteration from the one after it.
 
@@ -56,13 +56,16 @@ def reversible_scan(
       body, init, xs, length: as for `jax.lax.scan`.
       max_overhead, max_bytes, invert: as for `plan`; bytes are counted per iteration.
       save_every: keep the carry every so many iterations and start afresh from it, which ends any drift.
+      plan: the plan to follow, in place of limits: what `plan_scan` returned for these arguments, or
+        `Plan.from_json` of such a plan that was stored. It is checked when the scan is differentiated.
 
     Returns:
       `(carry, ys)`, as `jax.lax.scan` does.
 
     Raises:
       TypeError: as `jax.lax.scan` does, and for forward-mode differentiation.
-      PlanError: `max_bytes` is below the least possible.
+      PlanError: when differentiated, if the plan is for another scan or `max_bytes` is below the least
+        possible.
 
     >>> import bwsk_jax, jax, jax.numpy as jnp
     >>> weights = jnp.linspace(-0.1, 0.1, 6 * 8 * 8).reshape(6, 8, 8)
@@ -77,11 +80,8 @@ def reversible_scan(
     >>> bool(jnp.allclose(ours, plain, atol=1e-4))
     True
     """
-    limit = Limit(max_overhead, max_bytes)
-    if save_every is not None and not isinstance(save_every, numbers.Integral):
-        raise TypeError(f"save_every must be an integer, got {save_every!r}")
-    if save_every is not None and save_every < 1:
-        raise ValueError(f"save_every must be at least 1, got {save_every}")
+    followed = wanted(plan, max_overhead, max_bytes)
+    check_save_every(save_every)
     scan, consts = trace_body(body, init, xs, length)
     carry_avals, _ = scan.split_outputs(scan.out_avals)
     init_leaves = [
@@ -89,8 +89,8 @@ def reversible_scan(
         for leaf, aval in zip(jax.tree.leaves(init), carry_avals, strict=True)
     ]
     with forward_mode_explained("bwsk_jax.reversible_scan"):
-        call = _ReversibleScan(scan, Segments.of(scan.length, save_every), limit, invert).differentiable()
-        carry, ys = call(consts, init_leaves, jax.tree.leaves(xs))
+        rules = _ReversibleScan(scan, save_every, followed, invert)
+        carry, ys = rules.differentiable()(consts, init_leaves, jax.tree.leaves(xs))
     return jax.tree.unflatten(scan.out_tree, map(cast_like, (*carry, *ys), scan.out_avals))
 
 
@@ -102,13 +102,18 @@ class _ReversibleScan:
     """
 
     scan: ScanBody
-    segments: Segments
-    limit: Limit
+    save_every: int | None
+    wanted: Limit | PortablePlan
     invert: bool
 
     @functools.cached_property
+    def segments(self) -> Segments:
+        return Segments.of(self.scan.length, self.save_every)
+
+    @functools.cached_property
     def plan(self) -> Plan:
-        return cached_plan(scan_problem(self.scan, self.segments.longest, invert=self.invert), self.limit)
+        length = longest_stretch(self.scan.length, self.save_every)
+        return plan_for(scan_problem(self.scan, length, invert=self.invert), self.wanted)
 
     def differentiable(self) -> Callable[[Sequence[Any], Sequence[Any], Sequence[Any]], Any]:
         """The scan as a function of (constants, init, xs) with these rules."""

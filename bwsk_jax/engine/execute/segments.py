@@ -44,11 +44,6 @@ class Segments:
             return cls(0, 1, length)
         return cls((length - 1) // size, size, (length - 1) % size + 1)
 
-    @property
-    def longest(self) -> int:
-        """Iterations of the longest segment."""
-        return max(self.size, self.rest)
-
     def run(self, step: Callable, init: Any, xs: Any) -> tuple[Any, Any, Any]:
         """Scan; return the carry at the end of each full segment, the last carry and the stacked outputs."""
         if not self.count:

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import collections
 import math
+import numbers
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
-from bwsk_jax.engine.plan.plan import Limit, Plan
+from bwsk_jax.engine.plan.plan import Limit, Plan, PortablePlan
 from bwsk_jax.engine.plan.problem import Problem, call_problem, scan_problem
 from bwsk_jax.engine.plan.solver import solve
 from bwsk_jax.engine.program.jaxprs import trace
-from bwsk_jax.engine.program.scan_body import trace_iteration
+from bwsk_jax.engine.program.scan_body import trace_body, trace_iteration
+from bwsk_jax.engine.program.types import type_of
 from bwsk_jax.engine.program.vjp import trace_vjp
 
-__all__ = ["cached_plan", "frontier", "plan", "plan_scan"]
+__all__ = [
+    "cached_plan",
+    "check_save_every",
+    "frontier",
+    "longest_stretch",
+    "plan",
+    "plan_for",
+    "plan_scan",
+    "wanted",
+]
 
 
 def plan(
@@ -53,30 +65,32 @@ def plan(
 
 def plan_scan(
     body: Callable,
-    carry: Any,
-    x: Any,
+    init: Any,
+    xs: Any,
+    length: int | None = None,
     *,
     max_overhead: float | None = None,
     max_bytes: int | None = None,
-    length: int = 1,
+    save_every: int | None = None,
     invert: bool = True,
 ) -> Plan:
-    """The plan that `reversible_scan` follows for one iteration of `body`.
+    """The plan that `reversible_scan` follows for each iteration, given the same arguments.
 
     Args:
-      body: `(carry, x) -> (carry, y)`, as for `jax.lax.scan`.
-      carry, x: arrays or `jax.ShapeDtypeStruct`s; `x` is what one iteration sees, without the leading axis.
+      body, init, xs, length: as for `jax.lax.scan`, with `jax.ShapeDtypeStruct`s in place of arrays if you
+        like. The length matters: inverses that would amplify rounding too far in that many iterations are not
+        used. Where the leaves of `xs` have no leading axis in common, they are taken for what one iteration
+        alone sees, and a `DeprecationWarning` says so.
       max_overhead, max_bytes, invert: as for `plan`; bytes are counted per iteration.
-      length: iterations over which errors may grow. Inverses that would amplify rounding too far in that many
-        are not used.
+      save_every: as for `reversible_scan`; what bounds errors is then this many iterations.
 
     Raises:
+      TypeError, ValueError: as `reversible_scan` does.
       PlanError: `max_bytes` is below the least possible.
-      ValueError: a number is too small.
 
     >>> import bwsk_jax, jax, jax.numpy as jnp
     >>> half = jax.ShapeDtypeStruct((4, 64), jnp.float32)
-    >>> weights = jax.ShapeDtypeStruct((2, 64, 64), jnp.float32)
+    >>> weights = jax.ShapeDtypeStruct((12, 2, 64, 64), jnp.float32)
     >>> def coupling(carry, w):
     ...     a = carry[0] + jnp.tanh(carry[1] @ w[0])
     ...     return (a, carry[1] + jnp.tanh(a @ w[1])), None
@@ -85,28 +99,37 @@ def plan_scan(
     (0, True)
     """
     limit = Limit(max_overhead, max_bytes)
-    _check_count("length", length, 1)
-    return cached_plan(scan_problem(trace_iteration(body, carry, x), length, invert=invert), limit)
+    check_save_every(save_every)
+    return cached_plan(_scan_problem(body, init, xs, length, save_every, invert), limit)
 
 
 def frontier(
-    body: Callable, carry: Any, x: Any, *, length: int = 1, invert: bool = True, points: int = 8
+    body: Callable,
+    init: Any,
+    xs: Any,
+    length: int | None = None,
+    *,
+    save_every: int | None = None,
+    invert: bool = True,
+    points: int = 8,
 ) -> list[Plan]:
-    """The plans of one scan iteration from least memory to no recomputation, each a best one.
+    """The plans of a scan's iteration from least memory to no recomputation, each a best one.
 
     At most `points` (two or more) distinct plans, at limits spaced evenly in the logarithm of the
-    recomputation. Along the list `saved_bytes` grows and `overhead` shrinks.
+    recomputation. Along the list `saved_bytes` grows and `overhead` shrinks. The other arguments are those of
+    `plan_scan`.
 
     >>> import bwsk_jax, jax, jax.numpy as jnp
     >>> x = jax.ShapeDtypeStruct((4, 64), jnp.float32)
-    >>> w = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+    >>> w = jax.ShapeDtypeStruct((12, 64, 64), jnp.float32)
     >>> plans = bwsk_jax.frontier(lambda c, w: (jnp.tanh(c @ w) @ w.T, None), x, w)
     >>> [p.saved_bytes for p in plans] == sorted(p.saved_bytes for p in plans)
     True
     """
-    _check_count("length", length, 1)
-    _check_count("points", points, 2)
-    problem = scan_problem(trace_iteration(body, carry, x), length, invert=invert)
+    check_save_every(save_every)
+    if points < 2:
+        raise ValueError(f"points must be at least 2, got {points}")
+    problem = _scan_problem(body, init, xs, length, save_every, invert)
     found = [cached_plan(problem, Limit(max_overhead=math.inf))]
     most = found[0].overhead
     limits = [most * 2.0**-k for k in range(1, points - 1)] if most > 0 else []
@@ -116,9 +139,72 @@ def frontier(
     return found
 
 
-def _check_count(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
+# --- scans -------------------------------------------------------------------------------------------------
+
+
+def check_save_every(save_every: Any) -> None:
+    """Raise `TypeError` or `ValueError` unless it is None or a count of iterations."""
+    if save_every is not None and not isinstance(save_every, numbers.Integral):
+        raise TypeError(f"save_every must be an integer, got {save_every!r}")
+    if save_every is not None and save_every < 1:
+        raise ValueError(f"save_every must be at least 1, got {save_every}")
+
+
+def longest_stretch(length: int, save_every: int | None) -> int:
+    """The most iterations that follow each other without a carry that is kept."""
+    return max(1, length if save_every is None else min(save_every, length))
+
+
+def _scan_problem(
+    body: Callable, init: Any, xs: Any, length: int | None, save_every: int | None, invert: bool
+) -> Problem:
+    if length is None and not _have_a_common_axis(xs):
+        warnings.warn(
+            "the leaves of xs have no leading axis in common: they are taken for what one iteration sees, "
+            "and the plan is for this iteration alone. Pass what reversible_scan takes.",
+            DeprecationWarning,
+            stacklevel=3,
+        )
+        scan = trace_iteration(body, init, xs)
+    else:
+        scan, _ = trace_body(body, init, xs, length)
+    return scan_problem(scan, longest_stretch(scan.length, save_every), invert=invert)
+
+
+def _have_a_common_axis(xs: Any) -> bool:
+    """Whether `jax.lax.scan` could scan over `xs`; if there are no leaves, it says itself what is missing."""
+    shapes = [type_of(leaf).shape for leaf in jax.tree.leaves(xs)]
+    return all(shapes) and len({shape[0] for shape in shapes}) <= 1
+
+
+# --- plans that are given, and plans that are found ---------------------------------------------------------
+
+
+def wanted(
+    plan: Plan | PortablePlan | None, max_overhead: float | None, max_bytes: int | None
+) -> Limit | PortablePlan:
+    """What a caller asks for: the plan that was given, or the best one within a limit.
+
+    Raises:
+      TypeError: the plan is no plan, or a limit no number.
+      ValueError: both are given, or a limit is negative.
+    """
+    if plan is None:
+        return Limit(max_overhead, max_bytes)
+    if max_overhead is not None or max_bytes is not None:
+        raise ValueError("give a plan or a limit, not both: a plan keeps to the limit that it was made for")
+    if not isinstance(plan, (Plan, PortablePlan)):
+        raise TypeError(f"plan must be a Plan, or what Plan.from_json returns, got {type(plan).__name__}")
+    return plan.portable if isinstance(plan, Plan) else plan
+
+
+def plan_for(problem: Problem, wanted: Limit | PortablePlan) -> Plan:
+    """The plan that was given, checked, or the one that is found.
+
+    Raises:
+      PlanError: the plan is for another problem, or `max_bytes` is below the least possible.
+    """
+    return wanted.on(problem) if isinstance(wanted, PortablePlan) else cached_plan(problem, wanted)
 
 
 _PLANS: collections.OrderedDict[tuple, tuple] = collections.OrderedDict()

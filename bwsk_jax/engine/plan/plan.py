@@ -1,17 +1,23 @@
-"""Plans, the limits that they keep to, and the check that a plan does what it has to."""
+"""Plans, the limits that they keep to, the form in which they are stored, and the check that a plan does what
+it has to."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+import math
 import numbers
 from collections.abc import Iterable
+from typing import Any
 
-from bwsk_jax.engine.plan.problem import Problem, Step
+from bwsk_jax.engine.plan.fingerprint import fingerprint
+from bwsk_jax.engine.plan.problem import Problem, Step, harmless_amplification
 from bwsk_jax.engine.plan.schedules import propagate
+from bwsk_jax.engine.program.types import is_differentiable
 from bwsk_jax.engine.rules.exactness import Grade, Taint
 
-__all__ = ["Limit", "Plan", "PlanError", "check_plan"]
+__all__ = ["Limit", "Plan", "PlanError", "PortablePlan", "check_plan", "outgrows"]
 
 DEFAULT_OVERHEAD = 0.03
 OVERHEAD_WEIGHT = 0.005
@@ -19,6 +25,10 @@ OVERHEAD_WEIGHT = 0.005
 
 It only breaks near-ties: without it the last half percent of memory would cost a third of the recomputation.
 Because it is fixed, a looser limit never saves more bytes."""
+
+
+FORMAT = "bwsk_jax plan 1"
+"""Of a plan that is stored."""
 
 
 class PlanError(ValueError):
@@ -55,6 +65,78 @@ class Limit:
     def weights(self) -> tuple[float, float]:
         """The factors in the objective of a plan's bytes, in units of the residuals', and of its overhead."""
         return (1.0, OVERHEAD_WEIGHT) if self.max_bytes is None else (1e-6, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class PortablePlan:
+    """A plan without its problem: numbers that can be stored, and given to the same function elsewhere.
+
+    Attributes:
+      fingerprint: says which problem it is for.
+      saved: as for `Plan`.
+      steps, fallback: as for `Plan`, each step as the number of its equation and the place of the operand
+        that it solves for, None for a replay.
+      gap: as for `Plan`.
+    """
+
+    fingerprint: str
+    saved: tuple[int, ...]
+    steps: tuple[tuple[int, int | None], ...]
+    fallback: tuple[tuple[int, int | None], ...] | None
+    gap: float
+
+    @classmethod
+    def from_json(cls, text: str) -> PortablePlan:
+        """Read what `Plan.to_json` wrote.
+
+        Raises:
+          PlanError: it is something else.
+        """
+        place = lambda step: (int(step[0]), None if step[1] is None else int(step[1]))
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            if fields["format"] != FORMAT:
+                raise ValueError(f"its format is not {FORMAT!r}")
+            fallback = fields["fallback"]
+            return cls(
+                fingerprint=str(fields["fingerprint"]),
+                saved=tuple(map(int, fields["saved"])),
+                steps=tuple(map(place, fields["steps"])),
+                fallback=None if fallback is None else tuple(map(place, fallback)),
+                gap=float(fields["gap"]),
+            )
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            raise PlanError(f"Plan.to_json did not write this: {type(error).__name__}: {error}") from error
+
+    def to_json(self) -> str:
+        """The plan as text."""
+        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)})
+
+    def on(self, problem: Problem) -> Plan:
+        """The plan for this problem.
+
+        Raises:
+          PlanError: it is for another problem, or has steps that are not possible or not allowed here.
+        """
+        if self.fingerprint != fingerprint(problem):
+            raise PlanError(
+                "the plan is for another function, for arguments of other types, or for what another version "
+                "of JAX makes of the function"
+            )
+        if not set(self.saved).issubset(range(len(problem.program.avals))):
+            raise PlanError("the plan saves values that the function does not have")
+        steps = {(s.equation, s.operand): s for s in (*problem.free_steps.values(), *problem.steps)}
+
+        def found(place):
+            if place not in steps:
+                how = "replays" if place[1] is None else "inverts"
+                raise PlanError(f"the plan {how} equation {place[0]}, which is not possible here")
+            return steps[place]
+
+        fallback = None if self.fallback is None else tuple(map(found, self.fallback))
+        plan = Plan(problem, self.saved, tuple(map(found, self.steps)), fallback, self.gap)
+        check_plan(plan)
+        return plan
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -115,6 +197,40 @@ class Plan:
         if tainted is None:
             raise PlanError("a recovered value is used where its rounding would show")
         return frozenset(tainted[Taint.INEXACT])
+
+    @property
+    def portable(self) -> PortablePlan:
+        """The plan without its problem."""
+        places = lambda steps: tuple((s.equation, s.operand) for s in steps)
+        fallback = None if self.fallback is None else places(self.fallback)
+        return PortablePlan(fingerprint(self.problem), self.saved, places(self.steps), fallback, self.gap)
+
+    def to_json(self) -> str:
+        """The plan as text, for `from_json`.
+
+        It can be stored, and given to `reversible` or `reversible_scan` in another process or on another
+        machine, where it is checked before it is used:
+
+        >>> import bwsk_jax, jax, jax.numpy as jnp
+        >>> f, x = (lambda x: jnp.sin(jnp.exp(x)).sum()), jnp.linspace(0.0, 1.0, 5)
+        >>> text = bwsk_jax.plan(f, x).to_json()
+        >>> same = bwsk_jax.reversible(f, plan=bwsk_jax.Plan.from_json(text))
+        >>> bool(jnp.allclose(jax.grad(same)(x), jax.grad(f)(x)))
+        True
+        >>> jax.grad(bwsk_jax.reversible(lambda x: jnp.cos(x).sum(), plan=bwsk_jax.Plan.from_json(text)))(x)
+        Traceback (most recent call last):
+        bwsk_jax.engine.plan.plan.PlanError: the plan is for another function, ...
+        """
+        return self.portable.to_json()
+
+    @staticmethod
+    def from_json(text: str) -> PortablePlan:
+        """What `to_json` wrote; the result has no problem until it is given to a function.
+
+        Raises:
+          PlanError: the text is something else.
+        """
+        return PortablePlan.from_json(text)
 
     def __str__(self) -> str:
         """One line for each value of the backward pass: how it is had, by which equation and source line."""
@@ -177,3 +293,22 @@ def check_plan(plan: Plan) -> None:
     unguarded = plan.steps if plan.fallback is None else plan.fallback
     if any(s.grade is Grade.GUARDED for s in unguarded):
         raise PlanError("an inverse that needs a guard is used without one")
+    if outgrows(plan):
+        raise PlanError(
+            f"its inverses multiply the rounding of the carry too far in {plan.problem.length} iterations"
+        )
+
+
+def outgrows(plan: Plan) -> bool:
+    """Whether the constants that its inverses divide by make rounding of the carry cost half of the digits,
+    over all iterations.
+    """
+    worst: dict[int, float] = {}
+    for step in plan.steps:
+        before = max((worst.get(v, 1.0) for v in step.reads), default=1.0)
+        worst.update(dict.fromkeys(step.writes, before * step.amplification if step.inverts else before))
+    carry = plan.problem.carry_in
+    types = [plan.problem.program.avals[v] for v in carry]
+    limit = min((harmless_amplification(t.dtype) for t in types if is_differentiable(t)), default=math.inf)
+    growth = max((worst.get(v, 1.0) for v in carry), default=1.0)
+    return plan.problem.length * math.log(growth) > math.log(limit)

@@ -117,6 +117,6 @@ def test_a_narrow_carry_is_saved_rather_than_recovered_with_its_rounding(dtype):
     true = gradient(lax.scan, jnp.float32)
     assert distance(gradient(LEAST, dtype)) <= 1.1 * distance(gradient(lax.scan, dtype))
     half = jax.ShapeDtypeStruct((32, 64), dtype)
-    weights = jax.ShapeDtypeStruct((2, 64, 64), dtype)
+    weights = jax.ShapeDtypeStruct((12, 2, 64, 64), dtype)
     plan = bwsk_jax.plan_scan(coupling, (half, half), weights, max_overhead=float("inf"))
     assert plan.saved_bytes == 2 * 32 * 64 * 2

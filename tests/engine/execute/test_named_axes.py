@@ -72,7 +72,7 @@ def test_what_crosses_devices_is_replayed_and_not_kept():
     found = []
 
     def seen(x, p):
-        found.append(bwsk_jax.plan_scan(layer, x, jax.tree.map(lambda a: a[0], p), max_overhead=INF))
+        found.append(bwsk_jax.plan_scan(layer, x, p, max_overhead=INF))
         return lax.scan(layer, x, p)
 
     on_devices(seen)(X, (W, SCALE))

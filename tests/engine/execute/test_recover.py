@@ -44,7 +44,7 @@ def assert_same(ours, plain, rtol=1e-4):
 
 
 def test_the_layer_is_planned_with_a_guard():
-    plan = bwsk_jax.plan_scan(layer, INIT, jax.tree.map(lambda a: a[0], inputs()), max_overhead=float("inf"))
+    plan = bwsk_jax.plan_scan(layer, INIT, inputs(), max_overhead=float("inf"))
     assert plan.guarded_steps and plan.fallback is not None
     assert plan.overhead < plan.fallback_overhead
 

@@ -123,7 +123,7 @@ def test_all_operands_of_a_concatenation_are_recovered_from_it():
         a, b = jnp.tanh(c[:, :4] @ w[:4, :4]), jnp.tanh(c[:, 4:] @ w[4:, 4:])
         return jnp.concatenate([a, b], 1), None
 
-    plan = bwsk_jax.plan_scan(body, X, W, max_overhead=float("inf"))
+    plan = bwsk_jax.plan_scan(body, X, random(9, L, H, H), max_overhead=float("inf"))
     assert plan.inverted == 2
     assert_same_gradient(body, X, random(9, L, H, H))
 

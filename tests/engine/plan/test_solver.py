@@ -59,6 +59,11 @@ BODIES = {
 }
 
 
+def scanned(name, length=1):
+    body, carry, x = BODIES[name]
+    return body, carry, struct(length, *x.shape)
+
+
 def problem(name, **options):
     return scan_problem(trace_iteration(*BODIES[name]), **options)
 
@@ -99,14 +104,14 @@ def test_a_limit_is_a_number(limit):
 @pytest.mark.parametrize(
     ("call", "count"),
     [
-        (bwsk_jax.plan_scan, {"length": 0}),
-        (bwsk_jax.frontier, {"length": -1}),
+        (bwsk_jax.plan_scan, {"save_every": 0}),
+        (bwsk_jax.frontier, {"save_every": -1}),
         (bwsk_jax.frontier, {"points": 1}),
     ],
 )
 def test_counts_are_not_too_small(call, count):
     with pytest.raises(ValueError, match=f"{next(iter(count))} must be at least"):
-        call(lambda c, w: (jnp.tanh(c @ w), None), HALF, SQUARE, **count)
+        call(*scanned("gated"), **count)
 
 
 def test_the_default_limit_is_three_percent():
@@ -123,7 +128,7 @@ def test_too_few_bytes_name_the_least(name):
     assert solve(found, Limit(max_bytes=least)).saved_bytes == least
 
 
-def test_without_time_the_plan_is_that_of_plain_autodiff(monkeypatch):
+def test_where_nothing_is_found_the_plan_is_that_of_plain_autodiff(monkeypatch):
     monkeypatch.setattr(solver, "integer_program", lambda *args: (None, 0.0))
     plan = solve(problem("normalised"), Limit())
     assert set(plan.saved) == set(plan.problem.targets) - plan.problem.free_steps.keys()
@@ -173,7 +178,7 @@ def test_zero_recomputation_keeps_no_more_than_autodiff_and_the_carry():
 
 
 def test_a_coupling_saves_nothing_at_all():
-    found = bwsk_jax.plan_scan(coupling, (HALF, HALF), SQUARE, max_overhead=INF)
+    found = bwsk_jax.plan_scan(coupling, (HALF, HALF), struct(1, 8, 8), max_overhead=INF)
     assert (found.saved_bytes, found.inverted) == (0, 2)
 
 
@@ -185,7 +190,7 @@ def test_the_same_function_gets_the_same_plan(name):
 
 @every_body
 def test_the_frontier_runs_from_least_memory_to_least_recomputation(name):
-    plans = bwsk_jax.frontier(*BODIES[name], points=5)
+    plans = bwsk_jax.frontier(*scanned(name), points=5)
     assert len(plans) <= 5
     assert all(
         a.saved_bytes < b.saved_bytes and a.overhead > b.overhead for a, b in itertools.pairwise(plans)
@@ -194,7 +199,7 @@ def test_the_frontier_runs_from_least_memory_to_least_recomputation(name):
 
 
 def test_a_plan_prints_every_value_with_its_equation_and_source_line():
-    text = str(bwsk_jax.plan_scan(*BODIES["normalised"], max_overhead=INF))
+    text = str(bwsk_jax.plan_scan(*scanned("normalised"), max_overhead=INF))
     assert "inverted (guarded)" in text and "where a guard refuses" in text
     assert "test_solver.py" in text and "saved" in text and "replayed" in text
 

@@ -28,7 +28,7 @@ def test_a_rule_for_a_primitive_serves_both_report_and_plan():
     shift = shift_primitive("shift_by_one")
     assert classify(shift.bind, X).lines[0].kind == "K"
     keeps = lambda c, w: (shift.bind(c), jnp.sin(c) @ w)
-    w = jnp.ones((8, 8))
+    w = jnp.ones((1, 8, 8))
     before = bwsk_jax.plan_scan(keeps, X, w, max_overhead=math.inf)
     bwsk_jax.register_inverse(shift, lambda operands, outputs: outputs[0] - 1, grade="rounded")
     after = bwsk_jax.plan_scan(keeps, X, w, max_overhead=math.inf)
