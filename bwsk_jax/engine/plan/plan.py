@@ -193,7 +193,7 @@ class Plan:
     @functools.cached_property
     def inexact(self) -> frozenset[int]:
         """Values that are not bit for bit what the forward pass computed."""
-        tainted = propagate(self.problem, self.steps)
+        tainted = propagate(self.problem, self.steps, self.fallback or ())
         if tainted is None:
             raise PlanError("a recovered value is used where its rounding would show")
         return frozenset(tainted[Taint.INEXACT])
@@ -288,8 +288,9 @@ def check_plan(plan: Plan) -> None:
         missing = [v for v in plan.problem.targets if v not in known]
         if missing:
             raise PlanError(f"{name}: the backward pass needs {missing}, which no step gives")
-        if propagate(plan.problem, schedule) is None:
-            raise PlanError(f"{name}: a recovered value is used where its rounding would show")
+    schedules = [plan.steps] if plan.fallback is None else [plan.steps, plan.fallback]
+    if propagate(plan.problem, *schedules) is None:
+        raise PlanError("a recovered value is used where its rounding would show")
     unguarded = plan.steps if plan.fallback is None else plan.fallback
     if any(s.grade is Grade.GUARDED for s in unguarded):
         raise PlanError("an inverse that needs a guard is used without one")

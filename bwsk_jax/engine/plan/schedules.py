@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from bwsk_jax.engine.plan.problem import Problem, Step
 from bwsk_jax.engine.rules.exactness import Taint
 
-__all__ = ["Tainted", "derive", "ordered", "propagate"]
+__all__ = ["Tainted", "derive", "entering", "ordered", "propagate"]
 
 Tainted = dict[Taint, set[int]]
 """The inexact values of a schedule, by kind."""
@@ -21,35 +21,65 @@ INEXACT_PENALTY = 1e24
 # --- exactness ---------------------------------------------------------------------------------------------
 
 
-def propagate(problem: Problem, schedule: Sequence[Step]) -> Tainted | None:
-    """The inexact values of a schedule, or None where a step reads or writes what must be exact.
+def propagate(problem: Problem, *schedules: Sequence[Step]) -> Tainted | None:
+    """The inexact values of schedules that may follow each other from iteration to iteration.
 
-    The carry that a scan hands back is as inexact as the iteration after it recovered it: what comes out
-    inexact goes in again, until no more does.
+    None where a step reads or writes what must be exact.
     """
-    start: Tainted | None = {taint: set() for taint in Taint}
-    while start is not None:
-        tainted = {taint: set(values) for taint, values in start.items()}
-        for step in schedule:
-            written = _written(problem, step, tainted)
-            if written is None:
-                return None
-            for taint, values in written.items():
-                tainted[taint].update(values)
-        if any(tainted[taint].intersection(problem.forbidden[taint]) for taint in Taint):
+    start = entering(problem, *schedules)
+    if start is None:
+        return None
+    ends = [_after(problem, schedule, start) for schedule in schedules]
+    return _union(start, *(end for end in ends if end is not None))
+
+
+def entering(problem: Problem, *schedules: Sequence[Step]) -> Tainted | None:
+    """The inexact values that an iteration starts from, whichever of the schedules ran before it.
+
+    The carry that a scan hands back is as inexact as the iteration after this one recovered it: what comes out
+    inexact goes in again, until no more does. None where a step reads or writes what must be exact.
+    """
+    start = nothing()
+    while True:
+        ends = [_after(problem, schedule, start) for schedule in schedules]
+        if None in ends:
             return None
-        start = recurring(problem, start, tainted)
-        if start is None:
-            return tainted
-    return None
+        grown = recurring(problem, start, *(end for end in ends if end is not None))
+        if grown is None:
+            return start
+        start = grown
 
 
-def recurring(problem: Problem, start: Tainted, end: Tainted) -> Tainted | None:
+def nothing() -> Tainted:
+    """No inexact values."""
+    return {taint: set() for taint in Taint}
+
+
+def recurring(problem: Problem, start: Tainted, *ends: Tainted) -> Tainted | None:
     """What an iteration starts from if the one before ended so, or None if it is what it started from."""
+    end = _union(*ends)
     more = {taint: {a for a, b in problem.recurrence if b in values} for taint, values in end.items()}
     if all(more[taint] <= start[taint] for taint in Taint):
         return None
-    return {taint: start[taint] | more[taint] for taint in Taint}
+    return _union(start, more)
+
+
+def _union(*sets: Tainted) -> Tainted:
+    return {taint: set().union(*(tainted[taint] for tainted in sets)) for taint in Taint}
+
+
+def _after(problem: Problem, schedule: Sequence[Step], start: Tainted) -> Tainted | None:
+    """The inexact values after a schedule, or None where a step, or the backward pass, must not read them."""
+    tainted = _union(start)
+    for step in schedule:
+        written = _written(problem, step, tainted)
+        if written is None:
+            return None
+        for taint, values in written.items():
+            tainted[taint].update(values)
+    if any(tainted[taint].intersection(problem.forbidden[taint]) for taint in Taint):
+        return None
+    return tainted
 
 
 def _written(problem: Problem, step: Step, tainted: Tainted) -> Tainted | None:
@@ -71,22 +101,28 @@ def _written(problem: Problem, step: Step, tainted: Tainted) -> Tainted | None:
 
 
 def derive(
-    problem: Problem, saved: Collection[int], allowed: Callable[[Step], bool] = lambda step: True
+    problem: Problem,
+    saved: Collection[int],
+    allowed: Callable[[Step], bool] = lambda step: True,
+    start: Tainted | None = None,
 ) -> dict[int, Step]:
     """A cheap step for each value that can be had from the saved ones by steps that are `allowed`.
+
+    `start` are the inexact values that an iteration may start from: see `entering`.
 
     An inexact inverse is taken only where nothing else leads on: what exact steps reach is derived by them
     alone, and beyond that an inexact step is dearer than any number of replays.
     """
     steps = [s for s in problem.steps if allowed(s)]
-    start: Tainted | None = {taint: set() for taint in Taint}
-    chosen: dict[int, Step] = {}
-    while start is not None:
+    start = nothing() if start is None else start
+    while True:
         derivation = _Derivation(problem, saved, start)
         derivation.extend([s for s in steps if s.exact])
         derivation.extend(steps)
-        chosen, start = derivation.chosen, recurring(problem, start, derivation.tainted)
-    return chosen
+        grown = recurring(problem, start, derivation.tainted)
+        if grown is None:
+            return derivation.chosen
+        start = grown
 
 
 class _Derivation:
@@ -101,7 +137,7 @@ class _Derivation:
         self.at_hand = problem.at_hand.union(saved)
         self.price: dict[int, float] = {}
         self.chosen: dict[int, Step] = {}
-        self.tainted = {taint: set(values) for taint, values in start.items()}
+        self.tainted = _union(start)
         for step in dict.fromkeys(problem.free_steps.values()):
             for taint, values in (_written(problem, step, self.tainted) or {}).items():
                 self.tainted[taint].update(values)

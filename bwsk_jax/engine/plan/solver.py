@@ -19,7 +19,7 @@ from collections.abc import Collection, Sequence
 from bwsk_jax.engine.plan.milp import Solution, candidates, integer_program, lower_bound
 from bwsk_jax.engine.plan.plan import Limit, Plan, PlanError, check_plan, outgrows
 from bwsk_jax.engine.plan.problem import Problem, Step
-from bwsk_jax.engine.plan.schedules import derive, ordered, propagate
+from bwsk_jax.engine.plan.schedules import Tainted, derive, entering, ordered, propagate
 from bwsk_jax.engine.rules.exactness import Grade
 
 __all__ = ["solve"]
@@ -139,8 +139,9 @@ def _plan(problem: Problem, limit: Limit, solution: Solution | None, bound: floa
     schedule = ordered(problem, saved, chosen)
     assert schedule is not None, "the order of the integer program leaves no derivation circular"
     saved = _read_by(problem, saved, schedule)
-    fallback = ordered(problem, saved, _without_guards(problem, saved))
-    if fallback is None or propagate(problem, fallback) is None:
+    start = entering(problem, schedule)
+    fallback = ordered(problem, saved, _without_guards(problem, saved, start))
+    if fallback is None or propagate(problem, schedule, fallback) is None:
         return None
     found = Plan(problem, saved, schedule, fallback)
     if not found.guarded_steps:
@@ -148,8 +149,10 @@ def _plan(problem: Problem, limit: Limit, solution: Solution | None, bound: floa
     return dataclasses.replace(found, gap=_gap(_objective(found, limit), bound))
 
 
-def _without_guards(problem: Problem, saved: Collection[int]) -> dict[int, Step]:
-    return derive(problem, saved, lambda s: s.grade is not Grade.GUARDED)
+def _without_guards(
+    problem: Problem, saved: Collection[int], start: Tainted | None = None
+) -> dict[int, Step]:
+    return derive(problem, saved, lambda s: s.grade is not Grade.GUARDED, start)
 
 
 def _read_by(problem: Problem, saved: Collection[int], schedule: Sequence[Step]) -> tuple[int, ...]:
