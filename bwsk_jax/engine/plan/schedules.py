@@ -36,8 +36,8 @@ def propagate(problem: Problem, *schedules: Sequence[Step]) -> Tainted | None:
 def entering(problem: Problem, *schedules: Sequence[Step]) -> Tainted | None:
     """The inexact values that an iteration starts from, whichever of the schedules ran before it.
 
-    The carry that a scan hands back is as inexact as the iteration after this one recovered it: what comes out
-    inexact goes in again, until no more does. None where a step reads or writes what must be exact.
+    The carry that a scan hands back is as inexact as the iteration after this one recovered it: what comes
+    out inexact goes in again, until no more does. None where a step reads or writes what must be exact.
     """
     start = nothing()
     while True:
