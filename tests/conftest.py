@@ -33,7 +33,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 4)  # simulated; a test that names no device runs on the first
 
 # `pytest` draws a few examples, the full run (.ci/run) a hundred, both the same ones each time.
-hypothesis.settings.register_profile("quick", derandomize=True, deadline=None, max_examples=6)
+hypothesis.settings.register_profile("quick", derandomize=True, deadline=None, max_examples=4)
 hypothesis.settings.register_profile("full", derandomize=True, deadline=None, max_examples=100)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2000, print_blob=True)
 hypothesis.settings.load_profile("quick")

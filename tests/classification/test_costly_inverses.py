@@ -13,7 +13,7 @@ from bwsk_jax.classification.costly_inverses import COSTLY_INVERSES
 from bwsk_jax.engine.program import jaxprs
 from bwsk_jax.engine.rules.exactness import Grade
 from bwsk_jax.engine.rules.intervals import ANY
-from tests.support.rule_cases import Case, check_round_trip, draw, equation_of
+from tests.support.rule_cases import Case, check_round_trip, draw, equation_of, round_trips
 
 GUARDED, ROUNDED = Grade.GUARDED, Grade.ROUNDED
 
@@ -145,10 +145,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("case", "dtype"),
-    [pytest.param(c, t, id=f"{c.id}-{t}-{k}") for k, c in enumerate(CASES) for t in c.types],
-)
+@pytest.mark.parametrize(("case", "dtype"), round_trips(CASES))
 def test_a_costly_inverse_gives_back_its_operand_to_its_grade(case, dtype):
     check_round_trip(case, dtype, costly)
 

@@ -1,6 +1,6 @@
 """Random programs, planned at random limits, have the gradient of plain autodiff.
 
-    pytest tests/engine/test_random_programs.py                                              30 programs
+    pytest tests/engine/test_random_programs.py                                              20 programs
     pytest tests/engine/test_random_programs.py --hypothesis-profile full                    500
     pytest tests/engine/test_random_programs.py --hypothesis-profile thorough --timeout 0    10,000 others
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from bwsk_jax.engine.program import jaxprs
 from bwsk_jax.engine.rules.exactness import Grade
@@ -46,6 +47,15 @@ def draw(rng, case, shape, dtype):
         drawn = drawn + 1j * rng.uniform(case.low, case.high, shape)
     widest = jax.dtypes.canonicalize_dtype(drawn.dtype)
     return jnp.asarray(drawn.astype(widest).astype(dtype))
+
+
+def round_trips(cases):
+    """Each case with each of its types, as parameters of a test; all types but the first are slow."""
+    return [
+        pytest.param(c, t, id=f"{c.id}-{t}-{k}", marks=() if t == c.types[0] else pytest.mark.slow)
+        for k, c in enumerate(cases)
+        for t in c.types
+    ]
 
 
 def equation_of(call, primitive, *operands):

@@ -69,6 +69,7 @@ def dry(no_network, tmp_path, capsys):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [

@@ -66,6 +66,7 @@ def failing(function, folder, full, when=lambda *args: True):
     return call
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_ends_in_a_line_and_the_run_goes_on_when_there_is_room(
     disk, tmp_path_factory, monkeypatch, capsys
 ):

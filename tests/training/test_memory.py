@@ -114,6 +114,7 @@ def train(tmp_path, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_a_run_resumes_with_the_plan_it_began_with(train, monkeypatch, tmp_path):
     monkeypatch.setattr(StepSetup, "peak_bytes", lambda self: 1000)
     save = Checkpoints.save

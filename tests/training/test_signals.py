@@ -28,6 +28,7 @@ COMPILATION = {"module": "jax.stages", "place": "Lowered", "name": "compile", "a
 TEST = {"module": "bwsk_jax", "place": "bert", "name": "load_pretrained", "after": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "number"),
     [

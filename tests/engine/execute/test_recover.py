@@ -50,7 +50,7 @@ def test_the_layer_is_planned_with_a_guard():
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.0, -0.0, 1e-3, 1e-7, 1e-20, 1e-40])
-@pytest.mark.parametrize("shift", [0.1, 1e4])
+@pytest.mark.parametrize("shift", [0.1, pytest.param(1e4, marks=pytest.mark.slow)])
 def test_gradients_are_right_whatever_the_scale(scale, shift):
     xs = inputs(scale, shift)
     assert_same(gradients(LEAST, INIT, xs), gradients(lax.scan, INIT, xs))
@@ -138,7 +138,7 @@ def block(carry, p):
     return layer_norm(h + jax.nn.gelu(h @ p["w"].T, approximate=False), p["scale"], p["shift"]), None
 
 
-@pytest.mark.parametrize("overhead", [0.03, 0.2, float("inf")])
+@pytest.mark.parametrize("overhead", [0.03, pytest.param(0.2, marks=pytest.mark.slow), float("inf")])
 @pytest.mark.parametrize(
     ("scale", "shift"), [(1.0, 0.0), (0.0, 0.0), (0.0, 1.0), (1e-8, 1.0), (1e-3, 1e3)], ids=lambda v: f"{v:g}"
 )

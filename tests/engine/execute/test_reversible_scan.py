@@ -39,7 +39,8 @@ def plain_gradients(name):
 
 
 @pytest.mark.parametrize(
-    "options", ["default", "least memory", pytest.param("every other", marks=pytest.mark.slow)]
+    "options",
+    ["least memory", *(pytest.param(o, marks=pytest.mark.slow) for o in ("default", "every other"))],
 )
 @pytest.mark.parametrize("name", CASES)
 def test_a_scan_has_the_values_and_gradients_of_lax_scan(name, options):

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from bwsk_jax.engine.program import jaxprs
 from bwsk_jax.engine.rules import inverses, registry
 from bwsk_jax.engine.rules.exactness import Grade
-from tests.support.rule_cases import ALL, FLOATS, TWO, Case, check_round_trip
+from tests.support.rule_cases import ALL, FLOATS, TWO, Case, check_round_trip, round_trips
 
 bind = lambda primitive, **params: lambda *args: primitive.bind(*args, **params)
 
@@ -192,10 +192,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("case", "dtype"),
-    [pytest.param(c, t, id=f"{c.id}-{t}-{k}") for k, c in enumerate(CASES) for t in c.types],
-)
+@pytest.mark.parametrize(("case", "dtype"), round_trips(CASES))
 def test_an_inverse_gives_back_its_operand_to_its_grade(case, dtype):
     check_round_trip(case, dtype, registry.inverses_of)
 

@@ -98,6 +98,7 @@ def test_dataset_tokenizer_and_model_come_from_the_server(filled):
     assert filled[1].startswith(USED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "offline",
     [pytest.param(True, id="offline mode", marks=pytest.mark.slow), pytest.param(False, id="no network")],

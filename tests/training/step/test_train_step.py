@@ -38,6 +38,7 @@ def plain_steps(micro_batches):
     return take_steps(CONFIG, five_batches(micro_batches))
 
 
+@pytest.mark.slow
 def test_accumulated_micro_batches_equal_one_big_batch():
     batch = tokens(4, 3, 16)
     optimizer = optax.sgd(1.0)
@@ -47,6 +48,7 @@ def test_accumulated_micro_batches_equal_one_big_batch():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), accumulated.params, at_once.params)
 
 
+@pytest.mark.slow
 def test_bert_s_masking_is_of_all_windows_whatever_the_micro_batches():
     batch = tokens(4, 3, 16)
     options = {"optimizer": optax.sgd(1.0), "random_pieces": CONFIG.vocab_size}
@@ -85,6 +87,7 @@ def test_masks_and_dropout_change_with_the_step_and_are_reproducible():
     assert take_steps(CONFIG, batches, optimizer=frozen)[1] == losses
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss():
     batches = [tokens(1, 8, 16) % 3 + 5] * 60
     _, losses = take_steps(CONFIG, batches, optimizer=make_optimizer(3e-2, 60))
@@ -116,7 +119,7 @@ def test_reversible_scan_takes_the_same_steps(micro_batches):
     assert jax.tree.structure(state) == jax.tree.structure(plain_state)
 
 
-@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("micro_batches", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_step_that_is_not_finite_is_skipped(micro_batches):
     """An infinite layer-norm scale in the head makes the loss NaN."""
     optimizer = make_optimizer(1e-3, 10)
@@ -183,6 +186,7 @@ def test_float16_accumulates_the_gradient_of_one_big_micro_batch():
     assert 0 < difference < 2e-3 * optax.tree.norm(gradients[1])
 
 
+@pytest.mark.slow
 def test_one_micro_batch_that_overflows_skips_the_whole_step():
     """A model that knows `easy` by heart: there is a scale at which only `hard` overflows."""
     easy, hard = np.full((6, 16), 5, np.int32), tokens(6, 16)
