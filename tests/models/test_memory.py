@@ -11,7 +11,8 @@ from experiments.families import FAMILIES, Size, Stack, measure
 from tests.support.families import family_parameters
 
 MEDIUM = Size(batch=4, time=64, width=64, layers=8)
-NOTHING_SAVED = ["RevNet", "Reformer", "RealNVP", "leapfrog", "momentum"]
+NOTHING_SAVED = ["leapfrog", "momentum"]
+ONLY_MASKS_SAVED = ["RevNet", "RevNet, pre-activation", "Reformer", "RealNVP"]
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +36,18 @@ def test_no_more_memory_than_replaying_layer_by_layer(name):
 def test_what_is_invertible_by_construction_saves_nothing(name, dtype):
     plan = measure.plan(measure.abstract(FAMILIES[name], dtype, MEDIUM), max_overhead=math.inf)
     assert plan.saved_bytes == 0
+
+
+@pytest.mark.parametrize("name", ONLY_MASKS_SAVED)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_where_a_relu_or_a_clipped_variance_compares_its_mask_is_saved(name, dtype):
+    """A bit for each element of what is compared, of two relus in each branch or the variance of each row."""
+    stack = measure.abstract(FAMILIES[name], dtype, MEDIUM)
+    plan = measure.plan(stack, max_overhead=math.inf)
+    assert {plan.problem.program.avals[v].dtype for v in plan.saved if plan.problem.bytes[v] > 64} <= {
+        jnp.dtype(bool)
+    }
+    assert 0 < plan.saved_bytes <= 0.07 * measure.carry_bytes(stack)
 
 
 @pytest.mark.slow
