@@ -11,14 +11,13 @@ from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 
 from bwsk_jax.classification.bodies import Body
 from bwsk_jax.classification.equations import ClassifiedEquation, leaving
-from bwsk_jax.classification.erasure import REFERENCE_ERASES
 from bwsk_jax.classification.report import Module
 from bwsk_jax.classification.values import Role, ValueInfo
 from bwsk_jax.engine.program.jaxprs import Equation
-from bwsk_jax.engine.program.types import is_differentiable, is_key, size
+from bwsk_jax.engine.program.types import is_differentiable, is_key
 from bwsk_jax.engine.rules import costs
 
-__all__ = ["mark_leaves", "module_name", "modules", "preserves_by_reference", "preserves_strictly"]
+__all__ = ["mark_leaves", "module_name", "modules", "preserves_strictly"]
 
 SMALL = 0.5
 """Side information is small if it has at most this fraction of the bytes that it helps to recover."""
@@ -136,11 +135,26 @@ def preserves_strictly(module: Sequence[ClassifiedEquation], info: ValueInfo) ->
 def _is_recoverable(
     target: int, module: Sequence[ClassifiedEquation], info: ValueInfo, at_hand: Set[int]
 ) -> bool:
-    """Whether `target` comes back from what leaves the module, what is at hand, and little else."""
+    """Whether `target` comes back from what leaves the module, what is at hand, and little else.
+
+    Where several equations compute a function that preserves as a whole, its operand comes back from its
+    result, whatever these equations erase.
+    """
     sources_of = _smallest_sources(module, info, at_hand - {target})
     known = set(leaving(module, info))
     side: set[int] = set()
+    inside = {id(classified.equation) for classified in module}
+    whole = {
+        id(occurrence.equations[-1]): occurrence
+        for occurrence in info.functions
+        if inside.issuperset(map(id, occurrence.equations))
+    }
     for classified in reversed(module):
+        occurrence = whole.get(id(classified.equation))
+        if occurrence is not None and occurrence.result in known:
+            known.add(occurrence.operand)
+            if isinstance(occurrence.constant, int) and occurrence.constant not in known:
+                side.update(sources_of(occurrence.constant))
         if classified.target is not None and known.issuperset(classified.equation.outputs):
             known.add(classified.target)
             side.update(*(sources_of(v) for v in classified.given if v not in known))
@@ -160,12 +174,3 @@ def _smallest_sources(
         for v in classified.equation.outputs:
             sources.setdefault(v, min({v}, from_inputs, key=info.origin_bytes_of))
     return lambda v: sources.get(v, {v})
-
-
-def preserves_by_reference(module: Sequence[ClassifiedEquation], info: ValueInfo) -> bool:
-    """Whether the module neither drops out nor is an activation function."""
-    largest_of = lambda classified: max(map(size, classified.equation.out_avals), default=0)
-    largest = max(map(largest_of, module))
-    needs_size = lambda classified: REFERENCE_ERASES[classified.equation.primitive]
-    erasing = [classified for classified in module if classified.verdict.kind == "K"]
-    return not any(largest_of(each) == largest or not needs_size(each) for each in erasing)

@@ -23,7 +23,7 @@ from bwsk_jax.engine.program.types import is_differentiable, is_real
 from bwsk_jax.engine.rules.exactness import Grade
 from bwsk_jax.engine.rules.intervals import Interval
 
-__all__ = ["INVERSES", "IntervalOf", "Inverse", "solvable"]
+__all__ = ["INVERSES", "IntervalOf", "Inverse", "narrowing_condition", "solvable"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Inverse:
       grade: how far the result can be trusted.
       amplification: the factor by which a constant in it multiplies an absolute error of the output.
       reads: the places of the operands that must be known, None for all but `operand`.
-      condition: where a `GUARDED` inverse holds, in words.
+      condition: where a `GUARDED` or `NARROWED` inverse holds, in words.
     """
 
     operand: int
@@ -165,7 +165,16 @@ def _convert(equation, interval_of):
     if _embeds(source, target):
         yield Inverse(0, back, Grade.EXACT)
     elif jnp.issubdtype(source, jnp.floating) and jnp.issubdtype(target, jnp.floating):
-        yield Inverse(0, back, Grade.NARROWED)
+        narrow = jnp.finfo(target)
+        condition = narrowing_condition(float(narrow.tiny), float(narrow.max), signed=float(narrow.min) < 0)
+        yield Inverse(0, back, Grade.NARROWED, condition=condition)
+
+
+def narrowing_condition(least: float, most: float, *, signed: bool = True) -> str:
+    """Where a type whose normal numbers have these sizes keeps the digits of x that it has room for."""
+    if signed:
+        return f"x is 0, or between {least:.3g} and {most:.3g} in size"
+    return f"x is between {least:.3g} and {most:.3g}"
 
 
 def _embeds(source, target) -> bool:
