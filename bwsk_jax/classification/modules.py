@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 
 from bwsk_jax.classification.bodies import Body
 from bwsk_jax.classification.equations import ClassifiedEquation, leaving
+from bwsk_jax.classification.functions import Occurrence
 from bwsk_jax.classification.report import Module
 from bwsk_jax.classification.values import Role, ValueInfo
 from bwsk_jax.engine.program.jaxprs import Equation
@@ -143,22 +144,27 @@ def _is_recoverable(
     sources_of = _smallest_sources(module, info, at_hand - {target})
     known = set(leaving(module, info))
     side: set[int] = set()
-    inside = {id(classified.equation) for classified in module}
-    whole = {
-        id(occurrence.equations[-1]): occurrence
-        for occurrence in info.functions
-        if inside.issuperset(map(id, occurrence.equations))
-    }
+    whole = _whole_functions(module, info)
+    passed: set[Equation] = set()
     for classified in reversed(module):
-        occurrence = whole.get(id(classified.equation))
+        occurrence = whole.get(classified.equation)
         if occurrence is not None and occurrence.result in known:
-            known.add(occurrence.operand)
-            if isinstance(occurrence.constant, int) and occurrence.constant not in known:
-                side.update(sources_of(occurrence.constant))
-        if classified.target is not None and known.issuperset(classified.equation.outputs):
-            known.add(classified.target)
-            side.update(*(sources_of(v) for v in classified.given if v not in known))
+            target_here, given = occurrence.operand, [occurrence.constant]
+            passed.update(occurrence.equations)
+        elif classified.equation not in passed and known.issuperset(classified.equation.outputs):
+            target_here, given = classified.target, classified.given
+        else:
+            continue
+        if target_here is not None and target_here not in known:
+            known.add(target_here)
+            side.update(*(sources_of(v) for v in given if isinstance(v, int) and v not in known))
     return target in known and info.origin_bytes_of(side) <= SMALL * info.origin_bytes[target]
+
+
+def _whole_functions(module: Sequence[ClassifiedEquation], info: ValueInfo) -> dict[Equation, Occurrence]:
+    """The functions that are computed inside a module and preserve as a whole, by their last equation."""
+    inside = {classified.equation for classified in module}
+    return {each.equations[-1]: each for each in info.functions if inside.issuperset(each.equations)}
 
 
 def _smallest_sources(

@@ -8,8 +8,7 @@ module, so each kind is known by the equations that only it is made of.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from jax.extend.core import primitives as p
@@ -30,6 +29,8 @@ WINDOWS = {p.reduce_window_p, p.reduce_window_sum_p, p.reduce_window_max_p, p.re
 """What pooling over windows is known by."""
 REDUCTIONS = {p.reduce_sum_p, p.reduce_max_p, p.reduce_min_p, p.reduce_prod_p}
 CONTRACTIONS = {p.dot_general_p, p.conv_general_dilated_p}
+MASKS = {p.select_n_p, p.mul_p, p.convert_element_type_p, p.reshape_p, p.transpose_p}
+"""What may stand between the exponentials of a softmax and their sum."""
 
 
 def reference_verdict(equation: Equation, info: ValueInfo) -> Verdict:
@@ -44,7 +45,7 @@ def _erasing_kind(equation: Equation, info: ValueInfo) -> str:
     primitive = equation.primitive
     if primitive in DRAWS:
         return "dropout"
-    if primitive in ACTIVATIONS and id(equation) not in _preserved(info):
+    if primitive in ACTIVATIONS and not _is_preserved(equation, info):
         return "activation functions"
     if primitive is p.exp_p and not _summed(info).isdisjoint(equation.outputs):
         return "softmax"
@@ -66,59 +67,14 @@ def _kind_of_reduction(equation: Equation, info: ValueInfo) -> str:
     if not _is_spread(equation, info):
         return "pooling"
     over_examples = 0 in axes and len(axes) < len(aval.shape) and equation.primitive is p.reduce_sum_p
-    return "statistics over a batch" if over_examples and not _is_softmax(equation, info) else ""
-
-
-def _is_softmax(equation: Equation, info: ValueInfo) -> bool:
-    return not _summed(info).isdisjoint(equation.reads) and any(
-        other.primitive is p.exp_p and not _summed(info).isdisjoint(other.outputs)
-        for other in _makers(equation, info)
-    )
-
-
-def _makers(equation: Equation, info: ValueInfo) -> Iterator[Equation]:
-    """The equations that an operand was made by, through what only moves or masks it."""
-    by_output = _by_output(info)
-    pending = list(equation.reads)
-    while pending:
-        maker = by_output.get(pending.pop())
-        if maker is not None:
-            yield maker
-            if maker.primitive in _HANDED_ON:
-                pending += maker.reads
-
-
-@functools.lru_cache(maxsize=64)
-def _by_output(info: ValueInfo) -> dict[int, Equation]:
-    return {v: equation for equation in info.program.equations for v in equation.outputs}
-
-
-_HANDED_ON = {
-    p.select_n_p,
-    p.mul_p,
-    p.convert_element_type_p,
-    p.reshape_p,
-    p.broadcast_in_dim_p,
-    p.transpose_p,
-}
-
-
-@functools.lru_cache(maxsize=64)
-def _summed(info: ValueInfo) -> frozenset[int]:
-    """The values whose elements are added up, as they are or masked."""
-    found: set[int] = set()
-    for equation in reversed(info.program.equations):
-        hands_on = equation.primitive in _HANDED_ON and not found.isdisjoint(equation.outputs)
-        if equation.primitive is p.reduce_sum_p or hands_on:
-            found.update(equation.reads)
-    return frozenset(found)
+    return "statistics over a batch" if over_examples else ""
 
 
 def _is_spread(equation: Equation, info: ValueInfo) -> bool:
     """Whether the result of a reduction meets values of the operand's size again, as in a normalisation."""
     whole, derived = size(equation.in_avals[0]), set(equation.outputs)
-    later = _later(equation, info)
-    for reader in later:
+    equations = info.program.equations
+    for reader in equations[equations.index(equation) + 1 :]:
         if derived.isdisjoint(reader.reads) or reader.primitive in CONTRACTIONS:
             continue
         if any(size(aval) >= whole for aval in reader.out_avals):
@@ -127,24 +83,21 @@ def _is_spread(equation: Equation, info: ValueInfo) -> bool:
     return False
 
 
-def _later(equation: Equation, info: ValueInfo) -> Iterable[Equation]:
-    equations = info.program.equations
-    return equations[_places(info)[id(equation)] + 1 :]
+def _summed(info: ValueInfo) -> set[int]:
+    """The values whose elements are added up, as they are or masked."""
+    found: set[int] = set()
+    for equation in reversed(info.program.equations):
+        hands_on = equation.primitive in MASKS and not found.isdisjoint(equation.outputs)
+        if equation.primitive is p.reduce_sum_p or hands_on:
+            found.update(equation.reads)
+    return found
 
 
-@functools.lru_cache(maxsize=64)
-def _places(info: ValueInfo) -> dict[int, int]:
-    return {id(equation): place for place, equation in enumerate(info.program.equations)}
-
-
-@functools.lru_cache(maxsize=64)
-def _preserved(info: ValueInfo) -> frozenset[int]:
-    """The equations, by identity, of the functions that preserve by the reference's count."""
-    return frozenset(
-        id(equation)
+def _is_preserved(equation: Equation, info: ValueInfo) -> bool:
+    """Whether it is part of a function that preserves as a whole, by the reference's count too."""
+    return any(
+        occurrence.function.reference_preserves and equation in occurrence.equations
         for occurrence in info.functions
-        if occurrence.function.reference_preserves
-        for equation in occurrence.equations
     )
 
 

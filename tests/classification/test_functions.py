@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from bwsk_jax import classify
+from bwsk_jax.classification.bodies import UNMERGED
 from bwsk_jax.classification.functions import FUNCTIONS
 from bwsk_jax.classification.values import Role, ValueInfo
 from bwsk_jax.engine.program.jaxprs import trace
@@ -14,7 +15,7 @@ from tests.support.kinds import X, module_kinds
 
 
 def found(fun, *avals):
-    program, _, _ = trace(fun, *avals, merged=False)
+    program, _, _ = trace(fun, *avals, **UNMERGED)
     return [each.function.name for each in ValueInfo(program, [Role.ARGUMENT] * len(avals)).functions]
 
 
@@ -39,7 +40,6 @@ ERASING = {
     "relu6": (jax.nn.relu6, -1.0, -2.0),
     "negative slope": (lambda x: jax.nn.leaky_relu(x, -0.5), 1.0, -2.0),
     "no slope": (lambda x: jax.nn.leaky_relu(x, 0.0), -1.0, -2.0),
-    "another comparison": (lambda x: jnp.where(x < 0, x, 0.5 * x), -1.0, -1.0),
     "another threshold": (lambda x: jnp.where(x > 1.0, x, 2.0 * x), 0.75, 1.5),
     "another branch": (lambda x: jnp.where(x > 0, 0.5 * x, 0.0), -1.0, -2.0),
     "maximum with a negative multiple": (lambda x: jnp.maximum(x, -0.5 * x), 1.0, -2.0),
@@ -55,7 +55,7 @@ def test_a_module_of_a_function_that_preserves_is_s(name, dtype):
     assert module_kinds(jax.named_scope("activation")(PRESERVING[name]), x) == {"activation": "S"}
 
 
-@pytest.mark.parametrize("name", [name for name in ERASING if name != "another comparison"])
+@pytest.mark.parametrize("name", ERASING)
 def test_a_module_of_one_that_only_looks_alike_is_k(name):
     call, first, second = ERASING[name]
     assert module_kinds(jax.named_scope("activation")(call), X) == {"activation": "K"}
@@ -67,7 +67,8 @@ def test_a_module_of_one_that_only_looks_alike_is_k(name):
 def test_the_inverse_of_a_function_gives_x_back_and_the_function_increases(k, constant):
     function = FUNCTIONS[k]
     more = (jnp.float32(constant),) if function.has_constant else ()
-    x = jnp.asarray(np.sort(np.random.default_rng(0).uniform(-4, 4, 1000)), jnp.float32)
+    drawn = np.sort(np.random.default_rng(0).uniform(-4, 4, 1000))
+    x = jnp.asarray(drawn * min(constant, 1.0), jnp.float32)  # celu(x, c) is near its limit for x < -4 c
     y = function.call(x, *more)
     assert (jnp.diff(y) >= 0).all() and y[0] < y[500] < y[-1]
     np.testing.assert_allclose(function.inverse(y, *more), x, rtol=1e-4, atol=1e-4)

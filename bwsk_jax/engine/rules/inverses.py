@@ -165,8 +165,8 @@ def _convert(equation, interval_of):
     if _embeds(source, target):
         yield Inverse(0, back, Grade.EXACT)
     elif jnp.issubdtype(source, jnp.floating) and jnp.issubdtype(target, jnp.floating):
-        narrow = jnp.finfo(target)
-        condition = narrowing_condition(float(narrow.tiny), float(narrow.max), signed=float(narrow.min) < 0)
+        narrow, least = jnp.finfo(target), max(float(jnp.finfo(t).tiny) for t in (source, target))
+        condition = narrowing_condition(least, float(narrow.max), signed=float(narrow.min) < 0)
         yield Inverse(0, back, Grade.NARROWED, condition=condition)
 
 
