@@ -10,11 +10,11 @@ from jax import lax
 from jax.extend.core import primitives as p
 
 from bwsk_jax.classification.costly_inverses.contractions import OF_CONTRACTIONS
-from bwsk_jax.classification.values import ValueInfo
+from bwsk_jax.classification.values import Role, ValueInfo
 from bwsk_jax.engine.program.jaxprs import Equation, Program, flatten
 from bwsk_jax.engine.rules.exactness import Grade
-from bwsk_jax.engine.rules.intervals import ANY
-from bwsk_jax.engine.rules.inverses import INVERSES, Inverse
+from bwsk_jax.engine.rules.inverses import Inverse
+from bwsk_jax.engine.rules.registry import inverses_of
 
 __all__ = ["OF_LINEAR_ALGEBRA", "SAME_RESULTS"]
 
@@ -148,14 +148,13 @@ def _linear_solve(equation, info):
 def _way_back(product: Program) -> list[tuple[Equation, Inverse]]:
     """The inverses that lead from the product of a matrix and a solution back to the matrix; else none."""
     matrix, solution = product.inputs
+    info = ValueInfo(product, [Role.ARGUMENT] * len(product.inputs))
     target, way = product.outputs[0], []
     for step in reversed(product.equations):
-        tables = (INVERSES, OF_CONTRACTIONS)
-        entries = [table[step.primitive] for table in tables if step.primitive in table]
+        costly = OF_CONTRACTIONS.get(step.primitive, lambda *_: ())
         found = [
             inverse
-            for entry in entries
-            for inverse in entry(step, lambda _: ANY)
+            for inverse in (*inverses_of(step, info.interval), *costly(step, info))
             if step.outputs == (target,) and {*inverse.side_values(step)} <= {solution}
         ]
         if not found:
