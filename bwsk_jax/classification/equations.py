@@ -91,7 +91,7 @@ def strict_verdict(equation: Equation, info: ValueInfo) -> Verdict:
     if not any(nbytes(info.program.avals[v]) for v in equation.reads):
         return Verdict("S", "it has no operand to lose")
     if only_looks(equation):
-        return Verdict("S", "it only looks")
+        return Verdict("S", "it only shows what it reads")
     if _is_dropped(equation, info):
         return Verdict("K", "computed and dropped")
     wanted = _wanted(equation, info)

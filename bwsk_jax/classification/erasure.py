@@ -46,6 +46,8 @@ ERASES: dict[Any, str] = {
     p.triangular_solve_p: "only a triangle is read, and many have one solution",
     **_each("many matrices have one solution", lax.linear_solve_p, p.tridiagonal_solve_p),
     p.svd_p: "only singular values are left",
+    p.eig_p: "only eigenvalues, or left eigenvectors, are left",
+    p.schur_p: "the vectors are dropped",
     p.cumprod_p: "integers wrap",
     **_each("x and -x give the same", *present("one_minus_square_p")),
     # elementwise

@@ -31,7 +31,7 @@ class Function:
 
     Attributes:
       name: what it is called.
-      call: the function of x, or of x and a positive number c.
+      call: the function of x, or of x and a number c. It increases if c is above 0, which a parameter may be.
       inverse: x from the function's value, and from c if there is one.
       has_constant: whether there is a c.
       reference_preserves: whether the reference counts it as preserving.
@@ -92,11 +92,11 @@ def occurrences(program: Program, interval_of: Callable[[int | Literal], Interva
     for start, equation in enumerate(equations):
         for operand in dict.fromkeys(equation.reads):
             aval = program.avals[operand]
-            if not is_real(aval):
+            if not is_real(aval) or aval.dtype.itemsize < 2:  # narrower floats have hardly any functions
                 continue
-            for function, pattern in _patterns(aval.shape, aval.dtype):
+            for function, pattern in _patterns(aval.dtype, bool(aval.shape)):
                 stretch = equations[start : start + len(pattern.equations)]
-                bound = _match(pattern, operand, stretch)
+                bound = _match(pattern, operand, stretch, aval.shape)
                 if bound is None:
                     continue
                 constant = bound[pattern.inputs[1]] if function.has_constant else None
@@ -105,10 +105,14 @@ def occurrences(program: Program, interval_of: Callable[[int | Literal], Interva
                     yield Occurrence(function, tuple(stretch), operand, result, constant)
 
 
+_SHAPE = (3, 5)
+"""The shape of the operand in a pattern, in place of any shape with axes."""
+
+
 @functools.lru_cache(maxsize=256)
-def _patterns(shape: tuple[int, ...], dtype: Any) -> list[tuple[Function, Program]]:
+def _patterns(dtype: Any, has_axes: bool) -> list[tuple[Function, Program]]:
     """The programs of all functions on operands of this type: c may be a Python number, or an array."""
-    x, found = jax.ShapeDtypeStruct(shape, dtype), []
+    x, found = jax.ShapeDtypeStruct(_SHAPE if has_axes else (), dtype), []
     look_into = lambda equation: equation.primitive in (INLINED | CUSTOM_DERIVATIVES)
     for function in FUNCTIONS:
         kinds = [{"weak_type": True}, {}] if function.has_constant else [None]
@@ -123,13 +127,15 @@ def _patterns(shape: tuple[int, ...], dtype: Any) -> list[tuple[Function, Progra
 _SYMMETRIC = {p.add_p, p.mul_p, p.max_p, p.min_p}
 
 
-def _match(pattern: Program, operand: int, equations: Sequence[Equation]) -> dict[int, int | Literal] | None:
+def _match(
+    pattern: Program, operand: int, equations: Sequence[Equation], shape: tuple[int, ...]
+) -> dict[int, int | Literal] | None:
     """What the values of the pattern are in a stretch of equations that computes it; else None."""
     bound: dict[int, int | Literal] = {pattern.inputs[0]: operand}
     if len(equations) != len(pattern.equations):
         return None
     for expected, found in zip(pattern.equations, equations, strict=True):
-        if expected.primitive is not found.primitive or not _same_parameters(expected, found):
+        if expected.primitive is not found.primitive or not _same_parameters(expected, found, shape):
             return None
         orders = [found.inputs]
         if expected.primitive in _SYMMETRIC:
@@ -143,15 +149,15 @@ def _match(pattern: Program, operand: int, equations: Sequence[Equation]) -> dic
     return bound
 
 
-def _same_parameters(expected: Equation, found: Equation) -> bool:
-    """Whether two equations of one primitive do the same; how their results are spread is no matter."""
+def _same_parameters(expected: Equation, found: Equation, shape: tuple[int, ...]) -> bool:
+    """Whether two equations of one primitive do the same, the first to any shape, the second to this one."""
     named = lambda equation: {k: str(v) for k, v in equation.params.items() if k not in _IMMATERIAL}
-    return named(expected) == named(found) and [a.shape for a in expected.out_avals] == [
-        a.shape for a in found.out_avals
-    ]
+    shapes = [shape if aval.shape == _SHAPE else aval.shape for aval in expected.out_avals]
+    return named(expected) == named(found) and shapes == [aval.shape for aval in found.out_avals]
 
 
-_IMMATERIAL = {"sharding", "out_sharding", "accuracy", "weak_type"}
+_IMMATERIAL = {"shape", "sharding", "out_sharding", "accuracy", "weak_type"}
+"""Parameters that need not be compared: shapes are on their own, and how a result is spread is no matter."""
 
 
 def _unify(

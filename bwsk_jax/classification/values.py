@@ -100,7 +100,8 @@ class ValueInfo:
         elif len(equation.reads) == len(equation.inputs) == 1 and equation.reads[0] in self.numbers:
             axis = self.numbers[equation.reads[0]]
             if equation.primitive is p.broadcast_in_dim_p:
-                axis = equation.params["broadcast_dimensions"][axis]
+                size, axis = equation.in_avals[0].shape[axis], equation.params["broadcast_dimensions"][axis]
+                axis = axis if equation.out_avals[0].shape[axis] == size else None
             elif equation.primitive is p.transpose_p:
                 axis = equation.params["permutation"].index(axis)
             elif equation.primitive not in (p.convert_element_type_p, p.copy_p):

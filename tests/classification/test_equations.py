@@ -114,7 +114,7 @@ def test_a_print_erases_nothing_and_changes_nothing_else():
 
     silent = lambda x: jnp.exp(x) + 1.0
     report = classify(printing, X)
-    looks = [line for line in report.lines if line.why == "it only looks"]
+    looks = [line for line in report.lines if line.why == "it only shows what it reads"]
     assert [line.kind for line in looks] == ["S", "S"]
     assert [line.kind for line in report.lines] == ["S"] * 4 and len(report.phases) == 1
     assert report.values == classify(silent, X).values

@@ -27,9 +27,12 @@ LAST, FIRST = jnp.array([0.0, 1.0, 9.0]), jnp.array([0.0, 5.0, 9.0])
 WITNESSES = [
     (p.add_p, lambda x: x + jnp.inf, ONE, TWO),
     (p.add_p, lambda x: x + x, jnp.int8(1), jnp.int8(-127)),
+    (p.add_p, lambda x: x + jnp.full(2, -jnp.inf), BOTH, -BOTH),
     (p.sub_p, lambda x: x - x, ONE, TWO),
+    (p.sub_p, lambda x: x - jnp.full(2, jnp.inf), BOTH, -BOTH),
     (p.mul_p, lambda x: x * x, ONE, -ONE),
     (p.mul_p, lambda x: x * 0.0, ONE, TWO),
+    *((p.mul_p, lambda x, c=c: x * jnp.full(2, c), BOTH, 2 * BOTH) for c in (jnp.inf, -jnp.inf)),
     (p.mul_p, lambda x: x * 2, jnp.int8(1), jnp.int8(-127)),
     (p.div_p, lambda x: x / x, ONE, TWO),
     (p.div_p, lambda x: 0.0 / x, ONE, TWO),
@@ -54,6 +57,13 @@ WITNESSES = [
         2 * BOTH,
     ),
     (p.svd_p, lambda x: jnp.linalg.svd(x, compute_uv=False), jnp.diag(BOTH), jnp.diag(BOTH[::-1])),
+    (p.eig_p, jnp.linalg.eigvals, jnp.diag(BOTH), jnp.diag(BOTH) + jnp.eye(2, k=1)),
+    (
+        p.schur_p,
+        lambda x: lax.linalg.schur(x, compute_schur_vectors=False),
+        jnp.array([[1.0, 0.0], [1.0, 2.0]]),
+        lax.linalg.schur(jnp.array([[1.0, 0.0], [1.0, 2.0]]))[0],
+    ),
     (p.scatter_add_p, lambda u: ZERO[0].at[np.array([0, 0])].add(u), BOTH, BOTH[::-1]),
     (lax.scatter_sub_p, lambda u: ZERO[0].at[np.array([0, 0])].subtract(u), BOTH, BOTH[::-1]),
     (p.mul_p, lambda x: x * 6, jnp.int8(1), jnp.int8(-127)),
@@ -237,8 +247,8 @@ NOT_CONSIDERED = {
     "structure": "call closed_call cond custom_jvp_call custom_lin custom_vjp_call "
     "eval_jaxpr jit remat2 scan while stage dce_sink",
     "state and order": "after_all create_token empty2 get swap iota axis_index",
-    "factorisations": "cholesky_update eig hessenberg householder_product lu_pivots_to_permutation ormqr "
-    "schur symmetric_product tridiagonal",
+    "factorisations": "cholesky_update hessenberg householder_product lu_pivots_to_permutation ormqr "
+    "symmetric_product tridiagonal",
     "between devices": "all_gather all_to_all ragged_all_to_all",
     "keys": "random_split",
 }

@@ -103,7 +103,7 @@ def _erfc(equation, info):
 # --- what does nothing -------------------------------------------------------------------------------------
 
 
-def _handed_on(equation, info, operand: int, grade: Grade = Grade.EXACT) -> Iterator[Inverse]:
+def _handed_on(equation, operand: int, grade: Grade = Grade.EXACT) -> Iterator[Inverse]:
     """The result is this operand, if that has the result's shape."""
     if solvable(equation, operand):
         yield Inverse(operand, lambda ins, outs: outs[0], grade, reads=())
@@ -117,21 +117,17 @@ def _bounds(atom, aval, info) -> tuple[float, float]:
         whole = jnp.issubdtype(aval.dtype, jnp.integer)
         return (int(jnp.iinfo(aval.dtype).min), int(jnp.iinfo(aval.dtype).max)) if whole else (0, 1)
     interval, most = info.interval(atom), float(jnp.finfo(aval.dtype).max)
-    infinite = lambda bound: math.copysign(math.inf, bound) if abs(bound) >= most else bound
-    return (
-        (interval.low, interval.high)
-        if isinstance(atom, Literal)
-        else (
-            infinite(interval.low),
-            infinite(interval.high),
-        )
-    )
+    if isinstance(atom, Literal):
+        return interval.low, interval.high
+    # A computed value beyond the largest number is infinite, which intervals leave out.
+    low, high = (b if abs(b) < most else math.copysign(math.inf, b) for b in (interval.low, interval.high))
+    return low, high
 
 
 def _extremum(equation, info):
     """Take the result of `max` or `min` for the operand that the other one is never beyond.
 
-    Zeros of either sign are equal for both, so that where the bounds touch the sign of a zero may differ.
+    Bounds of computed floats are right to rounding, and for `max` zeros of either sign are equal.
     """
     if not all(is_real(aval) or not is_differentiable(aval) for aval in equation.in_avals):
         return
@@ -141,8 +137,8 @@ def _extremum(equation, info):
         if equation.primitive is p.min_p:
             least, high = -most, -low
         if high <= least:
-            exact = high < least or high != 0 or not is_real(equation.out_avals[0])
-            yield from _handed_on(equation, info, operand, Grade.EXACT if exact else Grade.RELATIVE)
+            exact = math.isinf(high) or not is_real(equation.out_avals[0])
+            yield from _handed_on(equation, operand, Grade.EXACT if exact else Grade.RELATIVE)
 
 
 def _clamp(equation, info):
@@ -151,8 +147,8 @@ def _clamp(equation, info):
         _bounds(*each, info) for each in zip(equation.inputs, equation.in_avals, strict=True)
     )
     if low <= least and most <= high:
-        exact = 0 not in (low, high) or not is_real(equation.out_avals[0])
-        yield from _handed_on(equation, info, 1, Grade.EXACT if exact else Grade.RELATIVE)
+        exact = (math.isinf(low) and math.isinf(high)) or not is_real(equation.out_avals[0])
+        yield from _handed_on(equation, 1, Grade.EXACT if exact else Grade.RELATIVE)
 
 
 def _bitwise(neutral: int):
@@ -165,7 +161,7 @@ def _bitwise(neutral: int):
             if isinstance(atom, Literal) and np.all(
                 np.asarray(atom.val) == np.asarray(neutral).astype(dtype)
             ):
-                yield from _handed_on(equation, info, operand)
+                yield from _handed_on(equation, operand)
 
     return entry
 
@@ -184,13 +180,9 @@ def _mul(equation, info):
     modulus = 2 ** jnp.iinfo(dtype).bits
     for operand, other in ((0, 1), (1, 0)):
         atom = equation.inputs[other]
-        if (
-            isinstance(atom, Literal)
-            and np.ndim(atom.val) == 0
-            and int(atom.val) % 2
-            and solvable(equation, operand)
-        ):
-            back = pow(int(atom.val) % modulus, -1, modulus)
+        constant = int(atom.val) if isinstance(atom, Literal) and np.ndim(atom.val) == 0 else 0
+        if constant % 2 and solvable(equation, operand):
+            back = pow(constant % modulus, -1, modulus)
             factor = back - modulus if back > jnp.iinfo(dtype).max else back
             solve = lambda ins, outs, factor=factor: outs[0] * jnp.asarray(factor, dtype)
             yield Inverse(operand, solve, Grade.EXACT, reads=())

@@ -11,7 +11,8 @@ from jax.extend.core import primitives as p
 
 from bwsk_jax.classification.costly_inverses.contractions import OF_CONTRACTIONS
 from bwsk_jax.classification.values import Role, ValueInfo
-from bwsk_jax.engine.program.jaxprs import Equation, Program, flatten
+from bwsk_jax.engine.program.jaxprs import Equation, Program, flatten, read
+from bwsk_jax.engine.program.types import is_real
 from bwsk_jax.engine.rules.exactness import Grade
 from bwsk_jax.engine.rules.inverses import Inverse
 from bwsk_jax.engine.rules.registry import inverses_of
@@ -69,6 +70,27 @@ def _eigh(equation, info):
 
     if equation.params.get("subset_by_index") is None:
         yield Inverse(0, solve, Grade.GUARDED, reads=(), condition="the operand is Hermitian")
+
+
+def _eig(equation, info):
+    """Multiply the factors, if the right eigenvectors are among them."""
+
+    def solve(ins, outs):
+        values, vectors = outs[0], outs[-1]
+        product = (vectors * values[..., None, :]) @ jnp.linalg.inv(vectors)
+        operand = equation.in_avals[0]
+        return (product.real if is_real(operand) else product).astype(operand.dtype)
+
+    if equation.params["compute_right_eigenvectors"]:
+        condition = "the operand is diagonalizable; error grows with the condition of its eigenvectors"
+        yield Inverse(0, solve, Grade.GUARDED, reads=(), condition=condition)
+
+
+def _schur(equation, info):
+    """Multiply the factors, if the vectors are among them."""
+    if equation.params["compute_schur_vectors"]:
+        solve = lambda ins, outs: outs[1] @ outs[0] @ _adjoint(outs[1])
+        yield Inverse(0, solve, Grade.ROUNDED, reads=())
 
 
 def _lu(equation, info):
@@ -138,7 +160,7 @@ def _linear_solve(equation, info):
         def matrix(ins, outs):
             values = {product.inputs[1]: outs[0], product.outputs[0]: ins[sides]}
             for step, inverse in way_back:
-                values[step.inputs[inverse.operand]] = inverse.solve(step, values.__getitem__)
+                values[step.inputs[inverse.operand]] = inverse.solve(step, lambda atom: read(values, atom))
             return values[product.inputs[0]]
 
         condition = "the solutions together have full rank; error grows with their condition number"
@@ -169,6 +191,8 @@ OF_LINEAR_ALGEBRA: dict[Any, Callable[[Equation, ValueInfo], Iterable[Inverse]]]
     p.qr_p: _qr,
     p.svd_p: _svd,
     p.eigh_p: _eigh,
+    p.eig_p: _eig,
+    p.schur_p: _schur,
     p.lu_p: _lu,
     p.triangular_solve_p: _triangular_solve,
     p.tridiagonal_solve_p: _tridiagonal_solve,

@@ -86,18 +86,18 @@ def _sums(solve_first: Callable, solve_second: Callable):
 
     def entry(equation, interval_of):
         grade = Grade.ROUNDED if is_differentiable(equation.out_avals[0]) else Grade.EXACT
-        if solvable(equation, 0) and _is_finite(equation.inputs[1]):
+        if solvable(equation, 0) and _may_be_finite(equation.inputs[1], interval_of):
             yield Inverse(0, lambda ins, outs: solve_first(outs[0], ins[1]), grade)
-        if solvable(equation, 1) and _is_finite(equation.inputs[0]):
+        if solvable(equation, 1) and _may_be_finite(equation.inputs[0], interval_of):
             yield Inverse(1, lambda ins, outs: solve_second(outs[0], ins[0]), grade)
 
     return entry
 
 
-def _is_finite(atom) -> bool:
+def _may_be_finite(atom, interval_of) -> bool:
     """Whether nothing says that the value is infinite or no number."""
-    constant = literal_value(atom)
-    return constant is None or math.isfinite(constant)
+    constant, bounds = literal_value(atom), interval_of(atom)
+    return bounds.low < math.inf and bounds.high > -math.inf if constant is None else math.isfinite(constant)
 
 
 def _scales(constant: float, dtype) -> bool:
@@ -110,7 +110,7 @@ def _mul(equation, interval_of):
         return
     for operand in (0, 1):
         other = equation.inputs[1 - operand]
-        if not solvable(equation, operand):
+        if not solvable(equation, operand) or not _may_be_finite(other, interval_of):
             continue
         solve = lambda ins, outs, other=1 - operand: lax.div(outs[0], ins[other])
         constant = literal_value(other)
