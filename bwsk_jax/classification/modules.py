@@ -7,6 +7,7 @@ written in, for libraries that leave none.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 
 from bwsk_jax.classification.bodies import Body
@@ -27,13 +28,16 @@ SMALL = 0.5
 def module_name(body: Body, equation: Equation) -> str:
     """The name of the module that an equation stands in, with those around it: "Encoder/layer/norm".
 
-    `einsum` puts its specification on the name stack; that is no module. Without a name stack the classes
-    that call each other are named instead.
+    `einsum` puts its specification on the name stack and `vmap` its own name, as `vmap()`; these are no
+    modules. Without a name stack the classes that call each other are named instead.
     """
-    scopes = [scope for scope in equation.module.split("/") if scope and "->" not in scope]
+    scopes = [scope for scope in equation.module.split("/") if not _NO_MODULE.fullmatch(scope)]
     if not scopes and (callers := equation.callers):
         return callers
     return "/".join(filter(None, (body.module, *scopes)))
+
+
+_NO_MODULE = re.compile(r"|.*->.*|(\w+\()+\)+")
 
 
 def modules(

@@ -27,7 +27,8 @@ ACTIVATIONS = {p.tanh_p, p.erf_p, p.erfc_p, p.logistic_p, p.max_p, p.expm1_p}
 work on values as large as the module's largest."""
 WINDOWS = {p.reduce_window_p, p.reduce_window_sum_p, p.reduce_window_max_p, p.reduce_window_min_p}
 """What pooling over windows is known by."""
-REDUCTIONS = {p.reduce_sum_p, p.reduce_max_p, p.reduce_min_p, p.reduce_prod_p}
+SUMS = {p.reduce_sum_p, p.psum_p}
+REDUCTIONS = {*SUMS, p.reduce_max_p, p.reduce_min_p, p.reduce_prod_p}
 CONTRACTIONS = {p.dot_general_p, p.conv_general_dilated_p}
 MASKS = {p.select_n_p, p.mul_p, p.convert_element_type_p, p.reshape_p, p.transpose_p}
 """What may stand between the exponentials of a softmax and their sum."""
@@ -62,11 +63,11 @@ def _kind_of_reduction(equation: Equation, info: ValueInfo) -> str:
     """What a reduction of floats erases: nothing if it is of parameters, or normalises each example alone."""
     axes, aval = equation.params["axes"], equation.in_avals[0]
     reduced = max((info.role(v) for v in equation.reads), default=Role.KNOWN)
-    if reduced is Role.KNOWN or size(aval) == size(equation.out_avals[0]):
+    if reduced is Role.KNOWN or size(aval) == size(equation.out_avals[0]):  # a sum over devices keeps sizes
         return ""
     if not _is_spread(equation, info):
         return "pooling"
-    over_examples = 0 in axes and len(axes) < len(aval.shape) and equation.primitive is p.reduce_sum_p
+    over_examples = 0 in axes and len(axes) < len(aval.shape) and equation.primitive in SUMS
     return "statistics over a batch" if over_examples else ""
 
 

@@ -2,6 +2,7 @@
 
 import functools
 
+import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -96,6 +97,38 @@ def test_a_kind_of_module_counts_as_in_the_reference(name, how):
         found = module_kinds(fun, variables, x, taxonomy="reference", **how)
         assert set(found.values()) <= {kind}
         assert found or name == "dropout in evaluation"
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer"),
+    [
+        ("K", eqx.nn.AdaptiveAvgPool2d((2, 2))),
+        ("K", eqx.nn.AdaptiveMaxPool2d((2, 2))),
+        ("K", eqx.nn.MaxPool2d(2, 2)),
+        ("K", eqx.nn.AvgPool2d(2, 2)),
+        ("S", eqx.nn.GroupNorm(2, 6)),
+        ("S", eqx.nn.LayerNorm((6, 8, 8))),
+        ("S", eqx.nn.Conv2d(6, 4, 3, key=jax.random.key(0))),
+        ("K", eqx.nn.Conv2d(6, 4, 3, 2, key=jax.random.key(0))),
+        ("S", eqx.nn.ConvTranspose2d(6, 4, 2, 2, key=jax.random.key(0))),
+        ("S", eqx.nn.PReLU()),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_layers_of_one_example_count_the_same_where_they_are_mapped_over_examples(kind, layer):
+    images = IMAGES.transpose(0, 3, 1, 2)
+    assert [*module_kinds(jax.vmap(layer), images, taxonomy="reference").values()] == [kind]
+    assert [*module_kinds(layer, images[0], taxonomy="reference").values()] == [kind]
+
+
+@pytest.mark.parametrize(("mode", "evaluates"), [("batch", False), ("ema", False), ("batch", True)])
+@pytest.mark.parametrize("shape", [(4, 6, 8, 8), (4, 6)])
+def test_batch_statistics_are_seen_where_examples_are_mapped_over(mode, evaluates, shape):
+    norm, state = eqx.nn.make_with_state(eqx.nn.BatchNorm)(6, "batch", mode=mode)
+    norm = eqx.nn.inference_mode(norm, evaluates)
+    call = jax.vmap(norm, axis_name="batch", in_axes=(0, None), out_axes=(0, None))
+    found = module_kinds(lambda x: call(x, state)[0], jnp.ones(shape), taxonomy="reference")
+    assert [*found.values()] == ["S" if evaluates else "K"]
 
 
 class Residual(nn.Module):
