@@ -34,10 +34,12 @@ K max | the other operand is dropped
 
 ================== =========================================================================================
 report.py          what comes out: `Line`, `Phase`, `Module` and `Report`, as data, as text and as JSON
+functions.py       functions of several equations that preserve as a whole, such as softplus
 values.py          what is known of a value: its role (parameter or data), size, origin and bounds
-costly_inverses.py inverses that show an equation to be S, and that no gradient would pay for
-erasure.py         the table of what erases and why, and what the PyTorch reference takes to erase
-equations.py       the verdict on one equation, strictly and by the reference's count
+costly_inverses/   inverses that show an equation to be S, and that no gradient would pay for
+erasure.py         the table of what erases and why
+equations.py       the strict verdict on one equation
+reference.py       what the PyTorch reference takes to erase
 bodies.py          the programs inside loops, conditionals and calls, which a report descends into
 phases.py          S-phases, and which residuals their inverses give back
 modules.py         which equations a module of Linen, NNX or Equinox has, and whether it preserves

@@ -19,17 +19,16 @@ from bwsk_jax.classification.equations import (
     COMPOSITION,
     ClassifiedEquation,
     Verdict,
-    reference_verdict,
     strict_verdict,
 )
 from bwsk_jax.classification.modules import (
     mark_leaves,
     module_name,
     modules,
-    preserves_by_reference,
     preserves_strictly,
 )
 from bwsk_jax.classification.phases import phases
+from bwsk_jax.classification.reference import preserves_by_reference, reference_verdict
 from bwsk_jax.classification.report import Line, Module, Phase, Report
 from bwsk_jax.classification.values import Role, ValueInfo
 from bwsk_jax.engine.program.jaxprs import Equation, trace
@@ -54,8 +53,9 @@ def classify(
       *args: its arguments, as arrays or `jax.ShapeDtypeStruct`s.
       wrt: the numbers of the arguments whose information is followed. The others count as parameters, which
         the way back may read. By default all are followed, and what was computed from them goes before them.
-      taxonomy: "strict", or "reference", in which dropout and activation functions are K and all else is S.
-        The latter counts the leaf modules of BERT as the PyTorch original does.
+      taxonomy: "strict", or "reference", which counts leaf modules as the PyTorch original does by their
+        kind: dropout, activation functions, softmax, pooling, strided convolutions and batch normalisation in
+        training are K, and all else is S.
 
     Raises:
       TypeError, ValueError: `wrt` names no argument, or `taxonomy` is neither of the two.
@@ -163,6 +163,9 @@ class _Walk:
         return Report(self.name, tuple(self.lines), tuple(self.phases), leaves, dict(self.values))
 
 
+_CONDITIONAL = (Grade.GUARDED, Grade.NARROWED)
+
+
 def _line(classified: ClassifiedEquation, body: Body) -> Line:
     equation, verdict, inverse = classified.equation, classified.verdict, classified.verdict.inverse
     return Line(
@@ -177,7 +180,7 @@ def _line(classified: ClassifiedEquation, body: Body) -> Line:
         side_bytes=body.info.origin_bytes_of(classified.given),
         grade="" if inverse is None else inverse.grade.value,
         amplification=1.0 if inverse is None else inverse.amplification,
-        condition="" if inverse is None or inverse.grade is not Grade.GUARDED else inverse.condition,
+        condition="" if inverse is None or inverse.grade not in _CONDITIONAL else inverse.condition,
         inputs=tuple(map(body.label, equation.inputs)),
         outputs=tuple(map(body.label, equation.outputs)),
         in_types=_types(equation.in_avals),

@@ -11,12 +11,13 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 
+from jax import lax
 from jax.extend.core import Literal
 from jax.extend.core import primitives as p
 
-from bwsk_jax.classification.costly_inverses import COSTLY_INVERSES
-from bwsk_jax.classification.erasure import REFERENCE_ERASES, why_erased
-from bwsk_jax.classification.values import Role, ValueInfo
+from bwsk_jax.classification.costly_inverses import COSTLY_INVERSES, SAME_RESULTS
+from bwsk_jax.classification.erasure import why_erased
+from bwsk_jax.classification.values import Role, ValueInfo, only_looks
 from bwsk_jax.engine.program.jaxprs import Equation
 from bwsk_jax.engine.program.types import nbytes
 from bwsk_jax.engine.rules.exactness import Grade
@@ -28,7 +29,6 @@ __all__ = [
     "ClassifiedEquation",
     "Verdict",
     "leaving",
-    "reference_verdict",
     "strict_verdict",
 ]
 
@@ -40,7 +40,7 @@ class Verdict:
     Attributes:
       kind: "S", "~S", "K", or "B" for a loop, conditional or call.
       why: the reason, in a few words.
-      inverse: what shows that the equation is S or ~S. The reference's count names none.
+      inverse: what shows that the equation is S or ~S.
     """
 
     kind: str
@@ -90,8 +90,9 @@ def strict_verdict(equation: Equation, info: ValueInfo) -> Verdict:
     """S if an operand that has to come back can be solved for, ~S if only up to a narrower type, else K."""
     if not any(nbytes(info.program.avals[v]) for v in equation.reads):
         return Verdict("S", "it has no operand to lose")
-    outputs = [v for v in equation.outputs if nbytes(info.program.avals[v])]
-    if any(info.readers[v] == 0 for v in outputs):
+    if only_looks(equation):
+        return Verdict("S", "it only shows what it reads")
+    if _is_dropped(equation, info):
         return Verdict("K", "computed and dropped")
     wanted = _wanted(equation, info)
     inverses = [
@@ -108,9 +109,21 @@ def strict_verdict(equation: Equation, info: ValueInfo) -> Verdict:
     return Verdict("~S" if best.grade is Grade.NARROWED else "S", _explanation(equation, best), best)
 
 
+def _is_dropped(equation: Equation, info: ValueInfo) -> bool:
+    """Whether a result is never read, and no other result says the same."""
+    unread = {
+        place
+        for place, value in enumerate(equation.outputs)
+        if nbytes(info.program.avals[value]) and info.readers[value] == 0
+    }
+    same = SAME_RESULTS.get(equation.primitive, frozenset())
+    return bool(unread if same <= unread else unread - same)
+
+
 def _all_inverses(equation: Equation, info: ValueInfo) -> list[Inverse]:
     costly = COSTLY_INVERSES.get(equation.primitive, lambda *_: ())
-    return [*inverses_of(equation, info.interval), *costly(equation, info.interval)]
+    found = [*inverses_of(equation, info.interval), *costly(equation, info)]
+    return [inverse for inverse in found if not isinstance(equation.inputs[inverse.operand], Literal)]
 
 
 def _wanted(equation: Equation, info: ValueInfo) -> set[int]:
@@ -118,9 +131,12 @@ def _wanted(equation: Equation, info: ValueInfo) -> set[int]:
 
     A contraction of two such operands is read as a map of one of them: of the vector if one is a vector, of
     the larger one if both were computed, and otherwise of the first, since layers are written as x @ w.
+    Where elements are written to places, the information is in the elements, and a system of equations is
+    read as a map of its right-hand side.
     """
-    highest = max(map(info.role, equation.reads))
-    operands = [v for v in equation.reads if info.role(v) is highest]
+    bearers = [v for v in _bearers(equation) if info.role(v) > Role.KNOWN] or equation.reads
+    highest = max(map(info.role, bearers))
+    operands = [v for v in bearers if info.role(v) is highest]
     if equation.primitive is not p.dot_general_p:
         return set(operands).union(*(info.roots[v] for v in operands))
     if len(set(operands)) < 2:
@@ -132,6 +148,24 @@ def _wanted(equation: Equation, info: ValueInfo) -> set[int]:
     if highest is Role.DATA and nbytes(avals[1]) > nbytes(avals[0]):
         return {operands[1]}
     return {operands[0]}
+
+
+def _bearers(equation: Equation) -> list[int]:
+    """The values among the operands that are looked at first for what has to come back."""
+    atoms: Sequence[int | Literal] = equation.inputs
+    if equation.primitive in _WRITES_AT_PLACES:
+        atoms = (atoms[0], atoms[_WRITES_AT_PLACES[equation.primitive]])
+    elif equation.primitive is lax.linear_solve_p:
+        atoms = atoms[sum(equation.params["const_lengths"]) :]
+    return [v for v in atoms if not isinstance(v, Literal)]
+
+
+_WRITES_AT_PLACES = {
+    **dict.fromkeys((p.scatter_p, p.scatter_add_p, lax.scatter_sub_p, p.scatter_mul_p), 2),
+    **dict.fromkeys((p.scatter_min_p, p.scatter_max_p), 2),
+    p.dynamic_update_slice_p: 1,
+}
+"""Primitives that write elements to places of their first operand, and which operand these elements are."""
 
 
 def _may_divide_by_a_mask(equation: Equation, info: ValueInfo, inverse: Inverse) -> bool:
@@ -147,10 +181,3 @@ def _explanation(equation: Equation, inverse: Inverse) -> str:
     constants = "constants" if any(isinstance(equation.inputs[k], Literal) for k in others) else ""
     sources = " and ".join(filter(None, ("the result", values, constants)))
     return f"operand {inverse.operand} from {sources}"
-
-
-def reference_verdict(equation: Equation, info: ValueInfo) -> Verdict:
-    """K if dropout and activation functions are made of this primitive, else S."""
-    if equation.primitive in REFERENCE_ERASES:
-        return Verdict("K", "the reference counts dropout and activations as erasing")
-    return Verdict("S", "the reference counts all but dropout and activations as preserving")

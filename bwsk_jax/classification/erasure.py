@@ -15,7 +15,7 @@ from jax.extend.core import primitives as p
 from bwsk_jax.engine.program.jaxprs import Equation, present
 from bwsk_jax.engine.program.types import is_differentiable
 
-__all__ = ["ERASES", "REFERENCE_ERASES", "why_erased"]
+__all__ = ["ERASES", "why_erased"]
 
 
 def _each(why: str, *primitives: Any) -> dict[Any, str]:
@@ -38,12 +38,16 @@ ERASES: dict[Any, str] = {
     p.dynamic_update_slice_p: "what was there is overwritten",
     p.ppermute_p: "what is sent to nobody is dropped",
     p.dot_general_p: "a projection to fewer dimensions",
-    p.conv_general_dilated_p: "each result mixes a window of elements",
+    p.conv_general_dilated_p: "windows overlap or leave gaps, or are mapped to fewer dimensions",
     **_each("rows beyond all groups become 0", *present("ragged_dot_general_p")),
     p.fft_p: "the imaginary part of a real signal's ends is dropped",
     **_each("what is added to one place is summed", p.scatter_add_p, lax.scatter_sub_p),
     p.scatter_mul_p: "a factor of 0 leaves nothing, and integers wrap",
     p.triangular_solve_p: "only a triangle is read, and many have one solution",
+    **_each("many matrices have one solution", lax.linear_solve_p, p.tridiagonal_solve_p),
+    p.svd_p: "only singular values are left",
+    p.eig_p: "only eigenvalues, or left eigenvectors, are left",
+    p.schur_p: "the vectors are dropped",
     p.cumprod_p: "integers wrap",
     **_each("x and -x give the same", *present("one_minus_square_p")),
     # elementwise
@@ -79,7 +83,7 @@ ERASES: dict[Any, str] = {
     **_each("only the extremes so far are left", p.cummax_p, p.cummin_p),
     **_each("what is not read is dropped", p.slice_p, p.dynamic_slice_p),
     p.gather_p: "what is not read is dropped, and two places may hold the same",
-    **_each("the order is dropped", p.sort_p),
+    p.sort_p: "the order is dropped",
     **_each("all but the largest are dropped", p.top_k_p, p.approx_top_k_p),
     **_each("what was there is overwritten", p.scatter_p, p.scatter_min_p, p.scatter_max_p),
     **_each("what is not selected is dropped", p.select_and_scatter_p, p.select_and_scatter_add_p),
@@ -97,17 +101,6 @@ def why_erased(equation: Equation) -> str:
         return "x and -x have one product with themselves"
     if equation.primitive is p.dot_general_p and not is_differentiable(equation.out_avals[0]):
         return "integers wrap"
+    if equation.primitive in (p.random_fold_in_p, p.random_split_p):
+        return "no way from random bits to their key is known"
     return ERASES.get(equation.primitive, "no rule")
-
-
-REFERENCE_ERASES: dict[Any, bool] = {
-    **dict.fromkeys((p.random_bits_p, p.threefry2x32_p, p.rng_bit_generator_p, p.rng_uniform_p), False),
-    **dict.fromkeys((p.tanh_p, p.erf_p, p.erfc_p, p.logistic_p, p.max_p, p.expm1_p), True),
-}
-"""Maps what erases by the reference's count to whether it does so only on values of a module's full size.
-
-The reference knows two things that erase: dropout, which is seen by its random bits, and activations, which
-are seen by the nonlinear functions that they are made of. A layer norm may call such a function too, to clip
-its variance; so an activation has to work on values as large as the module's largest. All else preserves by
-that count, projections and look-ups too.
-"""

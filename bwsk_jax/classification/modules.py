@@ -7,18 +7,19 @@ written in, for libraries that leave none.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 
 from bwsk_jax.classification.bodies import Body
 from bwsk_jax.classification.equations import ClassifiedEquation, leaving
-from bwsk_jax.classification.erasure import REFERENCE_ERASES
+from bwsk_jax.classification.functions import Occurrence
 from bwsk_jax.classification.report import Module
 from bwsk_jax.classification.values import Role, ValueInfo
 from bwsk_jax.engine.program.jaxprs import Equation
-from bwsk_jax.engine.program.types import is_differentiable, is_key, size
+from bwsk_jax.engine.program.types import is_differentiable, is_key
 from bwsk_jax.engine.rules import costs
 
-__all__ = ["mark_leaves", "module_name", "modules", "preserves_by_reference", "preserves_strictly"]
+__all__ = ["mark_leaves", "module_name", "modules", "preserves_strictly"]
 
 SMALL = 0.5
 """Side information is small if it has at most this fraction of the bytes that it helps to recover."""
@@ -27,13 +28,16 @@ SMALL = 0.5
 def module_name(body: Body, equation: Equation) -> str:
     """The name of the module that an equation stands in, with those around it: "Encoder/layer/norm".
 
-    `einsum` puts its specification on the name stack; that is no module. Without a name stack the classes
-    that call each other are named instead.
+    `einsum` puts its specification on the name stack and `vmap` its own name, as `vmap()`; these are no
+    modules. Without a name stack the classes that call each other are named instead.
     """
-    scopes = [scope for scope in equation.module.split("/") if scope and "->" not in scope]
+    scopes = [scope for scope in equation.module.split("/") if not _NO_MODULE.fullmatch(scope)]
     if not scopes and (callers := equation.callers):
         return callers
     return "/".join(filter(None, (body.module, *scopes)))
+
+
+_NO_MODULE = re.compile(r"|.*->.*|(\w+\()+\)+")
 
 
 def modules(
@@ -136,15 +140,35 @@ def preserves_strictly(module: Sequence[ClassifiedEquation], info: ValueInfo) ->
 def _is_recoverable(
     target: int, module: Sequence[ClassifiedEquation], info: ValueInfo, at_hand: Set[int]
 ) -> bool:
-    """Whether `target` comes back from what leaves the module, what is at hand, and little else."""
+    """Whether `target` comes back from what leaves the module, what is at hand, and little else.
+
+    Where several equations compute a function that preserves as a whole, its operand comes back from its
+    result, whatever these equations erase.
+    """
     sources_of = _smallest_sources(module, info, at_hand - {target})
     known = set(leaving(module, info))
     side: set[int] = set()
+    whole = _whole_functions(module, info)
+    passed: set[Equation] = set()
     for classified in reversed(module):
-        if classified.target is not None and known.issuperset(classified.equation.outputs):
-            known.add(classified.target)
-            side.update(*(sources_of(v) for v in classified.given if v not in known))
+        occurrence = whole.get(classified.equation)
+        if occurrence is not None and occurrence.result in known:
+            target_here, given = occurrence.operand, [occurrence.constant]
+            passed.update(occurrence.equations)
+        elif classified.equation not in passed and known.issuperset(classified.equation.outputs):
+            target_here, given = classified.target, classified.given
+        else:
+            continue
+        if target_here is not None and target_here not in known:
+            known.add(target_here)
+            side.update(*(sources_of(v) for v in given if isinstance(v, int) and v not in known))
     return target in known and info.origin_bytes_of(side) <= SMALL * info.origin_bytes[target]
+
+
+def _whole_functions(module: Sequence[ClassifiedEquation], info: ValueInfo) -> dict[Equation, Occurrence]:
+    """The functions that are computed inside a module and preserve as a whole, by their last equation."""
+    inside = {classified.equation for classified in module}
+    return {each.equations[-1]: each for each in info.functions if inside.issuperset(each.equations)}
 
 
 def _smallest_sources(
@@ -160,12 +184,3 @@ def _smallest_sources(
         for v in classified.equation.outputs:
             sources.setdefault(v, min({v}, from_inputs, key=info.origin_bytes_of))
     return lambda v: sources.get(v, {v})
-
-
-def preserves_by_reference(module: Sequence[ClassifiedEquation], info: ValueInfo) -> bool:
-    """Whether the module neither drops out nor is an activation function."""
-    largest_of = lambda classified: max(map(size, classified.equation.out_avals), default=0)
-    largest = max(map(largest_of, module))
-    needs_size = lambda classified: REFERENCE_ERASES[classified.equation.primitive]
-    erasing = [classified for classified in module if classified.verdict.kind == "K"]
-    return not any(largest_of(each) == largest or not needs_size(each) for each in erasing)

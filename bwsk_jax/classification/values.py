@@ -7,18 +7,21 @@ value has a `Role`, which says whether it has to come back or may be read on the
 from __future__ import annotations
 
 import enum
+import functools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Literal
 from jax.extend.core import primitives as p
 
+from bwsk_jax.classification.functions import Occurrence, occurrences
 from bwsk_jax.engine.program.jaxprs import Equation, Program
 from bwsk_jax.engine.program.types import nbytes
 from bwsk_jax.engine.rules import intervals
 
-__all__ = ["Role", "ValueInfo"]
+__all__ = ["Role", "ValueInfo", "only_looks"]
 
 
 class Role(enum.IntEnum):
@@ -33,6 +36,12 @@ class Role(enum.IntEnum):
     DATA = 2
 
 
+def only_looks(equation: Equation) -> bool:
+    """Whether an equation shows what it reads to somebody, as a print does, and computes nothing."""
+    writes = any(hasattr(aval, "inner_aval") for aval in equation.in_avals)
+    return not equation.outputs and not writes
+
+
 class ValueInfo:
     """What is known of the values of one program. Values are numbers, as in `Program`.
 
@@ -42,8 +51,10 @@ class ValueInfo:
       origin_bytes: the size of each value where it was smallest on its way, such as before a broadcast.
       roots: the inputs and constants that each value was computed from.
       masks: the values that were made from booleans. They may be 0, so nothing should be divided by them.
+      numbers: the values that number their elements along an axis, from 0, and that axis.
       bounds: the interval that each computed value lies in.
-      readers: how often each value is read. An output of the program counts as one more reader.
+      readers: how often each value is read. An output of the program counts as one more reader, and an
+        equation that only looks, such as a print, as none.
     """
 
     def __init__(self, program: Program, input_roles: Sequence[Role]):
@@ -53,10 +64,11 @@ class ValueInfo:
         self.origin_bytes = {v: nbytes(program.avals[v]) for v in self.roles}
         self.roots = {v: frozenset([v]) for v in self.roles}
         self.masks: set[int] = set()
+        self.numbers: dict[int, int] = {}
         self.bounds = intervals.Bounds()
         for equation in program.equations:
             self._add(equation)
-        self.readers = Counter(v for e in program.equations for v in e.reads)
+        self.readers = Counter(v for e in program.equations if not only_looks(e) for v in e.reads)
         self.readers.update(v for v in program.outputs if not isinstance(v, Literal))
 
     def _add(self, equation: Equation) -> None:
@@ -66,6 +78,7 @@ class ValueInfo:
         if role is Role.ARGUMENT and not moves:
             role = Role.DATA
         self.bounds.add(equation)
+        self._add_numbers(equation)
         was_bool = moves and equation.in_avals[0].dtype == bool
         scales = moves or equation.primitive in (p.mul_p, p.div_p)
         masked = was_bool or (scales and not self.masks.isdisjoint(equation.reads))
@@ -78,6 +91,31 @@ class ValueInfo:
                 self.origin_bytes[value] = min(nbytes(aval), self.origin_bytes[equation.reads[0]])
             if masked:
                 self.masks.add(value)
+
+    def _add_numbers(self, equation: Equation) -> None:
+        """Learn whether an equation numbers elements, or hands on what does."""
+        axis = None
+        if equation.primitive is p.iota_p:
+            axis = equation.params["dimension"]
+        elif len(equation.reads) == len(equation.inputs) == 1 and equation.reads[0] in self.numbers:
+            axis = self.numbers[equation.reads[0]]
+            if equation.primitive is p.broadcast_in_dim_p:
+                size, axis = equation.in_avals[0].shape[axis], equation.params["broadcast_dimensions"][axis]
+                axis = axis if equation.out_avals[0].shape[axis] == size else None
+            elif equation.primitive is p.transpose_p:
+                axis = equation.params["permutation"].index(axis)
+            elif equation.primitive not in (p.convert_element_type_p, p.copy_p):
+                return
+        if axis is not None:
+            (aval,) = equation.out_avals
+            whole = jnp.issubdtype(aval.dtype, jnp.integer)
+            if whole and aval.shape[axis] - 1 <= jnp.iinfo(aval.dtype).max:
+                self.numbers[equation.outputs[0]] = axis
+
+    @functools.cached_property
+    def functions(self) -> list[Occurrence]:
+        """Where a function is computed that preserves, although some of its equations erase."""
+        return list(occurrences(self.program, self.interval))
 
     def bytes(self, values: Iterable[int]) -> int:
         """The size of these values together; one that is named twice counts once."""

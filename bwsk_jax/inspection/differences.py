@@ -70,8 +70,8 @@ def explanation(strict: Report, reference: Report) -> str:
     if not found:
         return f"The taxonomies agree on all {total} leaf modules."
     groups = (
-        ("strictly K, and S in the reference, where only dropout and activations erase", "K"),
-        ("strictly S, and K in the reference, where every dropout and activation erases", "S"),
+        ("strictly K, and S in the reference, which goes by the kind of module", "K"),
+        ("strictly S, and K in the reference, which goes by the kind of module", "S"),
     )
     said = []
     for meaning, kind in groups:

@@ -12,7 +12,7 @@ import bwsk_jax.engine
 PACKAGE = pathlib.Path(bwsk_jax.classification.__file__).parent
 ENGINE = pathlib.Path(bwsk_jax.engine.__file__).parent
 ORDER = [
-    *("report", "values", "costly_inverses", "erasure", "equations"),
+    *("report", "functions", "values", "costly_inverses", "erasure", "equations", "reference"),
     *("bodies", "phases", "modules", "classify"),
 ]
 
@@ -33,13 +33,17 @@ def imported(path):
 @pytest.mark.parametrize("name", ORDER)
 def test_a_file_imports_the_engine_and_the_files_before_it(name):
     before = ORDER[: ORDER.index(name)]
-    for _, package, module, *_ in imported(PACKAGE / f"{name}.py"):
-        assert package == "engine" or (package == "classification" and module in before), module
+    inside = PACKAGE / name
+    for path in sorted(inside.glob("*.py")) if inside.is_dir() else [PACKAGE / f"{name}.py"]:
+        for _, package, module, *_ in imported(path):
+            near = module in before or (module == name and inside.is_dir())
+            assert package == "engine" or (package == "classification" and near), module
 
 
 def test_the_docstring_lists_all_files_in_that_order():
-    assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", *ORDER}
-    listed = re.findall(r"^(\w+)\.py ", bwsk_jax.classification.__doc__, re.MULTILINE)
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert {path.stem for path in PACKAGE.glob("*.py")} | folders == {"__init__", *ORDER}
+    listed = re.findall(r"^(\w+)(?:\.py|/) ", bwsk_jax.classification.__doc__, re.MULTILINE)
     assert listed == ORDER
 
 

@@ -53,6 +53,7 @@ def test_a_module_preserves_if_its_input_comes_back(how, rows):
     assert {m.name.removeprefix("Block/") for m in reference.modules if m.leaf and m.kind == "K"} == {
         "gelu",
         "dropout",
+        "softmax",
     }
 
 
@@ -125,8 +126,8 @@ def test_modules_inside_a_loop_are_named_once():
     }
 
 
-@functools.cache
-def base(taxonomy):
+def base_training():
+    """Training's logits, with dropout, and what they are a function of."""
     config = bert.PRESETS["base"]
     params = jax.eval_shape(lambda key: bert.init_params(config, key), jax.random.key(0))
     tokens = jax.ShapeDtypeStruct((2, 16), jnp.int32)
@@ -134,13 +135,40 @@ def base(taxonomy):
     def training(params, tokens, key):
         return bert.predict(config, params, bert.encode(config, params, tokens, dropout_key=key))
 
-    return classify(training, params, tokens, jax.random.key(0), wrt=1, taxonomy=taxonomy)
+    return training, params, tokens, jax.random.key(0)
+
+
+@functools.cache
+def base(taxonomy):
+    return classify(*base_training(), wrt=1, taxonomy=taxonomy)
 
 
 def test_bert_base_counts_as_the_reference_does():
     report = base("reference")
     assert report.leaf_modules == {"S": 103, "K": 50}
     assert round(report.ratios["modules"]["S"], 3) == 0.673
+
+
+@functools.cache
+def base_with_all_followed(taxonomy):
+    return classify(*base_training(), taxonomy=taxonomy)
+
+
+def test_bert_base_with_parameters_followed_too():
+    """The look-ups of positions and token types drop rows that they do not read."""
+    followed, tokens = (
+        {m.name for m in report.modules if m.leaf and m.kind == "K"}
+        for report in (base_with_all_followed("strict"), base("strict"))
+    )
+    assert followed - tokens == {"Embeddings/position", "Embeddings/token_type"}
+    assert base_with_all_followed("strict").leaf_modules == {"S": 88, "K": 65}
+    assert base_with_all_followed("reference").leaf_modules == {"S": 103, "K": 50}
+
+
+def test_what_a_softmax_subtracts_is_not_cut_off():
+    """It is a maximum with -inf, which is the value itself."""
+    cuts = [line for line in base("strict").lines if line.primitive == "max" and "-inf" in line.inputs]
+    assert [(line.kind, line.repeats) for line in cuts] == [("S", 12)]
 
 
 def test_bert_base_strictly():

@@ -26,3 +26,10 @@ def only_line(primitive, fun, *args, **how):
     """The line of the report that has this primitive; there has to be one."""
     (line,) = [line for line in bwsk_jax.classify(fun, *args, **how).lines if line.primitive == primitive]
     return line
+
+
+def module_kinds(fun, *args, **how):
+    """Maps the name of each leaf module to its kind."""
+    return {
+        module.name: module.kind for module in bwsk_jax.classify(fun, *args, **how).modules if module.leaf
+    }

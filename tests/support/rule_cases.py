@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bwsk_jax.engine.program import jaxprs
+from bwsk_jax.engine.program.types import is_key
 from bwsk_jax.engine.rules.exactness import Grade
 
 
@@ -41,7 +42,8 @@ def draw(rng, case, shape, dtype):
         return jnp.asarray(rng.integers(0, 2, shape), bool)
     if jnp.issubdtype(dtype, jnp.integer):
         info = jnp.iinfo(dtype)
-        return jnp.asarray(rng.integers(info.min, int(info.max) + 1, shape).astype(dtype))
+        widest = np.int64 if info.min < 0 else np.uint64
+        return jnp.asarray(rng.integers(info.min, info.max, shape, widest, endpoint=True).astype(dtype))
     drawn = rng.uniform(case.low, case.high, shape)
     if jnp.issubdtype(dtype, jnp.complexfloating):
         drawn = drawn + 1j * rng.uniform(case.low, case.high, shape)
@@ -60,25 +62,35 @@ def round_trips(cases):
 
 def equation_of(call, primitive, *operands):
     """The equation with this primitive, its operands and its outputs."""
-    program = jaxprs.flatten(jax.make_jaxpr(call)(*operands))
+    program = program_of(call, *operands)
     (equation,) = [e for e in program.equations if e.primitive is primitive]
     wanted = [*equation.inputs, *equation.outputs]
     values = jax.jit(lambda *operands: program.evaluate(operands, wanted))(*operands)
     return equation, values[: len(equation.inputs)], values[len(equation.inputs) :]
 
 
+def program_of(call, *operands):
+    """The flat program of a call."""
+    return jaxprs.flatten(jax.make_jaxpr(call)(*operands))
+
+
 def check_round_trip(case, dtype, inverses_of):
-    """Every inverse that the case names is there, and gives back the operand to what its grade promises."""
+    """Every inverse that the case names is there, and gives back the operand to what its grade promises.
+
+    `inverses_of(equation, program)` are those of an equation of a program.
+    """
     with jax.enable_x64("64" in dtype or "128" in dtype):
         rng = np.random.default_rng(0)
         operands = [draw(rng, case, shape, dtype) for shape in case.shapes]
         equation, inputs, outputs = equation_of(case.call, case.primitive, *operands)
-        inverses = inverses_of(equation)
+        inverses = inverses_of(equation, program_of(case.call, *operands))
         assert {i.operand: i.grade for i in inverses} == case.grades
         for inverse in inverses:
-            others = [None if k == inverse.operand else v for k, v in enumerate(inputs)]
+            others = [v if k in inverse.given(equation) else None for k, v in enumerate(inputs)]
             got, true = jax.jit(inverse.apply)(others, outputs), inputs[inverse.operand]
             assert (got.shape, got.dtype) == (true.shape, true.dtype)
+            if is_key(jax.typeof(true)):
+                got, true = map(jax.random.key_data, (got, true))
             got, true = np.asarray(got), np.asarray(true)
             if inverse.grade is Grade.EXACT:
                 assert got.tobytes() == true.tobytes()

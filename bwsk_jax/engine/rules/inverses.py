@@ -23,7 +23,7 @@ from bwsk_jax.engine.program.types import is_differentiable, is_real
 from bwsk_jax.engine.rules.exactness import Grade
 from bwsk_jax.engine.rules.intervals import IntervalOf
 
-__all__ = ["INVERSES", "Inverse", "solvable"]
+__all__ = ["INVERSES", "Inverse", "narrowing_condition", "solvable"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Inverse:
       grade: how far the result can be trusted.
       amplification: the factor by which a constant in it multiplies an absolute error of the output.
       reads: the places of the operands that must be known, None for all but `operand`.
-      condition: where a `GUARDED` inverse holds, in words.
+      condition: where a `GUARDED` or `NARROWED` inverse holds, in words.
     """
 
     operand: int
@@ -83,18 +83,18 @@ def _sums(solve_first: Callable, solve_second: Callable):
 
     def entry(equation, interval_of):
         grade = Grade.ROUNDED if is_differentiable(equation.out_avals[0]) else Grade.EXACT
-        if solvable(equation, 0) and _is_finite(equation.inputs[1]):
+        if solvable(equation, 0) and _may_be_finite(equation.inputs[1], interval_of):
             yield Inverse(0, lambda ins, outs: solve_first(outs[0], ins[1]), grade)
-        if solvable(equation, 1) and _is_finite(equation.inputs[0]):
+        if solvable(equation, 1) and _may_be_finite(equation.inputs[0], interval_of):
             yield Inverse(1, lambda ins, outs: solve_second(outs[0], ins[0]), grade)
 
     return entry
 
 
-def _is_finite(atom) -> bool:
+def _may_be_finite(atom, interval_of) -> bool:
     """Whether nothing says that the value is infinite or no number."""
-    constant = literal_value(atom)
-    return constant is None or math.isfinite(constant)
+    constant, bounds = literal_value(atom), interval_of(atom)
+    return bounds.low < math.inf and bounds.high > -math.inf if constant is None else math.isfinite(constant)
 
 
 def _scales(constant: float, dtype) -> bool:
@@ -107,7 +107,7 @@ def _mul(equation, interval_of):
         return
     for operand in (0, 1):
         other = equation.inputs[1 - operand]
-        if not solvable(equation, operand):
+        if not solvable(equation, operand) or not _may_be_finite(other, interval_of):
             continue
         solve = lambda ins, outs, other=1 - operand: lax.div(outs[0], ins[other])
         constant = literal_value(other)
@@ -162,7 +162,16 @@ def _convert(equation, interval_of):
     if _embeds(source, target):
         yield Inverse(0, back, Grade.EXACT)
     elif jnp.issubdtype(source, jnp.floating) and jnp.issubdtype(target, jnp.floating):
-        yield Inverse(0, back, Grade.NARROWED)
+        narrow, least = jnp.finfo(target), max(float(jnp.finfo(t).tiny) for t in (source, target))
+        condition = narrowing_condition(least, float(narrow.max), signed=float(narrow.min) < 0)
+        yield Inverse(0, back, Grade.NARROWED, condition=condition)
+
+
+def narrowing_condition(least: float, most: float, *, signed: bool = True) -> str:
+    """Where a type whose normal numbers have these sizes keeps the digits of x that it has room for."""
+    if signed:
+        return f"x is 0, or between {least:.3g} and {most:.3g} in size"
+    return f"x is between {least:.3g} and {most:.3g}"
 
 
 def _embeds(source, target) -> bool:
