@@ -56,8 +56,12 @@ def test_a_narrow_type_loses_no_more_than_in_plain_autodiff(name, dtype):
     single = measure.concrete(FAMILIES[name], jnp.float32, SMALL)
     floats, rest = measure.arguments(stack)
     exact = compiled(single, "plain")(jax.tree.map(lambda a: a.astype(jnp.float32), floats), rest)
-    error = {
-        scan: distance(compiled(stack, scan)(floats, rest), exact) for scan in ("plain", "default", "least")
-    }
-    assert max(error["default"], error["least"]) <= 1.15 * error["plain"]
+    error = lambda scan: distance(compiled(stack, scan)(floats, rest), exact)
+    try:
+        allowed = 1.15 * error("plain")
+    except ValueError as refused:
+        if "is not supported by dot_general on CPU" not in str(refused):
+            raise
+        pytest.skip(f"plain autodiff cannot do it either: {str(refused).splitlines()[0]}")
+    assert max(error("default"), error("least")) <= allowed
     jax.effects_barrier()
