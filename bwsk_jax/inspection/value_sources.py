@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bwsk_jax import Plan
 from bwsk_jax.engine.program.jaxprs import Equation
+from bwsk_jax.engine.program.types import nbytes
 
 __all__ = ["HOW", "ValueSource", "residual_sources", "total_bytes", "value_sources"]
 
@@ -21,7 +22,7 @@ class ValueSource:
     Attributes:
       value: the value's number.
       type: its type, such as "f32[4,128]".
-      bytes: its size.
+      bytes: what it takes where the plan saves it; booleans are saved as bits.
       how: "saved", "inverted" or "replayed".
       grade: the grade of the inverse; "" unless the value is inverted.
       primitive: that of the equation below; "argument" if there is no such equation.
@@ -47,11 +48,15 @@ def value_sources(plan: Plan) -> list[ValueSource]:
 
 
 def residual_sources(plan: Plan) -> list[ValueSource]:
-    """Return the source of each value that plain autodiff would keep, in the order of the program."""
+    """Return the source of each value that plain autodiff would keep, in the order of the program.
+
+    Their `bytes` are what plain autodiff keeps, where a boolean takes a byte.
+    """
+    avals = plan.problem.program.avals
     residuals: dict[int, ValueSource] = {}
     for source in value_sources(plan):
-        if source.residual:
-            residuals.setdefault(source.value, source)
+        if source.residual and source.value not in residuals:
+            residuals[source.value] = replace(source, bytes=nbytes(avals[source.value]))
     return sorted(residuals.values(), key=lambda source: source.value)
 
 
