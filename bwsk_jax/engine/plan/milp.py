@@ -38,6 +38,8 @@ WORK = 100_000
 of the families in `experiments` takes a quarter of it."""
 FEWEST_NODES = 20
 """How many nodes it may visit in any case: the heuristics before the first find most of what is found."""
+LARGE, COARSE_GAP = 3000, 0.005
+"""From so many variables on, the search ends at this relative gap, because a single node takes seconds."""
 INFEASIBLE = 2
 """SciPy's status of a program without a solution."""
 
@@ -282,12 +284,13 @@ class _Model:
 
     def _minimised(self, objective: np.ndarray, upper: Any, integrality: Any) -> Any:
         low: Any = np.zeros(self.columns)
+        gap = GAP if self.columns < LARGE else COARSE_GAP
         return milp(
             objective,
             constraints=self.rows.build(self.columns),
             bounds=Bounds(low, upper),
             integrality=integrality,
-            options={"mip_rel_gap": GAP, "node_limit": max(WORK // self.columns, FEWEST_NODES)},
+            options={"mip_rel_gap": gap, "node_limit": max(WORK // self.columns, FEWEST_NODES)},
         )
 
     def _domains(self) -> tuple[Any, Any]:

@@ -126,8 +126,7 @@ def test_padded_rows_with_positions_that_start_at_zero(limit):
 def least_bytes(activation):
     """What a layer of the coupling keeps at least memory, as a fraction of its carry."""
     half = jax.ShapeDtypeStruct((2, 12, 12, 4), jnp.float32)
-    one = lambda seed: jax.tree.map(lambda a: a[0], branch_params(seed, 0.0))
-    params = jax.eval_shape(lambda: (one(1), one(2)))
+    params = branch_params(1, 0.0), branch_params(2, 0.0)
     plan = bwsk_jax.plan_scan(coupling(activation), (half, half), params, max_overhead=INF)
     return plan.saved_bytes / (2 * math.prod(half.shape) * 4)
 

@@ -157,7 +157,7 @@ def test_a_number_in_the_function_counts():
 
 def test_inverses_are_refused_where_none_are_allowed():
     plan = bwsk_jax.plan_scan(*SCANS["coupling"], max_overhead=INF)
-    with pytest.raises(PlanError, match=r"the plan (inverts|replays) equation \d+"):
+    with pytest.raises(PlanError, match=r"equation \d+, which is not possible here"):
         gradient("coupling", plan=plan, invert=False)(WEIGHTS)
 
 
@@ -165,7 +165,7 @@ def test_an_inverse_that_amplifies_is_refused_over_too_many_iterations():
     body, init, _ = SCANS["halving"]
     xs = lambda length: jax.ShapeDtypeStruct((length, 4, 8), jnp.float32)
     plan = bwsk_jax.plan_scan(body, init, xs(4), max_overhead=INF)
-    assert plan.inverted >= 1
+    assert plan.inverted == 2
     loss = lambda xs: bwsk_jax.reversible_scan(body, init, xs, plan=plan)[0].sum()
     assert jax.eval_shape(jax.grad(loss), xs(8)).shape == (8, 4, 8)
     with pytest.raises(PlanError, match=r"the plan inverts equation \d+, which is not possible here"):
