@@ -77,6 +77,7 @@ class Problem:
 
     Attributes:
       program: the function and its VJP.
+      bounds: what is known of its values before they are computed.
       available: the values that the backward pass has anyway, at no cost.
       targets: the values that it needs.
       steps: every replay and inversion that could help, in the order of the equations.
@@ -93,6 +94,7 @@ class Problem:
     """
 
     program: Program
+    bounds: Bounds
     available: frozenset[int]
     targets: tuple[int, ...]
     steps: tuple[Step, ...]
@@ -109,11 +111,6 @@ class Problem:
     def bytes(self) -> dict[int, int]:
         """Bytes of each value where it is saved; booleans are saved as bits."""
         return {v: kept_nbytes(aval) for v, aval in enumerate(self.program.avals)}
-
-    @functools.cached_property
-    def bounds(self) -> Bounds:
-        """What is known of the values before they are computed."""
-        return bounds_of(self.program)
 
     @functools.cached_property
     def at_hand(self) -> frozenset[int]:
@@ -189,7 +186,8 @@ def _problem(
     parameter_only = _closure(program, (*parameters, *program.constants))
     constant = _closure(program, program.constants)
     shown = exactness.shown_digits(trace, carry_in)
-    inversions = list(_inversions(program, parameter_only, length)) if invert else []
+    bounds = bounds_of(program)
+    inversions = list(_inversions(program, bounds, parameter_only, length)) if invert else []
     inversions = [s for s in inversions if not _loses_digits(program, s, shown)]
     steps = [
         s
@@ -200,6 +198,7 @@ def _problem(
     targets = tuple(dict.fromkeys(v for v in (*residuals, *carry_in) if v not in available))
     return Problem(
         program=program,
+        bounds=bounds,
         available=available,
         targets=targets,
         steps=tuple(_useful(steps, targets, available.union(free_steps))),
@@ -251,8 +250,9 @@ def _replays(program: Program, constant: frozenset[int]) -> Iterator[Step]:
             yield Step(number, None, tuple(dict.fromkeys(equation.reads)), equation.outputs, cost)
 
 
-def _inversions(program: Program, parameter_only: frozenset[int], length: int) -> Iterator[Step]:
-    bounds = bounds_of(program)
+def _inversions(
+    program: Program, bounds: Bounds, parameter_only: frozenset[int], length: int
+) -> Iterator[Step]:
     for number, equation in enumerate(program.equations):
         for inverse in inverses_of(equation, bounds.of):
             target = equation.inputs[inverse.operand]
