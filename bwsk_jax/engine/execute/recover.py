@@ -1,12 +1,13 @@
 """Run a plan: give back, from what was saved, what the backward pass reads.
 
-A plan whose inverses need a guard has two schedules. What both have in common runs first, then the guard, and
-then a conditional runs what is left of the one or of the other.
+A plan whose inverses need a guard has two schedules. A conditional chooses between them, and only what they
+do differently is in it: all that both have in common runs once, before it or after it. For XLA gives all
+results of a conditional memory of their own at once, and fuses nothing into them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from jax import lax
@@ -28,64 +29,92 @@ def recover(plan: Plan, known: Environment) -> Environment:
     environment = dict(problem.program.constants) | known
     if plan.fallback is None:
         run_steps(plan, plan.steps, environment)
-        return {v: environment[v] for v in problem.targets}
-    stages = _stages(plan, plan.fallback)
-    run_steps(plan, stages.shared, environment)
-    wanted = [v for v in problem.targets if v not in environment]
-    given = list(
+    else:
+        stages = _stages(plan, plan.fallback)
+        run_steps(plan, stages.before, environment)
+        environment.update(_chosen(plan, stages, environment))
+        run_steps(plan, stages.after, environment)
+    return {v: environment[v] for v in problem.targets}
+
+
+class _Stages(NamedTuple):
+    """The steps before the conditional, those of its two branches, the values that it gives, and the steps
+    after it.
+    """
+
+    before: list[Step]
+    guarded: list[Step]
+    fallback: list[Step]
+    chosen: list[int]
+    after: list[Step]
+
+
+def _chosen(plan: Plan, stages: _Stages, environment: Environment) -> Environment:
+    """What the conditional gives."""
+    operands = list(
         dict.fromkeys((*reads_from(stages.guarded, environment), *reads_from(stages.fallback, environment)))
     )
 
     def branch(steps):
         def run(values):
-            inner = dict(zip(given, values, strict=True))
+            inner = dict(zip(operands, values, strict=True))
             run_steps(plan, steps, inner)
-            return [inner[v] for v in wanted]
+            return [inner[v] for v in stages.chosen]
 
         return run
 
     verdict = trusted(plan, stages.guarded, stages.fallback, environment)
-    operands = [environment[v] for v in given]
-    results: Sequence[Any] = lax.cond(verdict, branch(stages.guarded), branch(stages.fallback), operands)
-    environment.update(zip(wanted, results, strict=True))
-    return {v: environment[v] for v in problem.targets}
-
-
-class _Stages(NamedTuple):
-    """The steps before the conditional, those of its branch with inverses and those of the one without."""
-
-    shared: list[Step]
-    guarded: list[Step]
-    fallback: list[Step]
+    results: Sequence[Any] = lax.cond(
+        verdict, branch(stages.guarded), branch(stages.fallback), [environment[v] for v in operands]
+    )
+    return dict(zip(stages.chosen, results, strict=True))
 
 
 def _stages(plan: Plan, fallback: Sequence[Step]) -> _Stages:
     """Split both schedules of a plan.
 
-    Before the conditional runs what both schedules do for values that depend on parameters alone, what reads
-    a key (inside the conditional, `vmap` would batch the key with the branch, and the `rbg` generator then
-    draws other bits than the forward pass did), and what the guarded inverses are applied to, for the guard
-    to look at.
+    Before the conditional also runs what reads a key (inside, `vmap` would batch the key with the branch, and
+    the `rbg` generator then draws other bits than the forward pass did), and what the guarded inverses are
+    applied to, for the guard to look at.
     """
-    wanted = _on_parameters_alone(plan, fallback) | _drawing(plan, plan.steps) | _drawing(plan, fallback)
-    wanted |= _feeding_guarded(plan)
+    common = set(plan.steps).intersection(fallback)
     known = set(plan.problem.available).union(plan.saved)
-    shared: dict[Step, None] = {}
+    wanted = common | _drawing(plan, plan.steps) | _drawing(plan, fallback) | _feeding_guarded(plan)
+    before: dict[Step, None] = {}
     for step in (*plan.steps, *fallback):
-        if step in wanted and step not in shared and known.issuperset(step.reads):
-            shared[step] = None
+        if step in wanted and step not in before and known.issuperset(step.reads):
+            before[step] = None
             known.update(step.writes)
-    return _Stages(
-        list(shared),
-        [s for s in plan.steps if s not in shared],
-        [s for s in fallback if s not in shared],
-    )
+    guarded = [s for s in plan.steps if s not in before]
+    refused = [s for s in fallback if s not in before]
+    after = [s for s in guarded if s in common]
+    while True:
+        chosen = _read_later(plan, known, after)
+        branches = [_giving(steps, chosen) for steps in (guarded, refused)]
+        # What is dear is not run in a branch and once more after it.
+        dear = [s for s in after if _is_dear(plan, s) and any(s in branch for branch in branches)]
+        if not dear:
+            return _Stages(list(before), *branches, chosen, after)
+        after = [s for s in after if s not in dear]
 
 
-def _on_parameters_alone(plan: Plan, fallback: Sequence[Step]) -> set[Step]:
-    """The steps of both schedules whose results depend on no activation."""
-    both = set(plan.steps).intersection(fallback)
-    return {s for s in both if plan.problem.parameter_only.issuperset(s.writes)}
+def _read_later(plan: Plan, known: set[int], after: Sequence[Step]) -> list[int]:
+    """What the steps after the conditional, and the backward pass, read of values that are not `known` before
+    it."""
+    given = known.union(*(s.writes for s in after))
+    read = (*(v for s in after for v in s.reads), *plan.problem.targets)
+    return list(dict.fromkeys(v for v in read if v not in given))
+
+
+def _giving(steps: Sequence[Step], values: Iterable[int]) -> list[Step]:
+    """Those of the steps that give these values, and those that lead to them."""
+    wanted = set(values)
+    return leading_to(steps, [s for s in steps if wanted.intersection(s.writes)])
+
+
+def _is_dear(plan: Plan, step: Step) -> bool:
+    """Whether it costs more than a hundredth of the forward pass."""
+    return 100 * step.cost > plan.problem.forward_cost
 
 
 def _drawing(plan: Plan, steps: Sequence[Step]) -> set[Step]:

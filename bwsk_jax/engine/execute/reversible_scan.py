@@ -28,7 +28,7 @@ from bwsk_jax.engine.plan.problem import scan_problem
 from bwsk_jax.engine.program.jaxprs import Program
 from bwsk_jax.engine.program.scan_body import ScanBody, trace_body
 from bwsk_jax.engine.program.types import cast_like, is_differentiable, without_weak_type
-from bwsk_jax.engine.program.vjp import split
+from bwsk_jax.engine.program.vjp import merge, split
 
 __all__ = ["reversible_scan"]
 
@@ -132,6 +132,8 @@ class _ReversibleScan:
         return step
 
     def forward(self, consts, init, xs):
+        if self.plan.is_checkpoint:
+            return self._checkpointed(consts, init, xs)
         vjp = self.scan.vjp
         num_ys = vjp.num_outputs - self.scan.num_carry
         evaluate = self._step(vjp.program, consts, (*vjp.outputs, *self.plan.saved))
@@ -144,7 +146,24 @@ class _ReversibleScan:
         kept = KeptCarries([init[k] for k in self._alarm.leaves], ends, last)
         return (last, outs[:num_ys]), (consts, xs, kept, outs[num_ys:])
 
+    def _checkpointed(self, consts, init, xs):
+        """What `jax.checkpoint` does in a scan, by itself: JAX and XLA know it better than a copy of it."""
+        differentiable = self.scan.vjp.differentiable_inputs
+        varied, fixed = split(differentiable, (*consts, *init, *xs))
+
+        def run(*varied):
+            consts, init, xs = self.scan.split_inputs(merge(differentiable, varied, fixed))
+            step = jax.checkpoint(self._step(self.scan.program, consts, self.scan.program.outputs))
+            return lax.scan(step, init, xs, length=self.scan.length)
+
+        return jax.vjp(run, *varied)
+
     def backward(self, kept, cotangents):
+        if self.plan.is_checkpoint:
+            differentiable = self.scan.vjp.differentiable_inputs
+            missing = [None] * differentiable.count(False)
+            pulled = merge(differentiable, kept(cotangents), missing)
+            return tuple(self.scan.split_inputs(pulled))
         consts, xs, carries, saved = kept
         vjp = self.scan.vjp
         carry_mask, ys_mask = self.scan.split_outputs(vjp.differentiable_outputs)

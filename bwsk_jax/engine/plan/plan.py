@@ -183,6 +183,12 @@ class Plan:
         """Number of inverse steps."""
         return sum(s.inverts for s in self.steps)
 
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether it is what `jax.checkpoint` does in a scan: the carry is saved, and all else replayed."""
+        carry = self.problem.carry_in
+        return bool(carry) and not self.inverted and set(self.saved).issubset(carry)
+
     @functools.cached_property
     def guarded_steps(self) -> frozenset[Step]:
         """The steps that the guard watches: inverses that depend on the data, and that the fallback lacks."""

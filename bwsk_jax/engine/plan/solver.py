@@ -1,8 +1,13 @@
-"""How plans are found: the best plan without inverses first, and then whatever beats it with them.
+"""How plans are found: the best plan without inverses, then what beats it with them, then what a guard adds.
 
 Inverses are what makes the search hard. Without them nothing can be circular, and a thousand equations take
-seconds. With them, only what beats the first plan is looked for. Where that search ends early, or there are
-more steps than it could deal with, the first plan is improved one saved value at a time.
+seconds. With them, only what beats the first plan by a margin is looked for: an inverse that merely draws
+level is not worth its rounding. Where that search ends early, or there are more steps than it could deal
+with, the first plan is improved one saved value at a time.
+
+An inverse that the data may refuse needs a guard and a second schedule. It has to beat the best plan that
+needs neither, by a wider margin, and that plan stays the second schedule: what runs keeps to the limit,
+whatever the data are.
 
 The search is bounded by work that is counted, never by a clock, so that the same problem gets the same plan
 on every machine. A plan that may not be the best says so in its gap, and a warning is logged.
@@ -16,10 +21,10 @@ import math
 import time
 from collections.abc import Collection, Sequence
 
-from bwsk_jax.engine.plan.milp import Solution, candidates, integer_program, lower_bound
+from bwsk_jax.engine.plan.milp import Solution, integer_program, lower_bound
 from bwsk_jax.engine.plan.plan import Limit, Plan, PlanError, check_plan, outgrows
 from bwsk_jax.engine.plan.problem import Problem, Step
-from bwsk_jax.engine.plan.schedules import Tainted, derive, entering, ordered, propagate
+from bwsk_jax.engine.plan.schedules import derive, ordered, propagate
 from bwsk_jax.engine.rules.exactness import Grade
 
 __all__ = ["solve"]
@@ -28,10 +33,14 @@ MOST_STEPS = 600
 """A problem with more steps is searched without inverses, which are then tried one at a time. A transformer
 layer has about 350 steps."""
 MOST_ROUNDS = 5
-"""How often a solution that has no fallback is refined. No layer of the families in `experiments` takes more
-than two."""
+"""How often inverses that turn out to be avoidable are taken out, and the search begins again."""
 MOST_TRIES = 150
 """How many saved values are tried to be inverted instead, one at a time."""
+MARGIN = 0.002
+"""Recomputation that inverses have to save, or the bytes that are worth as much."""
+GUARD_MARGIN = 0.02
+"""The same for a guard, whose price FLOPs do not show: it reads what it judges several times, and XLA fuses
+nothing across the conditional."""
 SLOW = 2.0
 """Seconds of planning from which on a line is logged."""
 
@@ -71,99 +80,136 @@ def _tell(plan: Plan, limit: Limit, seconds: float) -> None:
 
 def _search(problem: Problem, limit: Limit) -> Plan | None:
     """The best plan that was found, or None if none keeps to the limit."""
-    found = _solve_guarded(problem, limit)
+    found = _best(problem, limit)
     if found is not None and outgrows(found):
-        found = _solve_guarded(problem.without(lambda s: s.amplification > 1), limit)
+        found = _best(problem.without(lambda s: s.amplification > 1), limit)
     return found
 
 
-def _solve_guarded(problem: Problem, limit: Limit) -> Plan | None:
-    """Solve until the saved values also allow a schedule without guarded inverses.
+def _best(problem: Problem, limit: Limit) -> Plan | None:
+    """The same, except that its inverses may let rounding grow too far."""
+    found = _replaying(problem, limit)
+    if not any(s.inverts for s in problem.steps):
+        return found
+    if len(problem.steps) > MOST_STEPS:
+        return found and _descended(problem, limit, found, lower_bound(problem, limit))
+    found = _inverting(problem, limit, found)
+    return found and _guarded(problem, limit, found)
 
-    When they do not, the values out of that schedule's reach show what is missing: whatever is saved outside
-    of them reaches none of them, so one of them has to be saved. That cut goes into the next round.
-    """
-    replaying = problem.without(lambda s: s.inverts)
-    solution, bound = integer_program(replaying, limit, [], math.inf)
+
+def _replaying(problem: Problem, limit: Limit) -> Plan | None:
+    """The best plan without inverses."""
+    solution, bound = integer_program(problem.without(lambda s: s.inverts), limit)
     if solution is None and limit.max_bytes is None:  # what plain autodiff does needs no search
         solution = Solution(tuple(v for v in problem.targets if v not in problem.free_steps), {})
-    incumbent = _plan(problem, limit, solution, bound)
-    if len(replaying.steps) == len(problem.steps):
-        return incumbent
-    if len(problem.steps) > MOST_STEPS:
-        return incumbent and _descended(problem, limit, incumbent, lower_bound(problem, limit))
-    cuts: list[list[int]] = []
-    bound = 0.0
+    return _judged(_realised(problem, solution), limit, bound) if solution else None
+
+
+def _inverting(problem: Problem, limit: Limit, found: Plan | None) -> Plan | None:
+    """What beats `found` by inverses that need no guard: exact ones, and those that nothing else can replace.
+
+    The integer program does not know which can be replaced. Where it uses one that can, the plan without it
+    is tried, and then the inverse is left out of the program.
+    """
+    allowed, bound = problem.without(_needs_guard), 0.0
     for _ in range(MOST_ROUNDS):
-        cutoff = math.inf if incumbent is None else _objective(incumbent, limit)
-        solution, bound = integer_program(problem, limit, cuts, cutoff)
+        solution, bound = integer_program(allowed, limit, cutoff=_cutoff(found, limit, MARGIN))
         if solution is None:
             break
-        found = _plan(problem, limit, solution, bound)
-        if found is not None:
-            return found
-        at_hand = problem.at_hand.union(solution.saved)
-        at_hand |= _without_guards(problem, solution.saved).keys()
-        cuts.append([v for v in candidates(problem) if v not in at_hand])
-    return incumbent and _descended(problem, limit, incumbent, bound)
+        wanted = _realised(problem, solution)
+        certain = _without_guard(problem, wanted.saved)
+        avoidable = {s for s in wanted.steps if s.data_dependent}.difference(certain.steps if certain else ())
+        if not avoidable:
+            return _judged(wanted, limit, bound)
+        if certain is not None and _keeps_to(limit, certain) and _is_better(certain, found, limit):
+            found = certain
+        allowed = allowed.without(avoidable.__contains__)
+    return found and _descended(problem, limit, found, bound)
+
+
+def _guarded(problem: Problem, limit: Limit, found: Plan) -> Plan:
+    """What beats `found` by inverses behind a guard, while `found` is what runs where the guard refuses."""
+    cutoff = _cutoff(found, limit, GUARD_MARGIN)
+    solution, _ = integer_program(problem, limit, kept=found.saved, cutoff=cutoff)
+    if solution is None:
+        return found
+    saved = tuple(sorted({*found.saved, *solution.saved}))
+    schedule = ordered(problem, saved, solution.chosen)
+    fallback = ordered(problem, saved, {v: s for s in found.steps for v in s.writes})
+    assert schedule is not None and fallback is not None, "what could be derived from less still can be"
+    if propagate(problem, schedule, fallback) is None:
+        return found
+    guarded = Plan(problem, _read_by(problem, saved, (*schedule, *fallback)), schedule, fallback)
+    if not guarded.guarded_steps:  # it came out of a search that ended early
+        return found
+    return dataclasses.replace(guarded, gap=found.gap)
 
 
 def _descended(problem: Problem, limit: Limit, plan: Plan, bound: float) -> Plan:
     """The plan after each saved value that an inverse can give, the largest first, was dropped where that
     pays. Where the bound of the objective shows that the plan is the best, it stays as it is.
     """
-    plan = dataclasses.replace(plan, gap=_gap(_objective(plan, limit), bound))
+    plan = _judged(plan, limit, bound)
     if not plan.gap:
         return plan
     invertible = set[int]().union(*(s.writes for s in problem.steps if s.inverts))
     tried = sorted(invertible.intersection(plan.saved), key=lambda v: (-problem.bytes[v], v))
     for value in tried[:MOST_TRIES]:
-        saved = tuple(v for v in plan.saved if v != value)
-        chosen = derive(problem, saved)
-        schedule = ordered(problem, saved, chosen)
-        if schedule is None or propagate(problem, schedule) is None:
-            continue
-        if limit.max_overhead is not None and problem.overhead(schedule) > limit.max_overhead:
-            continue
-        found = _plan(problem, limit, Solution(saved, chosen), bound)
-        if found is not None and _objective(found, limit) < _objective(plan, limit):
-            plan = found
+        found = _without_guard(problem, [v for v in plan.saved if v != value])
+        if found is not None and _keeps_to(limit, found) and _is_better(found, plan, limit):
+            plan = _judged(found, limit, bound)
     return plan
 
 
-def _plan(problem: Problem, limit: Limit, solution: Solution | None, bound: float) -> Plan | None:
-    """The plan that a solution means, or None if there is no solution or no fallback where it needs one."""
-    if solution is None:
-        return None
-    saved, chosen = solution
-    schedule = ordered(problem, saved, chosen)
+# --- plans and what they are worth -------------------------------------------------------------------------
+
+
+def _needs_guard(step: Step) -> bool:
+    return step.grade is Grade.GUARDED
+
+
+def _realised(problem: Problem, solution: Solution) -> Plan:
+    """The plan that a solution means."""
+    schedule = ordered(problem, solution.saved, solution.chosen)
     assert schedule is not None, "the order of the integer program leaves no derivation circular"
-    saved = _read_by(problem, saved, schedule)
-    start = entering(problem, schedule)
-    fallback = ordered(problem, saved, _without_guards(problem, saved, start))
-    if fallback is None or propagate(problem, schedule, fallback) is None:
+    return Plan(problem, _read_by(problem, solution.saved, schedule), schedule, None)
+
+
+def _without_guard(problem: Problem, saved: Collection[int]) -> Plan | None:
+    """The plan that derives all from these values and inverts only where nothing else leads on, or None."""
+    schedule = ordered(problem, saved, derive(problem, saved, lambda s: not _needs_guard(s)))
+    if schedule is None or propagate(problem, schedule) is None:
         return None
-    found = Plan(problem, saved, schedule, fallback)
-    if not found.guarded_steps:
-        found = dataclasses.replace(found, fallback=None)
-    return dataclasses.replace(found, gap=_gap(_objective(found, limit), bound))
+    return Plan(problem, _read_by(problem, saved, schedule), schedule, None)
 
 
-def _without_guards(
-    problem: Problem, saved: Collection[int], start: Tainted | None = None
-) -> dict[int, Step]:
-    return derive(problem, saved, lambda s: s.grade is not Grade.GUARDED, start)
+def _keeps_to(limit: Limit, plan: Plan) -> bool:
+    if limit.max_bytes is not None:
+        return plan.saved_bytes <= limit.max_bytes
+    return limit.max_overhead is None or plan.overhead <= limit.max_overhead
+
+
+def _is_better(plan: Plan, other: Plan | None, limit: Limit) -> bool:
+    """Whether it beats the other one by what inverses have to save."""
+    return _objective(plan, limit) < _cutoff(other, limit, MARGIN)
+
+
+def _cutoff(plan: Plan | None, limit: Limit, margin: float) -> float:
+    """What an objective has to be below in order to beat the plan by this much recomputation."""
+    return math.inf if plan is None else _objective(plan, limit) - margin * limit.weights[1]
+
+
+def _judged(plan: Plan, limit: Limit, bound: float) -> Plan:
+    """The plan with its gap to a lower bound of the objective. What the margin leaves open is none."""
+    value = _objective(plan, limit)
+    gap = (value - MARGIN * limit.weights[1] - bound) / max(abs(value), 1e-12)
+    return dataclasses.replace(plan, gap=gap if gap > 1e-5 else 0.0)
 
 
 def _read_by(problem: Problem, saved: Collection[int], schedule: Sequence[Step]) -> tuple[int, ...]:
     """The saved values that are of any use."""
     read = set(problem.targets).union(*(s.reads for s in schedule))
     return tuple(sorted(v for v in saved if v in read))
-
-
-def _gap(value: float, bound: float) -> float:
-    gap = (value - bound) / max(abs(value), 1e-12)
-    return gap if gap > 1e-5 else 0.0
 
 
 def _objective(plan: Plan, limit: Limit) -> float:

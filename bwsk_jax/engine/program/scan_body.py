@@ -72,7 +72,8 @@ def trace_body(body: Callable, init: Any, xs: Any, length: int | None) -> tuple[
         c, x = leaves[: len(carry)], leaves[len(carry) :]
         return body(jax.tree.unflatten(carry_tree, c), jax.tree.unflatten(x_tree, x))
 
-    program, consts, out_tree = trace(flat, *out_avals[: len(carry)], *map(slice_type, stacked))
+    # Not merged, for the scan itself is to compile to what its author would get from `lax.scan`.
+    program, consts, out_tree = trace(flat, *out_avals[: len(carry)], *map(slice_type, stacked), merged=False)
     iterations = stacked[0].shape[0] if length is None else length
     return ScanBody(program, out_tree, out_avals, len(consts), len(carry), iterations), consts
 

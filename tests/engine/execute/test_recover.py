@@ -4,6 +4,7 @@ import functools
 import warnings
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -54,6 +55,23 @@ def test_the_layer_is_planned_with_a_guard():
 def test_gradients_are_right_whatever_the_scale(scale, shift):
     xs = inputs(scale, shift)
     assert_same(gradients(LEAST, INIT, xs), gradients(lax.scan, INIT, xs))
+
+
+def conditionals(jaxpr):
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "cond":
+            yield equation
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from conditionals(inner)
+
+
+def test_the_conditional_holds_only_what_the_two_schedules_do_differently():
+    """One branch solves for `h`, the other replays it; `1 - h**2`, which both schedules give, is outside."""
+    traced = jax.make_jaxpr(functools.partial(gradients, LEAST))(INIT, inputs())
+    (chosen,) = conditionals(traced.jaxpr)
+    assert [v.aval.shape for v in chosen.outvars] == [(B, H)]
+    primitives = [{e.primitive.name for e in branch.eqns} for branch in chosen.params["branches"]]
+    assert primitives == [{"dot_general", "tanh"}, {"sub", "div"}]
 
 
 def test_a_dead_scale_recovers_exactly_what_the_fallback_gives():

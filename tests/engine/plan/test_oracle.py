@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from bwsk_jax.engine.plan import solver
 from bwsk_jax.engine.plan.plan import Limit, PlanError
 from bwsk_jax.engine.plan.problem import scan_problem
 from bwsk_jax.engine.plan.solver import solve
@@ -66,10 +67,11 @@ def subsets(values):
     return [frozenset(c) for n in range(len(values) + 1) for c in itertools.combinations(values, n)]
 
 
-def cheapest(problem, saved, guarded=True):
+def cheapest(problem, saved, careful):
     """The least cost of deriving all targets from the saved values, over every order of every set of steps.
 
-    Which leaves of the carry come in inexact is guessed first, in every way. Then what goes out may not be
+    Who is careful takes no step that needs a guard, and otherwise as few inexact ones as possible. Which
+    leaves of the carry come in inexact is guessed first, in every way. Then what goes out may not be
     more inexact than that.
     """
     leaves = frozenset(a for a, _ in problem.recurrence)
@@ -85,14 +87,20 @@ def cheapest(problem, saved, guarded=True):
         for guess in guesses
         if not any(values & problem.forbidden[kind] for kind, values in zip(kinds, guess, strict=True))
     )
-    return min((cheapest_from(problem, saved, guess, guarded) for guess in allowed), default=INF)
+    return min((cheapest_from(problem, saved, guess, careful) for guess in allowed), default=NEVER)[-1]
 
 
-def cheapest_from(problem, saved, guess, guarded):
-    """The same for one guess: Dijkstra over what is known and how exactly."""
+NEVER = (math.inf, INF)
+
+
+def cheapest_from(problem, saved, guess, careful):
+    """The same for one guess, after the number of inexact steps that count.
+
+    It is Dijkstra's algorithm over what is known and how exactly.
+    """
     targets = set(problem.targets)
     start = (frozenset(problem.available.union(saved)), *guess)
-    queue, best, tick = [(0.0, 0, start)], {start: 0.0}, itertools.count(1)
+    queue, best, tick = [((0, 0.0), 0, start)], {start: (0, 0.0)}, itertools.count(1)
     while queue:
         cost, _, state = heapq.heappop(queue)
         known, *tainted = state
@@ -109,37 +117,35 @@ def cheapest_from(problem, saved, guess, guarded):
             if (
                 not known.issuperset(step.reads)
                 or known.issuperset(step.writes)
-                or (step.grade is Grade.GUARDED and not guarded)
+                or (step.grade is Grade.GUARDED and careful)
             ):
                 continue
             errors = errors_after(problem, step, *tainted)
             if errors is None:
                 continue
             after = (known.union(step.writes), *errors)
-            total = cost + step.cost
-            if total < best.get(after, INF):
+            total = (cost[0] + (careful and not step.exact), cost[1] + step.cost)
+            if total < best.get(after, NEVER):
                 best[after] = total
                 heapq.heappush(queue, (total, next(tick), after))
-    return INF
+    return NEVER
 
 
-def brute_force(problem, limit):
+def brute_force(problem, limit, careful):
     """The least objective over all sets of saved values."""
     at_hand = problem.at_hand
     values = sorted(set(problem.targets).union(*((*s.reads, *s.writes) for s in problem.steps)) - at_hand)
     assert len(values) <= 12, f"{len(values)} values are too many to enumerate"
+    weight_bytes, weight_overhead = limit.weights
     least = INF
     for size in range(len(values) + 1):
         for saved in itertools.combinations(values, size):
             total = sum(problem.bytes[v] for v in saved)
-            if limit.max_bytes is not None and total > limit.max_bytes:
-                continue
-            weight_bytes, weight_overhead = limit.weights
             floor = weight_bytes * total / max(problem.residual_bytes, 1)
-            if floor >= least or cheapest(problem, saved, guarded=False) == INF:
+            if floor >= least or (limit.max_bytes is not None and total > limit.max_bytes):
                 continue
-            overhead = cheapest(problem, saved) / max(3 * problem.forward_cost, 1.0)
-            if limit.max_overhead is None or overhead <= limit.max_overhead + 1e-9:
+            overhead = cheapest(problem, saved, careful) / max(3 * problem.forward_cost, 1.0)
+            if overhead < INF and (limit.max_overhead is None or overhead <= limit.max_overhead + 1e-9):
                 least = min(least, floor + weight_overhead * overhead)
     return least
 
@@ -171,12 +177,17 @@ SMALL = {
     "limit", [Limit(0.0), Limit(0.05), Limit(INF), Limit(None, 200), Limit(None, 300)], ids=str
 )
 def test_the_plan_is_as_good_as_the_best_of_all_plans(name, limit):
+    """To the margins by which inverses and guards have to win."""
     found = scan_problem(trace_iteration(*SMALL[name]))
-    best = brute_force(found, limit)
+    best = brute_force(found, limit, careful=True)
     if best == INF:
         with pytest.raises(PlanError):
             solve(found, limit)
         return
     plan = solve(found, limit)
-    assert objective(plan, limit) == pytest.approx(best, rel=1e-3, abs=1e-6)
+    margin = limit.weights[1] * (solver.MARGIN if plan.fallback is None else -solver.GUARD_MARGIN)
+    assert objective(plan, limit) <= best + margin + 1e-6
+    assert objective(plan, limit) >= brute_force(found, limit, careful=False) - 1e-6
+    if limit.max_overhead is not None:
+        assert plan.fallback_overhead <= limit.max_overhead + 1e-9
     assert plan.gap == 0.0
