@@ -40,18 +40,22 @@ class Dropout(nn.Module):
         threshold = min(round(self.rate * 2**16), 2**16 - 1)
         if threshold == 0:
             return x.astype(self.dtype)
-        kept = _random_halfwords(self.make_rng("dropout"), x.shape) >= jnp.uint16(threshold)
+        kept = _drawn(self.make_rng("dropout"), x.shape, threshold)
         # Scale in float32: rounded to bfloat16, the factor would bias every dropout the same way.
         scaled = (x.astype(jnp.float32) * (2**16 / (2**16 - threshold))).astype(self.dtype)
         return jax.lax.select(kept, scaled, jnp.zeros_like(scaled))
 
 
-def _random_halfwords(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Draw uint16 random bits, two for each 32-bit word that the generator makes."""
+def _drawn(key: jax.Array, shape: tuple[int, ...], threshold: int) -> jax.Array:
+    """Draw whether each element is kept, two for each 32-bit random word, by its lower and by its upper half.
+
+    The elements of the lower halves come before those of the upper ones. Pairs side by side would be an axis
+    of length 2, which a TPU pads to a whole register.
+    """
     *leading, last = shape
     words = jax.random.bits(key, (*leading, -(-last // 2)), jnp.uint32)
-    halfwords = jax.lax.bitcast_convert_type(words, jnp.uint16)
-    return halfwords.reshape(*leading, -1)[..., :last]
+    least = jnp.uint32(threshold << 16)
+    return jnp.concatenate([words << 16 >= least, words >= least], axis=-1)[..., :last]
 
 
 class LayerNorm(nn.Module):

@@ -1,8 +1,8 @@
 """Random programs, planned at random limits, have the gradient of plain autodiff.
 
-    pytest tests/engine/test_random_programs.py                                              20 programs
-    pytest tests/engine/test_random_programs.py --hypothesis-profile full                    500
-    pytest tests/engine/test_random_programs.py --hypothesis-profile thorough --timeout 0    10,000 others
+    pytest tests/engine/test_random_programs.py                                              36 programs
+    pytest tests/engine/test_random_programs.py --hypothesis-profile full                    900
+    pytest tests/engine/test_random_programs.py --hypothesis-profile thorough --timeout 0    18,000 others
 
 They run operation by operation: compiling each would take most of the time. Passed over is a program whose
 gradient is not finite, or which differs while the plain gradient moves as far when the arguments move by no
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import bwsk_jax
 from tests.support.damage import damaged
@@ -30,6 +31,8 @@ ZEROS = np.where(np.abs(X) < 0.5, 0.0, X)  # in every row some, in none all
 COTANGENTS = np.sin(np.arange(N * N) * 7.0)
 TYPES = {"float32": (jnp.float32, 1e-3), "float64": (jnp.float64, 1e-6)}
 """The type of a program, and how far its gradient may be off, as a fraction of the largest element."""
+
+NARROW = [jnp.bfloat16, jnp.float16]
 
 
 def gradient(run, args):
@@ -113,6 +116,43 @@ def test_random_calls_through_narrow_types_have_the_plain_gradient(lines, limit)
     ours = bwsk_jax.reversible(fun, max_overhead=limit)
     with jax.disable_jit():
         check(fun, ours, in_type(jnp.float32, (X, W)), float(jnp.finfo(jnp.bfloat16).eps), 0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", NARROW)
+@hypothesis.given(
+    lines(UNARY, BINARY, most=7), st.sampled_from(sorted(FRAMES)), LIMITS, st.sampled_from([X, ZEROS])
+)
+def test_random_scans_in_a_narrow_type_are_no_further_from_float32(dtype, lines, frame, limit, x):
+    """The gradient is at most 1.15 times as far from that of float32 as plain autodiff's is."""
+    carry = x if frame == "one after another" else (x, Y)
+    narrow = in_type(dtype, (carry, np.stack([W, W.T])))
+    with jax.disable_jit():
+        run, ours = scans(FRAMES[frame](program_of(lines)), limit, None)
+        exact = gradient(run, in_type(jnp.float32, narrow))
+        plain = gradient(run, narrow)
+        hypothesis.assume(finite(exact) and finite(plain))
+        found = gradient(ours, narrow)
+    rounding = float(jnp.finfo(dtype).eps)
+    allowed = 1.15 * largest_difference(plain, exact) + 0.01 * rounding
+    assert largest_difference(found, exact) <= allowed
+
+
+@pytest.mark.slow
+@hypothesis.given(
+    lines(UNARY, BINARY, most=7), st.sampled_from(sorted(FRAMES)), LIMITS, st.sampled_from([X, ZEROS])
+)
+def test_random_scans_over_devices_have_the_plain_gradient(lines, frame, limit, x):
+    """The rows are split over two devices, the parameters over two others that hold the same rows."""
+    mesh = jax.make_mesh((2, 2), ("rows", "columns"), axis_types=(AxisType.Auto,) * 2)
+    put = lambda a, *axes: jax.device_put(
+        jnp.asarray(a, jnp.float32), NamedSharding(mesh, PartitionSpec(*axes))
+    )
+    carry = jax.tree.map(lambda a: put(a, "rows"), x if frame == "one after another" else (x, Y))
+    args = carry, put(np.stack([W, W.T]), None, None, "columns")
+    with jax.disable_jit():
+        run, ours = scans(FRAMES[frame](program_of(lines)), limit, None)
+        check(run, ours, args, precision_of(jnp.float32), TYPES["float32"][1])
 
 
 @hypothesis.given(lines(UNARY, CASTS, BINARY), st.sampled_from([0.0, 0.05, INF]), st.data())

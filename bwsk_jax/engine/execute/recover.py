@@ -90,11 +90,11 @@ def _stages(plan: Plan, fallback: Sequence[Step]) -> _Stages:
     after = [s for s in guarded if s in common]
     while True:
         chosen = _read_later(plan, known, after)
-        branches = [_giving(steps, chosen) for steps in (guarded, refused)]
+        trusting, replaying = _giving(guarded, chosen), _giving(refused, chosen)
         # What is dear is not run in a branch and once more after it.
-        dear = [s for s in after if _is_dear(plan, s) and any(s in branch for branch in branches)]
+        dear = [s for s in after if _is_dear(plan, s) and (s in trusting or s in replaying)]
         if not dear:
-            return _Stages(list(before), *branches, chosen, after)
+            return _Stages(list(before), trusting, replaying, chosen, after)
         after = [s for s in after if s not in dear]
 
 
