@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from bwsk_jax import bert
+from bwsk_jax.engine.plan.plan import OVERHEAD_WEIGHT
+from bwsk_jax.engine.plan.solver import MARGIN
 from experiments.families import FAMILIES, Size, Stack, measure
 from tests.support.families import family_parameters
 
@@ -24,11 +26,27 @@ def promotion_as_the_libraries_have_it():
 @pytest.mark.parametrize("name", family_parameters())
 def test_no_more_memory_than_replaying_layer_by_layer(name):
     stack = measure.abstract(FAMILIES[name], jnp.float32, MEDIUM)
-    assert measure.plan(stack, max_overhead=math.inf).saved_bytes <= 1.02 * measure.carry_bytes(stack)
+    plan = measure.plan(stack, max_overhead=math.inf)
+    assert plan.saved_bytes <= 1.02 * measure.carry_bytes(stack)
     plain, default, least = (
         measure.temp_bytes(stack, measure.SCANS[scan]) for scan in ("plain", "default", "least")
     )
     assert least <= 1.02 * default and default <= 1.02 * plain
+    if plan.is_checkpoint:
+        assert least <= 1.01 * measure.temp_bytes(stack, measure.SCANS["checkpoint"])
+
+
+@pytest.mark.parametrize("name", family_parameters())
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_inverses_win_and_what_runs_keeps_to_the_limit(name, dtype):
+    stack = measure.abstract(FAMILIES[name], dtype, MEDIUM)
+    for limit in (0.03, 0.08, 0.15, math.inf):
+        plan, replaying = (measure.plan(stack, max_overhead=limit, invert=invert) for invert in (True, False))
+        assert plan.fallback_overhead <= limit + 1e-9
+        worth = lambda p: p.saved_bytes / p.residual_bytes + OVERHEAD_WEIGHT * p.overhead
+        rounds = not all(step.exact for step in plan.steps)
+        margin = OVERHEAD_WEIGHT * MARGIN if rounds else 0.0
+        assert worth(plan) <= worth(replaying) - margin * (1 - 1e-6)
 
 
 @pytest.mark.parametrize("name", NOTHING_SAVED)
