@@ -91,8 +91,8 @@ def test_random_calls_have_the_plain_gradient(kind, lines, limit, x):
         check(fun, ours, in_type(dtype, (x, W)), precision_of(dtype), tolerance)
 
 
-def scans(body, limit, every):
-    ours = functools.partial(bwsk_jax.reversible_scan, max_overhead=limit, save_every=every)
+def scans(body, limit, every, **options):
+    ours = functools.partial(bwsk_jax.reversible_scan, max_overhead=limit, save_every=every, **options)
     return (lambda init, xs: lax.scan(body, init, xs)), (lambda init, xs: ours(body, init, xs))
 
 
@@ -128,7 +128,11 @@ def test_random_calls_through_narrow_types_have_the_plain_gradient(lines, limit)
     lines(REAL, BINARY, most=7), st.sampled_from(sorted(FRAMES)), LIMITS, st.sampled_from([X, ZEROS])
 )
 def test_random_scans_in_a_narrow_type_are_no_further_from_float32(dtype, lines, frame, limit, x):
-    """The gradient is at most 1.15 times as far from that of float32 as plain autodiff's is."""
+    """The gradient is at most 1.15 times as far from that of float32 as one that inverts nothing.
+
+    That is plain autodiff, or the plan without inverses: they may add up the cotangents of a value in another
+    order, which shows in so few elements.
+    """
     carry = x if frame == "one after another" else (x, Y)
     narrow = in_type(dtype, (carry, np.stack([W, W.T])))
     with jax.disable_jit():
@@ -136,9 +140,10 @@ def test_random_scans_in_a_narrow_type_are_no_further_from_float32(dtype, lines,
         exact = gradient(run, in_type(jnp.float32, narrow))
         plain = gradient(run, narrow)
         hypothesis.assume(finite(exact) and finite(plain))
+        replayed = gradient(scans(FRAMES[frame](program_of(lines)), limit, None, invert=False)[1], narrow)
         found = gradient(ours, narrow)
     rounding = float(jnp.finfo(dtype).eps)
-    allowed = 1.15 * largest_difference(plain, exact) + 0.01 * rounding
+    allowed = 1.15 * max(largest_difference(g, exact) for g in (plain, replayed)) + 0.01 * rounding
     assert largest_difference(found, exact) <= allowed
 
 
