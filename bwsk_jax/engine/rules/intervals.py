@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -267,7 +267,7 @@ class Bounds:
             bounds = self.of(equation.inputs[1])
         else:
             bounds = interval(equation, [self.of(atom) for atom in equation.inputs])
-        if equation.primitive is p.sub_p and _is_largest_of(equation.inputs, self._makers):
+        if equation.primitive is p.sub_p and _subtracts_largest(equation, self._makers):
             bounds = dataclasses.replace(bounds, high=min(bounds.high, 0.0))
         self._known.update(dict.fromkeys(equation.outputs, bounds))
 
@@ -307,33 +307,42 @@ def _same(atoms: Sequence[int | Literal], others: Sequence[int | Literal]) -> bo
     return list(map(key, atoms)) == list(map(key, others))
 
 
-def _is_largest_of(operands: Sequence[int | Literal], makers: Mapping[int, Equation]) -> bool:
+def _subtracts_largest(difference: Equation, makers: Mapping[int, Equation]) -> bool:
     """Whether each element of the second operand is the largest of several, among them the first operand's
     element in the same place. Softmax subtracts such a maximum.
     """
-    value, largest = operands
-    places: list[int] | None = None  # the axis of the first operand along which each axis lies
-    while not isinstance(largest, Literal) and largest in makers:
-        equation = makers[largest]
-        if len(equation.reads) != 1:
-            return False
-        primitive = equation.primitive
-        places = list(range(len(equation.out_avals[0].shape))) if places is None else places
-        if primitive is p.reduce_max_p:
-            axes = range(len(equation.in_avals[0].shape))
-            kept = [axis for axis in axes if axis not in equation.params["axes"]]
-            return equation.inputs[0] == value and places == kept
-        if primitive is p.broadcast_in_dim_p:
-            places = [places[axis] for axis in equation.params["broadcast_dimensions"]]
-        elif primitive is not p.stop_gradient_p and not _is_above_literal(equation):
-            return False
-        (largest,) = equation.reads
+    value, largest = difference.inputs
+    rank = len(difference.out_avals[0].shape)
+    origins = list(_origins(value, rank, makers, (p.stop_gradient_p,)))
+    for atom, axes in _origins(largest, rank, makers, (p.stop_gradient_p, p.max_p)):
+        equation = makers.get(atom)
+        if equation is not None and equation.primitive is p.reduce_max_p:
+            reduced = equation.params["axes"]
+            for source, own in origins:
+                if source == equation.inputs[0]:
+                    return axes == [axis for k, axis in enumerate(own) if k not in reduced]
     return False
 
 
-def _is_above_literal(equation: Equation) -> bool:
-    """Whether it gives the larger of a value and a constant, which is not below the value."""
-    return equation.primitive is p.max_p and len(equation.reads) == 1
+def _origins(
+    atom: int | Literal, rank: int, makers: Mapping[int, Equation], through: Sequence[Any]
+) -> Iterator[tuple[int, list[int]]]:
+    """A value of this rank and those that it was spread or moved from, also `through` these primitives of one
+    value and constants. Each comes with the axes of the first value that its own axes became.
+    """
+    axes = list(range(rank))
+    while not isinstance(atom, Literal):
+        yield atom, axes
+        equation = makers.get(atom)
+        if equation is None or len(equation.reads) != 1:
+            return
+        if equation.primitive is p.broadcast_in_dim_p:
+            axes = [axes[k] for k in equation.params["broadcast_dimensions"]]
+        elif equation.primitive is p.transpose_p:
+            axes = [axes[equation.params["permutation"].index(k)] for k in range(len(axes))]
+        elif equation.primitive not in through:
+            return
+        (atom,) = equation.reads
 
 
 def bounds_of(program: Program) -> Bounds:
