@@ -312,9 +312,9 @@ def _subtracts_largest(difference: Equation, makers: Mapping[int, Equation]) -> 
     element in the same place. Softmax subtracts such a maximum.
     """
     value, largest = difference.inputs
-    rank = len(difference.out_avals[0].shape)
-    origins = list(_origins(value, rank, makers, (p.stop_gradient_p,)))
-    for atom, axes in _origins(largest, rank, makers, (p.stop_gradient_p, p.max_p)):
+    ranks = [len(aval.shape) for aval in difference.in_avals]
+    origins = list(_origins(value, ranks[0], makers, (p.stop_gradient_p,)))
+    for atom, axes in _origins(largest, ranks[1], makers, (p.stop_gradient_p, p.max_p)):
         equation = makers.get(atom)
         if equation is not None and equation.primitive is p.reduce_max_p:
             reduced = equation.params["axes"]
