@@ -293,13 +293,18 @@ def _is_sum_of_no_number(choice: Equation, makers: Mapping[int, Equation]) -> bo
 
     The sum is then infinite or no number either, and bounds are about finite numbers.
     """
-    made_by = lambda atom: None if isinstance(atom, Literal) else makers.get(atom)
-    is_a = lambda equation, primitive: equation is not None and equation.primitive is primitive
-    test, total = made_by(choice.inputs[0]), made_by(choice.inputs[-1])
-    if len(choice.inputs) != 3 or not is_a(test, p.ne_p) or not _reads_one_twice(test):
+    made_by = lambda atom, kind: _made_by(makers, atom, kind)
+    test, total = made_by(choice.inputs[0], p.ne_p), made_by(choice.inputs[-1], p.add_p)
+    if len(choice.inputs) != 3 or test is None or total is None or not _reads_one_twice(test):
         return False
-    difference = made_by(test.inputs[0])
-    return is_a(difference, p.sub_p) and is_a(total, p.add_p) and _same(difference.inputs, total.inputs)
+    difference = made_by(test.inputs[0], p.sub_p)
+    return difference is not None and _same(difference.inputs, total.inputs)
+
+
+def _made_by(makers: Mapping[int, Equation], atom: int | Literal, primitive: Any) -> Equation | None:
+    """The equation that gave a value, if it is of this primitive."""
+    equation = None if isinstance(atom, Literal) else makers.get(atom)
+    return equation if equation is not None and equation.primitive is primitive else None
 
 
 def _same(atoms: Sequence[int | Literal], others: Sequence[int | Literal]) -> bool:
@@ -315,8 +320,8 @@ def _subtracts_largest(difference: Equation, makers: Mapping[int, Equation]) -> 
     ranks = [len(aval.shape) for aval in difference.in_avals]
     origins = list(_origins(value, ranks[0], makers, (p.stop_gradient_p,)))
     for atom, axes in _origins(largest, ranks[1], makers, (p.stop_gradient_p, p.max_p)):
-        equation = makers.get(atom)
-        if equation is not None and equation.primitive is p.reduce_max_p:
+        equation = _made_by(makers, atom, p.reduce_max_p)
+        if equation is not None:
             reduced = equation.params["axes"]
             for source, own in origins:
                 if source == equation.inputs[0]:
