@@ -110,8 +110,8 @@ def division(factor: Interval) -> tuple[Grade, float]:
     forgets = factor.low >= -1 and factor.high <= 1 and usual < PASSES
     if not factor.divides and (forgets or not factor.nonzero or not usual):
         return Grade.GUARDED, 1.0
-    grade = Grade.RELATIVE if factor.divides else Grade.ROUNDED
-    return grade, max(1 / usual, 1.0) if usual else 1.0
+    tells = factor.low < factor.typical < factor.high  # and was not cut off at a bound
+    return Grade.RELATIVE if factor.divides else Grade.ROUNDED, 1 / usual if tells and 0 < usual < 1 else 1.0
 
 
 # --- equations ---------------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ class Interval:
 
     Attributes:
       low, high: `low <= value <= high`, in floats.
-      nonzero: whether the function is never 0 in exact arithmetic, as `exp` is not. Floats may underflow all
-        the same.
+      nonzero: whether the function is never 0 of finite numbers in exact arithmetic, as `exp` is not. Floats
+        may underflow all the same.
       typical: the value where everything that nothing is known of is 0, to tell the usual size from.
     """
 
