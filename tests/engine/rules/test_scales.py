@@ -102,7 +102,7 @@ def test_nothing_is_recovered_with_rounding_in_a_narrow_type(scale, both):
     ],
 )
 @each_scale
-@siblings
+@pytest.mark.parametrize("both", [pytest.param(False, marks=pytest.mark.slow), True])
 @hypothesis.given(seed=st.integers(0, 2**31))
 def test_the_gradient_is_that_of_plain_autodiff(scale, both, size, kind, seed):
     with jax.enable_x64(kind == "float64"):
