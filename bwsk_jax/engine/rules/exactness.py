@@ -28,7 +28,16 @@ from bwsk_jax.engine.program.types import digits, is_differentiable
 from bwsk_jax.engine.program.vjp import VjpTrace
 from bwsk_jax.engine.rules.intervals import ANY, Interval, IntervalOf, bounds_of
 
-__all__ = ["Grade", "Taint", "carriers", "exact_reads", "exact_residuals", "is_narrow", "shown_digits"]
+__all__ = [
+    "Grade",
+    "Taint",
+    "carriers",
+    "division",
+    "exact_reads",
+    "exact_residuals",
+    "is_narrow",
+    "shown_digits",
+]
 
 
 class Taint(enum.Enum):
@@ -53,7 +62,8 @@ class Grade(enum.Enum):
     ======== ===============================================================================================
     EXACT     bit for bit (shapes, integers, widening casts)
     RELATIVE  to rounding, relative to each element (products with what cannot be 0)
-    ROUNDED   to the rounding of its operands, unless they cancel (sums)
+    ROUNDED   to the rounding of its operands, unless they cancel (sums), or one is tiny (products with what
+              is never 0 in exact arithmetic)
     GUARDED   only where the data allow it (division by data, the logarithm of what may be 0): needs a guard
     NARROWED  to the precision of a narrower type (the inverse of a narrowing cast)
     ======== ===============================================================================================
@@ -78,6 +88,30 @@ _BROUGHT_IN = {
     Grade.GUARDED: frozenset({Taint.INEXACT, Taint.UNMIXED}),
     Grade.NARROWED: frozenset(Taint),
 }
+
+
+PASSES = 0.8
+"""What a gate that can be inverted usually passes: `sigmoid(s + 2)` does, a forget gate does not."""
+
+
+def division(factor: Interval) -> tuple[Grade, float]:
+    """How far a division by a factor within these bounds undoes a multiplication, and by how much it usually
+    multiplies an error.
+
+    A factor that is never 0 in exact arithmetic, such as `exp(s)`, may be so small that the product is lost
+    beside what is added to it, and may even underflow to 0. The division is `ROUNDED` then, as is the inverse
+    of a sum, which loses a small term beside a large one: a guard watches it where there is another way, and
+    where there is none, a scan checks what it ends with. A division by 0 gives nothing finite.
+
+    A gate, which is never above 1, is made to forget. For some elements it is nearly 0, unless it usually
+    passes nearly everything.
+    """
+    usual = abs(factor.typical)
+    forgets = factor.low >= -1 and factor.high <= 1 and usual < PASSES
+    if not factor.divides and (forgets or not factor.nonzero or not usual):
+        return Grade.GUARDED, 1.0
+    tells = factor.low < factor.typical < factor.high  # and was not cut off at a bound
+    return Grade.RELATIVE if factor.divides else Grade.ROUNDED, 1 / usual if tells and 0 < usual < 1 else 1.0
 
 
 # --- equations ---------------------------------------------------------------------------------------------

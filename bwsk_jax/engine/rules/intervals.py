@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 from jax.extend.core import Literal
 from jax.extend.core import primitives as p
 
-from bwsk_jax.engine.program.jaxprs import Equation, Program, literal_value
-from bwsk_jax.engine.program.types import is_real
+from bwsk_jax.engine.program.jaxprs import CUSTOM_DERIVATIVES, Equation, Program, literal_value, subprograms
+from bwsk_jax.engine.program.types import is_real, size
 
 __all__ = ["ANY", "Bounds", "Interval", "IntervalOf", "bounds_of", "interval"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """What is known of a value before it is computed: `low <= value <= high`."""
+    """What is known of a value before it is computed, as far as it is a finite number.
+
+    Attributes:
+      low, high: `low <= value <= high`, in floats.
+      nonzero: whether the function is never 0 of finite numbers in exact arithmetic, as `exp` is not. Floats
+        may underflow all the same.
+      typical: the value where everything that nothing is known of is 0, to tell the usual size from.
+    """
 
     low: float = -math.inf
     high: float = math.inf
+    nonzero: bool = False
+    typical: float = 0.0
 
     @property
     def divides(self) -> bool:
@@ -36,6 +45,11 @@ class Interval:
         divided."""
         return self.low >= -1e6 and self.high <= 1e6
 
+    @property
+    def has_sign(self) -> bool:
+        """Whether no two values have different signs."""
+        return self.low >= 0 or self.high <= 0
+
     def within(self, dtype: Any) -> Interval:
         """The same bounds as values of a float type: what is smaller than its least normal number may be
         0."""
@@ -43,26 +57,132 @@ class Interval:
         least, most = float(info.tiny), float(info.max)
         low = max(self.low, -most) if not 0 < self.low < least else 0.0
         high = min(self.high, most) if not -least < self.high < 0 else 0.0
-        return Interval(low, high)
+        return dataclasses.replace(self, low=low, high=high)
 
+
+_HUGE = 1e300
+"""The largest size that a typical value is said to have."""
 
 ANY = Interval()
 IntervalOf = Callable[[Any], Interval]
 """The bounds of a value or literal."""
 
 
-def _through(*bounds: Interval, op: Callable[..., float]) -> Interval:
-    """The interval of a function that is monotone in each argument, from its corners."""
-    if len(bounds) == 1:
-        corners = [op(bounds[0].low), op(bounds[0].high)]
+# --- functions ---------------------------------------------------------------------------------------------
+
+_always = lambda *operands: True
+_never = lambda *operands: False
+_all_nonzero = lambda *operands: all(operand.nonzero for operand in operands)
+
+
+def _monotone(op: Callable[..., float], nonzero: Callable[..., bool] = _all_nonzero):
+    """The rule of a function that is monotone in each operand: the corners bound it.
+
+    `nonzero` says for which operands its value is never 0, whatever their bounds are.
+    """
+
+    def rule(*operands: Interval) -> Interval:
+        corners = itertools.product(*((operand.low, operand.high) for operand in operands))
+        bounds = [op(*corner) for corner in corners]
+        return _spanning(bounds, nonzero(*operands), op(*(operand.typical for operand in operands)))
+
+    return rule
+
+
+def _spanning(bounds: Sequence[float], nonzero: bool, typical: float) -> Interval:
+    """The interval from the least of the bounds to the largest; unbounded if they contradict each other."""
+    low, high = (-math.inf, math.inf) if any(map(math.isnan, bounds)) else (min(bounds), max(bounds))
+    typical = 0.0 if math.isnan(typical) else min(max(typical, -_HUGE), _HUGE)
+    return Interval(low, high, nonzero or low > 0 or high < 0, typical)
+
+
+def _even(op: Callable[[float], float]):
+    """The rule of a function that is the same for x and -x, grows with the size of x, and is 0 for 0."""
+
+    def rule(operand: Interval) -> Interval:
+        bounds = [op(operand.low), op(operand.high)] + ([] if operand.has_sign else [0.0])
+        return _spanning(bounds, operand.nonzero, op(operand.typical))
+
+    return rule
+
+
+def _between(low: float, high: float, op: Callable[[float], float]):
+    """The rule of a function of which no more is known than two constants that it lies between."""
+    return lambda operand: Interval(low, high, typical=op(operand.typical))
+
+
+def _quotient(a: Interval, b: Interval) -> Interval:
+    typical = a.typical / b.typical if b.typical else 0.0
+    if b.divides:
+        bounds = [x / y if math.isfinite(y) else 0.0 for x in (a.low, a.high) for y in (b.low, b.high)]
+    elif a.has_sign and b.has_sign:
+        bounds = [0.0, math.inf if (a.low >= 0) == (b.low >= 0) else -math.inf]
     else:
-        a, b = bounds
-        corners = [op(x, y) for x in (a.low, a.high) for y in (b.low, b.high)]
-    return ANY if any(map(math.isnan, corners)) else Interval(min(corners), max(corners))
+        bounds = [-math.inf, math.inf]
+    return _spanning(bounds, a.nonzero, typical)
+
+
+def _sum_is_nonzero(a: Interval, b: Interval) -> bool:
+    same_side = (a.low >= 0 and b.low >= 0) or (a.high <= 0 and b.high <= 0)
+    return same_side and (a.nonzero or b.nonzero)
+
+
+def _larger_is_nonzero(a: Interval, b: Interval) -> bool:
+    return _all_nonzero(a, b) or any(x.nonzero and x.low >= 0 for x in (a, b))
+
+
+_negative = _monotone(lambda a: -a)
+_sum = _monotone(lambda a, b: a + b, _sum_is_nonzero)
+_product = _monotone(lambda a, b: a * b if a and b else 0.0)
+_larger = _monotone(max, _larger_is_nonzero)
+_smaller = lambda a, b: _negative(_larger(_negative(a), _negative(b)))
+_square = _even(lambda a: a * a)
+
+
+def _union(*operands: Interval) -> Interval:
+    """The rule of what gives a value of one of its operands."""
+    bounds = [bound for operand in operands for bound in (operand.low, operand.high)]
+    return _spanning(bounds, _all_nonzero(*operands), min((x.typical for x in operands), key=abs))
+
+
+def _integer_power(operand: Interval, exponent: int) -> Interval:
+    if exponent < 0:
+        return _quotient(Interval(1, 1, typical=1), _integer_power(operand, -exponent))
+    if exponent == 0:
+        return Interval(1, 1, nonzero=True, typical=1)
+
+    def power(a: float) -> float:
+        try:
+            return a**exponent
+        except OverflowError:
+            return math.inf if a > 0 or exponent % 2 == 0 else -math.inf
+
+    return (_monotone if exponent % 2 else _even)(power)(operand)
+
+
+def _total(operand: Interval, count: int) -> Interval:
+    """Of a sum of `count` elements. The sum of many of one sign may stop growing in a narrow type."""
+    one_sided = operand.nonzero and operand.has_sign and count > 0
+    low, high = min(count * operand.low, operand.low), max(count * operand.high, operand.high)
+    if count == 0:
+        low, high = 0.0, 0.0
+    return _spanning([low, high], one_sided, count * operand.typical)
 
 
 def _exp(x: float) -> float:
     return math.inf if x > 700 else math.exp(x)
+
+
+def _expm1(x: float) -> float:
+    return math.inf if x > 700 else math.expm1(x)
+
+
+def _log(x: float) -> float:
+    return -math.inf if x <= 0 else math.log(x)
+
+
+def _log1p(x: float) -> float:
+    return -math.inf if x <= -1 else math.log1p(x)
 
 
 def _rsqrt(x: float) -> float:
@@ -70,35 +190,64 @@ def _rsqrt(x: float) -> float:
 
 
 _INTERVALS: dict[Any, Callable[..., Interval]] = {
-    p.add_p: functools.partial(_through, op=lambda a, b: a + b),
-    p.sub_p: functools.partial(_through, op=lambda a, b: a - b),
-    p.mul_p: functools.partial(_through, op=lambda a, b: a * b),
-    p.max_p: functools.partial(_through, op=max),
-    p.min_p: functools.partial(_through, op=min),
-    p.neg_p: functools.partial(_through, op=lambda a: -a),
-    p.exp_p: functools.partial(_through, op=_exp),
-    p.tanh_p: functools.partial(_through, op=math.tanh),
-    p.erf_p: functools.partial(_through, op=math.erf),
-    p.logistic_p: functools.partial(_through, op=lambda a: 1 / (1 + _exp(-a))),
-    p.sin_p: lambda a: Interval(-1, 1),
-    p.cos_p: lambda a: Interval(-1, 1),
-    p.abs_p: lambda a: Interval(0, math.inf),
-    p.square_p: lambda a: Interval(0, math.inf),
-    p.rsqrt_p: lambda a: Interval(_rsqrt(a.high), _rsqrt(a.low)),
-    p.clamp_p: lambda low, x, high: Interval(low.low, high.high),
+    p.add_p: _sum,
+    p.add_jaxvals_p: _sum,
+    p.sub_p: lambda a, b: _sum(a, _negative(b)),
+    p.mul_p: _product,
+    p.div_p: _quotient,
+    p.neg_p: _negative,
+    p.max_p: _larger,
+    p.min_p: _smaller,
+    p.clamp_p: lambda low, x, high: _smaller(_larger(x, low), high),
+    p.select_n_p: lambda which, *cases: _union(*cases),
+    p.concatenate_p: _union,
+    p.pad_p: _union,
+    p.exp_p: _monotone(_exp, _always),
+    p.exp2_p: _monotone(lambda a: _exp(a * math.log(2)), _always),
+    p.expm1_p: _monotone(_expm1),
+    p.log_p: _monotone(_log, _never),
+    p.log1p_p: _monotone(_log1p),
+    p.tanh_p: _monotone(math.tanh),
+    p.erf_p: _monotone(math.erf),
+    p.logistic_p: _monotone(lambda a: 1 / (1 + _exp(-a)), _always),
+    p.sqrt_p: _monotone(lambda a: math.sqrt(max(a, 0.0))),
+    p.rsqrt_p: _monotone(_rsqrt, _always),
+    p.sin_p: _between(-1, 1, math.sin),
+    p.cos_p: _between(-1, 1, math.cos),
+    p.abs_p: _even(abs),
+    p.square_p: _square,
 }
 _SAME_INTERVAL = {p.reshape_p, p.squeeze_p, p.broadcast_in_dim_p, p.transpose_p, p.rev_p, p.slice_p, p.copy_p}
 _SAME_INTERVAL |= {p.stop_gradient_p, p.convert_element_type_p, p.dynamic_slice_p, p.reduce_max_p}
+_SAME_INTERVAL |= {p.reduce_min_p, p.name_p, p.sharding_constraint_p}
 
 
 def interval(equation: Equation, operands: Sequence[Interval]) -> Interval:
     """Bounds on a float output from bounds on the operands."""
     if len(equation.outputs) != 1 or not is_real(equation.out_avals[0]):
         return ANY
-    rule = _INTERVALS.get(equation.primitive)
-    if equation.primitive in _SAME_INTERVAL and is_real(equation.in_avals[0]):
-        rule = lambda operand, *_: operand
-    return (ANY if rule is None else rule(*operands)).within(equation.out_avals[0].dtype)
+    return _of_function(equation, operands).within(equation.out_avals[0].dtype)
+
+
+def _of_function(equation: Equation, operands: Sequence[Interval]) -> Interval:
+    primitive = equation.primitive
+    if primitive in _SAME_INTERVAL:
+        return operands[0] if is_real(equation.in_avals[0]) else ANY
+    if primitive is p.mul_p and _reads_one_twice(equation):
+        return _square(operands[0])
+    if primitive is p.integer_pow_p:
+        return _integer_power(operands[0], equation.params["y"])
+    if primitive is p.reduce_sum_p:
+        return _total(operands[0], size(equation.in_avals[0]) // max(size(equation.out_avals[0]), 1))
+    rule = _INTERVALS.get(primitive)
+    return ANY if rule is None else rule(*operands)
+
+
+def _reads_one_twice(equation: Equation) -> bool:
+    return len(equation.reads) == 2 and len(set(equation.reads)) == 1
+
+
+# --- programs ----------------------------------------------------------------------------------------------
 
 
 class Bounds:
@@ -106,18 +255,99 @@ class Bounds:
 
     def __init__(self) -> None:
         self._known: dict[int, Interval] = {}
+        self._makers: dict[int, Equation] = {}
 
     def add(self, equation: Equation) -> None:
         """Derive the bounds of what the equation defines."""
-        bounds = interval(equation, [self.of(atom) for atom in equation.inputs])
+        self._makers.update(dict.fromkeys(equation.outputs, equation))
+        if equation.primitive in CUSTOM_DERIVATIVES:
+            self._known.update(zip(equation.outputs, self._of_body(equation), strict=True))
+            return
+        if equation.primitive is p.select_n_p and _is_sum_of_no_number(equation, self._makers):
+            bounds = self.of(equation.inputs[1])
+        else:
+            bounds = interval(equation, [self.of(atom) for atom in equation.inputs])
+        if equation.primitive is p.sub_p and _subtracts_largest(equation, self._makers):
+            bounds = dataclasses.replace(bounds, high=min(bounds.high, 0.0))
         self._known.update(dict.fromkeys(equation.outputs, bounds))
+
+    def _of_body(self, equation: Equation) -> list[Interval]:
+        """The bounds of what a function with a custom derivative gives."""
+        (body,) = subprograms(equation)
+        inner = Bounds()
+        inner._known.update(zip(body.inputs, map(self.of, equation.inputs), strict=True))
+        for part in body.equations:
+            inner.add(part)
+        return [inner.of(atom) for atom in body.outputs]
 
     def of(self, atom: int | Literal) -> Interval:
         """The bounds of a value or literal, `ANY` where nothing is known."""
         if not isinstance(atom, Literal):
             return self._known.get(atom, ANY)
         value = literal_value(atom)
-        return ANY if value is None or math.isnan(value) else Interval(value, value)
+        return ANY if value is None or math.isnan(value) else _spanning([value], False, value)
+
+
+def _is_sum_of_no_number(choice: Equation, makers: Mapping[int, Equation]) -> bool:
+    """Whether the second case of a choice is a + b, taken where a - b is no number, as `logaddexp` does it.
+
+    The sum is then infinite or no number either, and bounds are about finite numbers.
+    """
+    made_by = lambda atom, kind: _made_by(makers, atom, kind)
+    test, total = made_by(choice.inputs[0], p.ne_p), made_by(choice.inputs[-1], p.add_p)
+    if len(choice.inputs) != 3 or test is None or total is None or not _reads_one_twice(test):
+        return False
+    difference = made_by(test.inputs[0], p.sub_p)
+    return difference is not None and _same(difference.inputs, total.inputs)
+
+
+def _made_by(makers: Mapping[int, Equation], atom: int | Literal, primitive: Any) -> Equation | None:
+    """The equation that gave a value, if it is of this primitive."""
+    equation = None if isinstance(atom, Literal) else makers.get(atom)
+    return equation if equation is not None and equation.primitive is primitive else None
+
+
+def _same(atoms: Sequence[int | Literal], others: Sequence[int | Literal]) -> bool:
+    key = lambda atom: (True, literal_value(atom)) if isinstance(atom, Literal) else (False, atom)
+    return list(map(key, atoms)) == list(map(key, others))
+
+
+def _subtracts_largest(difference: Equation, makers: Mapping[int, Equation]) -> bool:
+    """Whether each element of the second operand is the largest of several, among them the first operand's
+    element in the same place. Softmax subtracts such a maximum.
+    """
+    value, largest = difference.inputs
+    ranks = [len(aval.shape) for aval in difference.in_avals]
+    origins = list(_origins(value, ranks[0], makers, (p.stop_gradient_p,)))
+    for atom, axes in _origins(largest, ranks[1], makers, (p.stop_gradient_p, p.max_p)):
+        equation = _made_by(makers, atom, p.reduce_max_p)
+        if equation is not None:
+            reduced = equation.params["axes"]
+            for source, own in origins:
+                if source == equation.inputs[0]:
+                    return axes == [axis for k, axis in enumerate(own) if k not in reduced]
+    return False
+
+
+def _origins(
+    atom: int | Literal, rank: int, makers: Mapping[int, Equation], through: Sequence[Any]
+) -> Iterator[tuple[int, list[int]]]:
+    """A value of this rank and those that it was spread or moved from, also `through` these primitives of one
+    value and constants. Each comes with the axes of the first value that its own axes became.
+    """
+    axes = list(range(rank))
+    while not isinstance(atom, Literal):
+        yield atom, axes
+        equation = makers.get(atom)
+        if equation is None or len(equation.reads) != 1:
+            return
+        if equation.primitive is p.broadcast_in_dim_p:
+            axes = [axes[k] for k in equation.params["broadcast_dimensions"]]
+        elif equation.primitive is p.transpose_p:
+            axes = [axes[equation.params["permutation"].index(k)] for k in range(len(axes))]
+        elif equation.primitive not in through:
+            return
+        (atom,) = equation.reads
 
 
 def bounds_of(program: Program) -> Bounds:

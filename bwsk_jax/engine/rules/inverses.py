@@ -20,7 +20,7 @@ from jax.extend.core import primitives as p
 
 from bwsk_jax.engine.program.jaxprs import Equation, literal_value, present
 from bwsk_jax.engine.program.types import is_differentiable, is_real
-from bwsk_jax.engine.rules.exactness import Grade
+from bwsk_jax.engine.rules.exactness import Grade, division
 from bwsk_jax.engine.rules.intervals import IntervalOf
 
 __all__ = ["INVERSES", "Inverse", "narrowing_condition", "solvable"]
@@ -35,9 +35,11 @@ class Inverse:
       apply: `apply(operands, outputs)` returns the operand, given all outputs and the operands that it reads;
         the places of the others hold None.
       grade: how far the result can be trusted.
-      amplification: the factor by which a constant in it multiplies an absolute error of the output.
+      amplification: what multiplies an absolute error of the output: a constant, or a factor's usual size.
       reads: the places of the operands that must be known, None for all but `operand`.
-      condition: where a `GUARDED` or `NARROWED` inverse holds, in words.
+      condition: where an inverse holds that does not always, in words.
+      usual: whether data as they usually are allow it. Where a function saturates, some of many elements are
+        nearly always so close to its limit that their digits are lost.
     """
 
     operand: int
@@ -46,6 +48,7 @@ class Inverse:
     amplification: float = 1.0
     reads: tuple[int, ...] | None = None
     condition: str = ""
+    usual: bool = True
 
     def given(self, equation: Equation) -> tuple[int, ...]:
         """The places of the operands that it reads."""
@@ -112,8 +115,8 @@ def _mul(equation, interval_of):
         solve = lambda ins, outs, other=1 - operand: lax.div(outs[0], ins[other])
         constant = literal_value(other)
         if constant is None:
-            grade = Grade.RELATIVE if interval_of(other).divides else Grade.GUARDED
-            yield Inverse(operand, solve, grade, condition="the other factor is not 0")
+            grade, growth = division(interval_of(other))
+            yield Inverse(operand, solve, grade, growth, condition="the other factor is not 0")
         elif _scales(constant, other.aval.dtype):
             yield Inverse(operand, solve, Grade.RELATIVE, amplification=1 / abs(constant))
 
@@ -126,6 +129,8 @@ def _div(equation, interval_of):
         solve = lambda ins, outs: lax.mul(outs[0], ins[1])
         constant = literal_value(denominator)
         if constant is None:
+            # A quotient that underflows comes back as 0, for a number below 1e-31. No sum shows that; what
+            # compares, divides or takes a logarithm does not read what comes straight from an inverse.
             grade = Grade.RELATIVE if interval_of(denominator).multiplies else Grade.GUARDED
             yield Inverse(0, solve, grade, condition="the quotient does not underflow")
         elif _scales(constant, denominator.aval.dtype):
@@ -141,7 +146,8 @@ def _unary(solve: Callable, grade: Grade, condition: str = ""):
         # On complex numbers most elementary functions repeat themselves: only the exact ones have one
         # inverse.
         if is_real(equation.in_avals[0]) or grade is Grade.EXACT:
-            yield Inverse(0, lambda ins, outs: solve(outs[0]), grade, condition=condition)
+            usual = condition != _SATURATES
+            yield Inverse(0, lambda ins, outs: solve(outs[0]), grade, condition=condition, usual=usual)
 
     return entry
 
