@@ -1,4 +1,9 @@
-"""How far a reverse scan has come from the carry it should have recovered, and telling the user."""
+"""How far a reverse scan has come from the carry that it should have recovered, and what follows from it.
+
+A gradient that went through a lost carry is NaN. A compiled program can say no more without calling back into
+Python, and a program that calls back can be neither exported nor kept in the compilation cache. Where the
+values are known while Python runs, as in a call outside `jit`, a warning says what has happened.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +16,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_batching import custom_vmap
 
-from bwsk_jax.engine.execute.guard import largest
-from bwsk_jax.engine.program.types import is_differentiable
+from bwsk_jax.engine.program.types import is_differentiable, varying_axes
 
-__all__ = ["DriftAlarm", "ReconstructionWarning", "report"]
+__all__ = ["DriftAlarm", "ReconstructionWarning", "spoiled", "warn_if_lost"]
 
 
 class ReconstructionWarning(UserWarning):
-    """A reverse scan ended far from the carry it should have recovered: its gradients may be off."""
+    """A reverse scan ended far from the carry it should have recovered: its gradients are therefore NaN."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +51,10 @@ class DriftAlarm:
         are the user's own, which plain autodiff has as well, if they are not in the true start either or the
         carry was not finite at its end: they are left out.
         """
+        with jax.debug_nans(False), jax.debug_infs(False):  # it looks for them itself
+            return lax.stop_gradient(self._measure(recovered, true, end))
+
+    def _measure(self, recovered: Sequence[Any], true: Sequence[Any], end: Sequence[Any]) -> Any:
         overflowed = functools.reduce(jnp.logical_or, (~jnp.isfinite(a).all() for a in _floats(end)), False)
         norms = [_norm(jnp.where(jnp.isfinite(start), start, 0)) for start in true]
         anything = functools.reduce(jnp.maximum, norms, jnp.zeros((), jnp.float32))
@@ -73,17 +82,47 @@ def _norm(x: Any):
     ).astype(jnp.float32)
 
 
-def report(drift: Any) -> None:
-    """Warn at run time if a carry was lost."""
-    drift = largest(lax.stop_gradient(drift))
-    lax.cond(drift > 0, lambda d: jax.debug.callback(_warn, d), lambda d: None, drift)
+def spoiled(drift: Any, cotangents: Sequence[Any]) -> list[Any]:
+    """The cotangents, but NaN if a carry was lost.
+
+    They are multiplied by NaN or by 1 rather than replaced, so that their derivatives are NaN as well. Where
+    devices share a cotangent, it is NaN on all of them as soon as one has lost its carry.
+    """
+
+    @functools.cache
+    def factor(axes):
+        worst = lax.pmax(drift, tuple(sorted(axes))) if axes else drift
+        return jnp.where(worst > 0, jnp.nan, jnp.ones_like(worst))
+
+    shared = [varying_axes(drift) - varying_axes(ct) for ct in cotangents]
+    return [ct * factor(axes).astype(ct.dtype) for ct, axes in zip(cotangents, shared, strict=True)]
 
 
-def _warn(drift: Any) -> None:
-    warnings.warn(
-        f"a reverse scan recovered its carry {float(drift):.3g} times less accurately than half of its "
-        "digits: gradients through it may be off. Pass save_every=k to start afresh every k iterations, a "
-        "smaller max_overhead or larger max_bytes to save more, or use a wider type for the carry.",
-        ReconstructionWarning,
-        stacklevel=2,
+def warn_if_lost(drift: Any) -> None:
+    """Warn of a lost carry if it is known by now whether it was, which it is in a call outside `jit`."""
+    try:
+        lost = bool(drift > 0)
+    except jax.errors.ConcretizationTypeError:
+        _within_mapped_axis(drift)
+        return
+    if lost:
+        warnings.warn(_lost(float(drift)), ReconstructionWarning, stacklevel=2)
+
+
+@custom_vmap
+def _within_mapped_axis(drift):
+    return drift
+
+
+@_within_mapped_axis.def_vmap
+def _warn_for_all_elements(size, batched, drift):
+    warn_if_lost(jnp.max(drift, axis=0))
+    return drift, True
+
+
+def _lost(drift: float) -> str:
+    return (
+        f"a reverse scan recovered its carry {drift:.3g} times less accurately than half of its digits: "
+        "gradients through it are NaN. Pass save_every=k to start afresh every k iterations, a smaller "
+        "max_overhead or larger max_bytes to save more, or use a wider type for the carry."
     )

@@ -22,11 +22,74 @@ def burying(size):
     return body
 
 
-@pytest.mark.parametrize("how", ["eager", "jit", "vmap"])
+def buried_loss(w):
+    return loss_of(LEAST(burying(1e9), INIT, w))
+
+
+LOST = {
+    "eager": lambda: jax.grad(buried_loss)(W),
+    "vmap": lambda: jax.vmap(jax.grad(buried_loss))(jnp.stack([W, W])),
+    "vmap of vmap": lambda: jax.vmap(jax.vmap(jax.grad(buried_loss)))(jnp.stack([W, W])[None]),
+    "a second derivative": lambda: jax.grad(lambda w: loss_of(jax.grad(buried_loss)(w)))(W),
+    "without jit": lambda: without_jit(jax.jit(jax.grad(buried_loss))),
+}
+LOST_WHEN_COMPILED = {
+    "jit": lambda: jax.jit(jax.grad(buried_loss))(W),
+    "gradient of jit": lambda: jax.grad(jax.jit(buried_loss))(W),
+    "vmap": lambda: jax.jit(jax.vmap(jax.grad(buried_loss)))(jnp.stack([W, W])),
+    "a second derivative": lambda: jax.jit(jax.grad(lambda w: loss_of(jax.grad(buried_loss)(w))))(W),
+    "a derivative of the gradient": lambda: jax.jvp(jax.jit(jax.grad(buried_loss)), (W,), (W,))[1],
+}
+
+
+def without_jit(fun):
+    with jax.disable_jit():
+        return fun(W)
+
+
+@pytest.mark.parametrize("how", LOST)
 def test_a_buried_carry_is_reported_once(how):
-    grad = jax.grad(lambda w: loss_of(LEAST(burying(1e9), INIT, w)))
-    runs = {"eager": grad, "jit": jax.jit(grad), "vmap": lambda w: jax.vmap(grad)(jnp.stack([w, w]))}
-    assert len(warned(lambda: runs[how](W))) == 1
+    gradient = []
+    assert len(warned(lambda: gradient.append(LOST[how]()))) == 1
+    assert jnp.isnan(gradient[0]).all()
+
+
+@pytest.mark.parametrize("how", LOST_WHEN_COMPILED)
+def test_a_buried_carry_spoils_a_compiled_gradient(how):
+    assert jnp.isnan(LOST_WHEN_COMPILED[how]()).all()
+
+
+@pytest.mark.parametrize("how", ["jit", "gradient of jit", "vmap"])
+def test_where_nans_are_looked_for_a_compiled_gradient_says_what_it_lost(how):
+    def fails():
+        with jax.debug_nans(True), pytest.raises(FloatingPointError):
+            LOST_WHEN_COMPILED[how]()
+
+    assert warned(fails)
+
+
+def test_where_nans_are_looked_for_a_healthy_scan_is_quiet():
+    """Also one whose carry starts and ends at 0, which the measure of drift divides by."""
+    init = jax.tree.map(jnp.zeros_like, INIT)
+    with jax.debug_nans(True):
+        assert jnp.isfinite(jax.grad(lambda w: loss_of(LEAST(burying(1.0), init, w)))(W)).all()
+
+
+def test_every_argument_of_a_scan_that_lost_its_carry_has_a_gradient_that_is_nan():
+    def loss(arguments):
+        init, w, scale = arguments
+        return loss_of(LEAST(lambda c, w: burying(1e9 * scale)(c, w), init, w))
+
+    found = jax.jit(jax.grad(loss))((INIT, W, jnp.float32(1)))
+    assert all(bool(jnp.isnan(leaf).all()) for leaf in jax.tree.leaves(found))
+
+
+def test_of_mapped_scans_those_alone_are_spoiled_that_lost_their_carry():
+    loss = lambda scan, size: lambda w: loss_of(scan(burying(size), INIT, w))
+    grads = lambda scan: jax.jit(jax.vmap(lambda size: jax.grad(loss(scan, size))(W)))
+    healthy, lost = grads(LEAST)(jnp.asarray([1.0, 1e9]))
+    assert jnp.isnan(lost).all()
+    assert_same(healthy, grads(lax.scan)(jnp.ones(1))[0])
 
 
 @pytest.mark.parametrize("every", [1, 5])
