@@ -20,7 +20,11 @@ from jax.custom_batching import custom_vmap
 
 from bwsk_jax.engine.program.types import is_differentiable, varying_axes
 
-__all__ = ["DriftAlarm", "ReconstructionWarning", "spoiled", "warn_if_lost"]
+__all__ = ["DriftAlarm", "ReconstructionWarning", "Summary", "spoiled", "warn_if_lost"]
+
+
+Summary = dict[int, list[Any]]
+"""Of each float of a carry, by its place: the sum of its squares, and how many elements are not finite."""
 
 
 class ReconstructionWarning(UserWarning):
@@ -39,11 +43,16 @@ class DriftAlarm:
     leaves: tuple[int, ...]
     rounding: float
 
-    def measure(self, recovered: Sequence[Any], true: Sequence[Any], end: Sequence[Any]) -> Any:
+    def summarise(self, end: Sequence[Any]) -> Summary:
+        """What `measure` has to know of the carry that a reverse scan starts from, given all its leaves."""
+        with jax.debug_nans(False), jax.debug_infs(False):
+            return {k: _sums(_square(a), ~jnp.isfinite(a)) for k, a in enumerate(end) if _is_float(a)}
+
+    def measure(self, recovered: Sequence[Any], true: Sequence[Any], end: Summary) -> Any:
         """The largest relative distance between recovered and true starts, in units of what is tolerated.
 
-        `recovered` and `end` hold all leaves of the carry, where the reverse scan ended and where it started;
-        `true` holds only the `leaves` that are compared.
+        `recovered` holds all leaves of the carry where the reverse scan ended, `true` only the `leaves` that
+        are compared; `end` summarises the carry where the reverse scan started.
 
         Half of the digits are tolerated, and so is one `rounding`: there the last digit of a wide start
         decides which way a narrow value is rounded. A start that is all 0, as a velocity's often is, is
@@ -52,34 +61,49 @@ class DriftAlarm:
         carry was not finite at its end: they are left out.
         """
         with jax.debug_nans(False), jax.debug_infs(False):  # it looks for them itself
-            return lax.stop_gradient(self._measure(recovered, true, end))
+            return self._measure(recovered, true, end)
 
-    def _measure(self, recovered: Sequence[Any], true: Sequence[Any], end: Sequence[Any]) -> Any:
-        overflowed = functools.reduce(jnp.logical_or, (~jnp.isfinite(a).all() for a in _floats(end)), False)
-        norms = [_norm(jnp.where(jnp.isfinite(start), start, 0)) for start in true]
-        anything = functools.reduce(jnp.maximum, norms, jnp.zeros((), jnp.float32))
-        worst = jnp.zeros((), jnp.float32)
-        for k, start, own in zip(self.leaves, true, norms, strict=True):
-            scale = jnp.where(own > 0, own, jnp.where(anything > 0, anything, _norm(end[k])))
-            tolerance = max(float(jnp.finfo(start.dtype).eps) ** 0.5, self.rounding)
+    def _measure(self, recovered: Sequence[Any], true: Sequence[Any], end: Summary) -> Any:
+        overflowed = functools.reduce(jnp.logical_or, (lost > 0 for _, lost in end.values()), False)
+        norms = {}
+        for k, start in zip(self.leaves, true, strict=True):
             apart = recovered[k] - start
             excused = ~jnp.isfinite(start) | (~jnp.isfinite(apart) & overflowed)
-            distance = _norm(jnp.where(excused, 0, apart))
+            start = jnp.where(jnp.isfinite(start), start, 0)
+            norms[k] = list(map(jnp.sqrt, _sums(_square(start), _square(jnp.where(excused, 0, apart)))))
+        worst = jnp.zeros((), jnp.float32)
+        anything = functools.reduce(jnp.maximum, (own for own, _ in norms.values()), worst)
+        for k, (own, distance) in norms.items():
+            scale = jnp.where(own > 0, own, jnp.where(anything > 0, anything, jnp.sqrt(end[k][0])))
+            tolerance = max(float(jnp.finfo(recovered[k].dtype).eps) ** 0.5, self.rounding)
             lost = ~(distance <= tolerance * scale) & jnp.isfinite(own)  # also where it is not finite
             worst = jnp.maximum(worst, jnp.where(lost, jnp.nan_to_num(distance / scale) / tolerance + 1, 0))
         return worst
 
 
-def _floats(leaves: Sequence[Any]) -> list[Any]:
-    return [leaf for leaf in leaves if is_differentiable(jax.typeof(leaf))]
+def _is_float(leaf: Any) -> bool:
+    return is_differentiable(jax.typeof(leaf))
 
 
-def _norm(x: Any):
-    """The Euclidean norm, in float32 at least."""
+def _square(x: Any) -> Any:
+    """The squared magnitudes, in float32 at least."""
     magnitude = jnp.abs(x)
-    return jnp.linalg.norm(
-        magnitude.astype(jnp.promote_types(magnitude.dtype, jnp.float32)).reshape(-1)
-    ).astype(jnp.float32)
+    return magnitude.astype(jnp.promote_types(magnitude.dtype, jnp.float32)) ** 2
+
+
+def _sums(*arrays: Any) -> list[Any]:
+    """The sums of arrays of one shape, in float32 at least.
+
+    One reduction gives them all, because XLA's CPU compiler stores what each of several reads. It sums over
+    the last axis first: to add very many numbers to one another in turn would be too coarse.
+    """
+    wide = jnp.result_type(jnp.float32, *arrays)
+    sums = tuple(lax.stop_gradient(a.astype(wide)) for a in arrays)
+    zeros = tuple(jnp.zeros((), a.dtype) for a in sums)
+    axes = tuple(range(sums[0].ndim))
+    for some in filter(None, (axes[-1:], axes[:-1])):
+        sums = lax.reduce(sums, zeros, lambda a, b: tuple(map(jnp.add, a, b)), some)
+    return [a.astype(jnp.float32) for a in sums]
 
 
 def spoiled(drift: Any, cotangents: Sequence[Any]) -> list[Any]:

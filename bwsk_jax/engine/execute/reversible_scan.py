@@ -49,8 +49,8 @@ def reversible_scan(
 
     Computes what `lax.scan(body, init, xs, length)` computes and differentiates what it differentiates,
     closed-over values included, keeping per iteration only what the plan saves. Each carry is recovered from
-    the next, so rounding can build up. If the recovered `init` lacks half of its digits, all gradients through
-    the scan are NaN, and a call outside `jax.jit` issues a `ReconstructionWarning`. Under
+    the next, so rounding can build up. If the recovered `init` lacks half of its digits, all gradients
+    through the scan are NaN, and a call outside `jax.jit` issues a `ReconstructionWarning`. Under
     `jax.debug_nans(True)` a compiled gradient does so too, because JAX then runs it again without `jit`.
 
     Args:

@@ -1,6 +1,7 @@
 """A carry that is lost on the way back is reported, and only then."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +69,16 @@ def test_where_nans_are_looked_for_a_compiled_gradient_says_what_it_lost(how):
     assert warned(fails)
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("every", [2, 4])
+def test_a_carry_that_is_lost_between_two_that_are_kept_is_noticed(every, mapped):
+    loss = lambda w: loss_of(LEAST(burying(1e9), INIT, w, save_every=every))
+    found = []
+    run = lambda: jax.vmap(jax.grad(loss))(W[None]) if mapped else jax.grad(loss)(W)
+    assert len(warned(lambda: found.append(run()))) == 1
+    assert jnp.isnan(found[0]).all()
+
+
 def test_where_nans_are_looked_for_a_healthy_scan_is_quiet():
     """Also one whose carry starts and ends at 0, which the measure of drift divides by."""
     init = jax.tree.map(jnp.zeros_like, INIT)
@@ -115,9 +126,15 @@ def test_healthy_scans_are_quiet(name):
     assert not warned(lambda: gradients(lambda i, x: LEAST(body, i, x, length), init, xs)[1])
 
 
-@pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
-@pytest.mark.parametrize("where", ["init", "xs"])
-def test_a_row_that_is_not_finite_is_the_users_own(value, where):
+@pytest.mark.parametrize(
+    ("value", "where", "every"),
+    [
+        *itertools.product((jnp.nan, jnp.inf), ("init", "xs"), (None,)),
+        (jnp.nan, "init", 2),
+        (jnp.nan, "xs", 2),
+    ],
+)
+def test_a_row_that_is_not_finite_is_the_users_own(value, where, every):
     """It spoils its own row of the carry, as in plain autodiff, and none of the others."""
     body = lambda c, x: ((c[0] + jnp.tanh(c[1] * x), c[1] + jnp.sin(c[0])), None)
     a, xs = X, random(4, L, B, H)
@@ -126,8 +143,9 @@ def test_a_row_that_is_not_finite_is_the_users_own(value, where):
     else:
         xs = xs.at[2, 0].set(jnp.nan)
     run = lambda scan: jax.grad(lambda a: loss_of(scan(body, (a, X), xs)[0]))(a)
-    assert not warned(lambda: run(LEAST))
-    np.testing.assert_allclose(run(LEAST)[1:], run(lax.scan)[1:], rtol=1e-4)
+    ours = functools.partial(LEAST, save_every=every)
+    assert not warned(lambda: run(ours))
+    np.testing.assert_allclose(run(ours)[1:], run(lax.scan)[1:], rtol=1e-4)
 
 
 def test_drift_beside_a_row_that_is_not_finite_is_reported():

@@ -91,3 +91,35 @@ def test_a_compiled_gradient_is_kept_as_that_of_lax_scan_is(tmp_path):
         for name in ("ours", "plain"):
             assert len([file for file in first if file.startswith(f"jit_{name}_{k}-")]) == 1
     assert kept("1") == first
+
+
+# --- memory ------------------------------------------------------------------------------------------------
+
+
+def two_sided(c, w):
+    a = c[0] + jnp.tanh(c[1] @ w[0])
+    return (a, c[1] + jnp.tanh(a @ w[1])), None
+
+
+def swapping(c, w):
+    return (c[0] + jnp.tanh(c[1] @ w[0]), jnp.tanh(c[0] @ w[1])), None
+
+
+@functools.cache
+def temporaries(body, limit, length, every):
+    """Bytes that the compiled gradient of a stack needs beside its arguments and results."""
+    half = jax.ShapeDtypeStruct((64, 256), jnp.float32)
+    weights = jax.ShapeDtypeStruct((length, 2, 256, 256), jnp.float32)
+    scan = functools.partial(bwsk_jax.reversible_scan, save_every=every, **LIMITS[limit])
+    compiled = jax.jit(gradient(scan, body)).lower((half, half), weights).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("body", [two_sided, swapping], ids=["coupling", "swapping"])
+@pytest.mark.parametrize(("length", "every"), [(12, 3), (12, 4), (12, 5), (12, 7), (7, 2), (7, 3)])
+def test_keeping_carries_takes_no_memory_but_theirs(length, every, body, limit):
+    """Above all it does not copy the weights, which take ten times the memory of the temporaries."""
+    kept = (length - 1) // every * 2 * 64 * 256 * 4
+    allowed = 1.1 * temporaries(body, limit, length, None) + kept
+    assert temporaries(body, limit, length, every) <= allowed
