@@ -1,4 +1,9 @@
-"""How far a reverse scan has come from the carry it should have recovered, and telling the user."""
+"""How far a reverse scan has come from the carry that it should have recovered, and what follows from it.
+
+A gradient that went through a lost carry is NaN. A compiled program can say no more without calling back into
+Python, and a program that calls back can be neither exported nor kept in the compilation cache. Where the
+values are known while Python runs, as in a call outside `jit`, a warning says what has happened.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +16,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_batching import custom_vmap
 
-from bwsk_jax.engine.execute.guard import largest
-from bwsk_jax.engine.program.types import is_differentiable
+from bwsk_jax.engine.program.types import is_differentiable, varying_axes
 
-__all__ = ["DriftAlarm", "ReconstructionWarning", "report"]
+__all__ = ["DriftAlarm", "ReconstructionWarning", "Summary", "spoiled", "warn_if_lost"]
+
+
+Summary = dict[int, list[Any]]
+"""Of each float of a carry, by its place: the sum of its squares, and how many elements are not finite."""
 
 
 class ReconstructionWarning(UserWarning):
-    """A reverse scan ended far from the carry it should have recovered: its gradients may be off."""
+    """A reverse scan ended far from the carry it should have recovered: its gradients are therefore NaN."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +43,16 @@ class DriftAlarm:
     leaves: tuple[int, ...]
     rounding: float
 
-    def measure(self, recovered: Sequence[Any], true: Sequence[Any], end: Sequence[Any]) -> Any:
+    def summarise(self, end: Sequence[Any]) -> Summary:
+        """What `measure` has to know of the carry that a reverse scan starts from, given all its leaves."""
+        with jax.debug_nans(False), jax.debug_infs(False):
+            return {k: _sums(_square(a), ~jnp.isfinite(a)) for k, a in enumerate(end) if _is_float(a)}
+
+    def measure(self, recovered: Sequence[Any], true: Sequence[Any], end: Summary) -> Any:
         """The largest relative distance between recovered and true starts, in units of what is tolerated.
 
-        `recovered` and `end` hold all leaves of the carry, where the reverse scan ended and where it started;
-        `true` holds only the `leaves` that are compared.
+        `recovered` holds all leaves of the carry where the reverse scan ended, `true` only the `leaves` that
+        are compared; `end` summarises the carry where the reverse scan started.
 
         Half of the digits are tolerated, and so is one `rounding`: there the last digit of a wide start
         decides which way a narrow value is rounded. A start that is all 0, as a velocity's often is, is
@@ -46,44 +60,93 @@ class DriftAlarm:
         are the user's own, which plain autodiff has as well, if they are not in the true start either or the
         carry was not finite at its end: they are left out.
         """
-        overflowed = functools.reduce(jnp.logical_or, (~jnp.isfinite(a).all() for a in _floats(end)), False)
-        norms = [_norm(jnp.where(jnp.isfinite(start), start, 0)) for start in true]
-        anything = functools.reduce(jnp.maximum, norms, jnp.zeros((), jnp.float32))
-        worst = jnp.zeros((), jnp.float32)
-        for k, start, own in zip(self.leaves, true, norms, strict=True):
-            scale = jnp.where(own > 0, own, jnp.where(anything > 0, anything, _norm(end[k])))
-            tolerance = max(float(jnp.finfo(start.dtype).eps) ** 0.5, self.rounding)
+        with jax.debug_nans(False), jax.debug_infs(False):  # it looks for them itself
+            return self._measure(recovered, true, end)
+
+    def _measure(self, recovered: Sequence[Any], true: Sequence[Any], end: Summary) -> Any:
+        overflowed = functools.reduce(jnp.logical_or, (lost > 0 for _, lost in end.values()), False)
+        norms = {}
+        for k, start in zip(self.leaves, true, strict=True):
             apart = recovered[k] - start
             excused = ~jnp.isfinite(start) | (~jnp.isfinite(apart) & overflowed)
-            distance = _norm(jnp.where(excused, 0, apart))
+            start = jnp.where(jnp.isfinite(start), start, 0)
+            norms[k] = list(map(jnp.sqrt, _sums(_square(start), _square(jnp.where(excused, 0, apart)))))
+        worst = jnp.zeros((), jnp.float32)
+        anything = functools.reduce(jnp.maximum, (own for own, _ in norms.values()), worst)
+        for k, (own, distance) in norms.items():
+            scale = jnp.where(own > 0, own, jnp.where(anything > 0, anything, jnp.sqrt(end[k][0])))
+            tolerance = max(float(jnp.finfo(recovered[k].dtype).eps) ** 0.5, self.rounding)
             lost = ~(distance <= tolerance * scale) & jnp.isfinite(own)  # also where it is not finite
             worst = jnp.maximum(worst, jnp.where(lost, jnp.nan_to_num(distance / scale) / tolerance + 1, 0))
         return worst
 
 
-def _floats(leaves: Sequence[Any]) -> list[Any]:
-    return [leaf for leaf in leaves if is_differentiable(jax.typeof(leaf))]
+def _is_float(leaf: Any) -> bool:
+    return is_differentiable(jax.typeof(leaf))
 
 
-def _norm(x: Any):
-    """The Euclidean norm, in float32 at least."""
+def _square(x: Any) -> Any:
+    """The squared magnitudes, in float32 at least."""
     magnitude = jnp.abs(x)
-    return jnp.linalg.norm(
-        magnitude.astype(jnp.promote_types(magnitude.dtype, jnp.float32)).reshape(-1)
-    ).astype(jnp.float32)
+    return magnitude.astype(jnp.promote_types(magnitude.dtype, jnp.float32)) ** 2
 
 
-def report(drift: Any) -> None:
-    """Warn at run time if a carry was lost."""
-    drift = largest(lax.stop_gradient(drift))
-    lax.cond(drift > 0, lambda d: jax.debug.callback(_warn, d), lambda d: None, drift)
+def _sums(*arrays: Any) -> list[Any]:
+    """The sums of arrays of one shape, in float32 at least.
+
+    One reduction gives them all, because XLA's CPU compiler stores what each of several reads. It sums over
+    the last axis first: to add very many numbers to one another in turn would be too coarse.
+    """
+    wide = jnp.result_type(jnp.float32, *arrays)
+    sums = tuple(lax.stop_gradient(a.astype(wide)) for a in arrays)
+    zeros = tuple(jnp.zeros((), a.dtype) for a in sums)
+    axes = tuple(range(sums[0].ndim))
+    for some in filter(None, (axes[-1:], axes[:-1])):
+        sums = lax.reduce(sums, zeros, lambda a, b: tuple(map(jnp.add, a, b)), some)
+    return [a.astype(jnp.float32) for a in sums]
 
 
-def _warn(drift: Any) -> None:
-    warnings.warn(
-        f"a reverse scan recovered its carry {float(drift):.3g} times less accurately than half of its "
-        "digits: gradients through it may be off. Pass save_every=k to start afresh every k iterations, a "
-        "smaller max_overhead or larger max_bytes to save more, or use a wider type for the carry.",
-        ReconstructionWarning,
-        stacklevel=2,
+def spoiled(drift: Any, cotangents: Sequence[Any]) -> list[Any]:
+    """The cotangents, but NaN if a carry was lost.
+
+    They are multiplied by NaN or by 1 rather than replaced, so that their derivatives are NaN as well. Where
+    devices share a cotangent, it is NaN on all of them as soon as one has lost its carry.
+    """
+
+    @functools.cache
+    def factor(axes):
+        worst = lax.pmax(drift, tuple(sorted(axes))) if axes else drift
+        return jnp.where(worst > 0, jnp.nan, jnp.ones_like(worst))
+
+    shared = [varying_axes(drift) - varying_axes(ct) for ct in cotangents]
+    return [ct * factor(axes).astype(ct.dtype) for ct, axes in zip(cotangents, shared, strict=True)]
+
+
+def warn_if_lost(drift: Any) -> None:
+    """Warn of a lost carry if it is known by now whether it was, which it is in a call outside `jit`."""
+    try:
+        lost = bool(drift > 0)
+    except jax.errors.ConcretizationTypeError:
+        _within_mapped_axis(drift)
+        return
+    if lost:
+        warnings.warn(_lost(float(drift)), ReconstructionWarning, stacklevel=2)
+
+
+@custom_vmap
+def _within_mapped_axis(drift):
+    return drift
+
+
+@_within_mapped_axis.def_vmap
+def _warn_for_all_elements(size, batched, drift):
+    warn_if_lost(jnp.max(drift, axis=0))
+    return drift, True
+
+
+def _lost(drift: float) -> str:
+    return (
+        f"a reverse scan recovered its carry {drift:.3g} times less accurately than half of its digits: "
+        "gradients through it are NaN. Pass save_every=k to start afresh every k iterations, a smaller "
+        "max_overhead or larger max_bytes to save more, or use a wider type for the carry."
     )

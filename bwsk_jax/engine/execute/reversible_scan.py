@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Literal
 
-from bwsk_jax.engine.execute.drift import DriftAlarm, report
+from bwsk_jax.engine.execute.drift import DriftAlarm, spoiled, warn_if_lost
 from bwsk_jax.engine.execute.keeping import keep, kept_values
 from bwsk_jax.engine.execute.named_axes import with_rules
 from bwsk_jax.engine.execute.reversible import forward_mode_explained, pull_back
@@ -49,8 +49,9 @@ def reversible_scan(
 
     Computes what `lax.scan(body, init, xs, length)` computes and differentiates what it differentiates,
     closed-over values included, keeping per iteration only what the plan saves. Each carry is recovered from
-    the next, so rounding can build up: at the end the recovered `init` is compared with the true one, and a
-    difference of more than half the digits is reported as `ReconstructionWarning`.
+    the next, so rounding can build up. If the recovered `init` lacks half of its digits, all gradients
+    through the scan are NaN, and a call outside `jax.jit` issues a `ReconstructionWarning`. Under
+    `jax.debug_nans(True)` a compiled gradient does so too, because JAX then runs it again without `jit`.
 
     Args:
       body, init, xs, length: as for `jax.lax.scan`.
@@ -175,9 +176,11 @@ class _ReversibleScan:
         (ct_init, ct_consts), ct_xs, drift = self.segments.run_back(
             self._reverse_step(consts), state, carries, (xs, saved, ct_ys), self._alarm
         )
+        pulled = [*ct_consts, *ct_init, *ct_xs]
         if self._alarm.leaves:
-            report(drift)
-        fill = iter((*ct_consts, *ct_init, *ct_xs))
+            warn_if_lost(drift)
+            pulled = spoiled(drift, pulled)
+        fill = iter(pulled)
         mask = iter(vjp.differentiable_inputs)
         groups = consts, carries.last, xs
         return tuple([next(fill) if next(mask) else None for _ in group] for group in groups)

@@ -1,16 +1,22 @@
-"""A scan in segments: each ends in a carry that is kept, from which the way back starts afresh."""
+"""A scan in segments: each ends in a carry that is kept, from which the way back starts afresh.
+
+Forward and back are one scan over all iterations each. The carries are kept in an array that the scan itself
+carries and writes in place, and the way back looks up in it where a new segment begins. To cut `xs` into
+segments would copy it, and it often holds all weights of a model.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from bwsk_jax.engine.execute.drift import DriftAlarm
+from bwsk_jax.engine.program.types import varying_axes
 
 __all__ = ["KeptCarries", "Segments"]
 
@@ -20,7 +26,7 @@ class KeptCarries(NamedTuple):
 
     Attributes:
       starts: the leaves of the first carry that a drift alarm compares with.
-      ends: the leaves of the carries at the ends of all full segments, stacked.
+      ends: the leaves of the carries at the ends of all segments but the last one, stacked.
       last: the leaves of the last carry.
     """
 
@@ -31,32 +37,42 @@ class KeptCarries(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Segments:
-    """A scan as `count` segments of `size` iterations, and a last segment of `rest` iterations."""
+    """A scan of `length` iterations as segments of `size` iterations; the last segment may be shorter."""
 
-    count: int
+    length: int
     size: int
-    rest: int
 
     @classmethod
     def of(cls, length: int, size: int | None) -> Segments:
-        """Cut `length` iterations into segments of `size`, or into one if that is None."""
-        if size is None or size >= length:
-            return cls(0, 1, length)
-        return cls((length - 1) // size, size, (length - 1) % size + 1)
+        """Cut `length` iterations into segments of `size`, or leave them in one if that is None."""
+        return cls(length, max(1, length) if size is None else size)
 
-    def run(self, step: Callable, init: Any, xs: Any) -> tuple[Any, Any, Any]:
-        """Scan; return the carry at the end of each full segment, the last carry and the stacked outputs."""
-        if not self.count:
-            return [], *lax.scan(step, init, xs, length=self.rest)
+    @property
+    def _later(self) -> int:
+        """The number of segments after the first, each of which begins with a carry that is kept."""
+        return (self.length - 1) // self.size if self.length else 0
 
-        def segment(carry, xs):
-            carry, outs = lax.scan(step, carry, xs, length=self.size)
-            return carry, (carry, outs)
+    def run(self, step: Callable, init: list[Any], xs: Any) -> tuple[list[Any], list[Any], Any]:
+        """Scan; return the carries where a next segment begins, the last carry and the stacked outputs."""
+        if not self._later:
+            return [], *lax.scan(step, init, xs, length=self.length)
 
-        full, rest = self._cut(xs)
-        carry, (ends, outs) = lax.scan(segment, init, full, length=self.count)
-        last, tail = lax.scan(step, carry, rest, length=self.rest)
-        return ends, last, self._join(outs, tail)
+        def keeping(state, slices):
+            carry, ends = state
+            k, x = slices
+            carry, outs = step(carry, x)
+            return (carry, [self._written(a, c, k) for a, c in zip(ends, carry, strict=True)]), outs
+
+        ends = [jnp.broadcast_to(a[None], (self._later, *a.shape)) for a in init]
+        (last, ends), outs = lax.scan(keeping, (init, ends), (jnp.arange(self.length), xs))
+        return ends, last, outs
+
+    def _written(self, ends: Any, carry: Any, k: Any) -> Any:
+        """Each iteration writes to the place of its segment, where the carry of the segment's last stays."""
+        segment = k // self.size
+        before = lax.dynamic_index_in_dim(ends, segment, keepdims=False)
+        kept = jnp.where(segment < self._later, carry, before)
+        return lax.dynamic_update_index_in_dim(ends, kept, segment, 0)
 
     def run_back(
         self, step: Callable, state: Any, kept: KeptCarries, stacked: Any, alarm: DriftAlarm
@@ -65,32 +81,37 @@ class Segments:
 
         `step((carry, state), slices)` returns ((carry before, state), outputs).
         """
+        end = alarm.summarise(kept.last)
+        if not self._later:
+            start = kept.last, state
+            (carry, state), outs = lax.scan(step, start, stacked, length=self.length, reverse=True)
+            return state, outs, alarm.measure(carry, kept.starts, end)
 
-        def segment(state, start, end, stacked, size):
-            (carry, state), outs = lax.scan(step, (end, state), stacked, length=size, reverse=True)
-            return state, outs, alarm.measure(carry, start, end)
+        def afresh(state, slices):
+            carry, state, drift, end = state
+            k, slices = slices
+            ends_segment = ((k + 1) % self.size == 0) & (k // self.size < self._later)
+            row = functools.partial(lax.dynamic_index_in_dim, index=k // self.size, keepdims=False)
 
-        if not self.count:
-            return segment(state, kept.starts, kept.last, stacked, self.rest)
-        full, rest = self._cut(stacked)
-        ends = [kept.ends[k] for k in alarm.leaves]
-        state, tail, drift = segment(state, [a[-1] for a in ends], kept.last, rest, self.rest)
-        starts = [jnp.concatenate([a[None], b[:-1]]) for a, b in zip(kept.starts, ends, strict=True)]
+            def compare():
+                true = list(map(row, kept.ends))
+                found = alarm.measure(carry, [true[j] for j in alarm.leaves], end)
+                return jnp.maximum(drift, found), alarm.summarise(true)
 
-        def back(state, slices):
-            start, end, iterations = slices
-            state, outs, drift = segment(state, start, end, iterations, self.size)
-            return state, (outs, drift)
+            if alarm.leaves:
+                drift, end = lax.cond(ends_segment, compare, lambda: (drift, end))
+            carry = [jnp.where(ends_segment, row(a), b) for a, b in zip(kept.ends, carry, strict=True)]
+            (carry, state), outs = step((carry, state), slices)
+            return (carry, state, drift, end), outs
 
-        state, (outs, drifts) = lax.scan(back, state, (starts, kept.ends, full), reverse=True)
-        return state, self._join(outs, tail), jnp.maximum(drift, drifts.max())
+        start = kept.last, state, _no_drift(kept.last), end
+        numbered = jnp.arange(self.length), stacked
+        (carry, state, drift, end), outs = lax.scan(afresh, start, numbered, reverse=True)
+        return state, outs, jnp.maximum(drift, alarm.measure(carry, kept.starts, end))
 
-    def _cut(self, stacked: Any) -> tuple[Any, Any]:
-        """(full segments with two leading axes, the rest with one)."""
-        n = self.count * self.size
-        full = jax.tree.map(lambda a: a[:n].reshape(self.count, self.size, *a.shape[1:]), stacked)
-        return full, jax.tree.map(lambda a: a[n:], stacked)
 
-    def _join(self, full: Any, rest: Any) -> Any:
-        """Undo `_cut`."""
-        return jax.tree.map(lambda a, b: lax.concatenate([lax.collapse(a, 0, 2), b], 0), full, rest)
+def _no_drift(carry: list[Any]) -> Any:
+    """0, but of the type that the drift of the carry has."""
+    axes = frozenset().union(*map(varying_axes, carry))
+    zero = jnp.zeros((), jnp.float32)
+    return lax.pcast(zero, tuple(sorted(axes)), to="varying") if axes else zero

@@ -1,6 +1,7 @@
 """A carry that is lost on the way back is reported, and only then."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +23,84 @@ def burying(size):
     return body
 
 
-@pytest.mark.parametrize("how", ["eager", "jit", "vmap"])
+def buried_loss(w):
+    return loss_of(LEAST(burying(1e9), INIT, w))
+
+
+LOST = {
+    "eager": lambda: jax.grad(buried_loss)(W),
+    "vmap": lambda: jax.vmap(jax.grad(buried_loss))(jnp.stack([W, W])),
+    "vmap of vmap": lambda: jax.vmap(jax.vmap(jax.grad(buried_loss)))(jnp.stack([W, W])[None]),
+    "a second derivative": lambda: jax.grad(lambda w: loss_of(jax.grad(buried_loss)(w)))(W),
+    "without jit": lambda: without_jit(jax.jit(jax.grad(buried_loss))),
+}
+LOST_WHEN_COMPILED = {
+    "jit": lambda: jax.jit(jax.grad(buried_loss))(W),
+    "gradient of jit": lambda: jax.grad(jax.jit(buried_loss))(W),
+    "vmap": lambda: jax.jit(jax.vmap(jax.grad(buried_loss)))(jnp.stack([W, W])),
+    "a second derivative": lambda: jax.jit(jax.grad(lambda w: loss_of(jax.grad(buried_loss)(w))))(W),
+    "a derivative of the gradient": lambda: jax.jvp(jax.jit(jax.grad(buried_loss)), (W,), (W,))[1],
+}
+
+
+def without_jit(fun):
+    with jax.disable_jit():
+        return fun(W)
+
+
+@pytest.mark.parametrize("how", LOST)
 def test_a_buried_carry_is_reported_once(how):
-    grad = jax.grad(lambda w: loss_of(LEAST(burying(1e9), INIT, w)))
-    runs = {"eager": grad, "jit": jax.jit(grad), "vmap": lambda w: jax.vmap(grad)(jnp.stack([w, w]))}
-    assert len(warned(lambda: runs[how](W))) == 1
+    gradient = []
+    assert len(warned(lambda: gradient.append(LOST[how]()))) == 1
+    assert jnp.isnan(gradient[0]).all()
+
+
+@pytest.mark.parametrize("how", LOST_WHEN_COMPILED)
+def test_a_buried_carry_spoils_a_compiled_gradient(how):
+    assert jnp.isnan(LOST_WHEN_COMPILED[how]()).all()
+
+
+@pytest.mark.parametrize("how", ["jit", "gradient of jit", "vmap"])
+def test_where_nans_are_looked_for_a_compiled_gradient_says_what_it_lost(how):
+    def fails():
+        with jax.debug_nans(True), pytest.raises(FloatingPointError):
+            LOST_WHEN_COMPILED[how]()
+
+    assert warned(fails)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("every", [2, 4])
+def test_a_carry_that_is_lost_between_two_that_are_kept_is_noticed(every, mapped):
+    loss = lambda w: loss_of(LEAST(burying(1e9), INIT, w, save_every=every))
+    found = []
+    run = lambda: jax.vmap(jax.grad(loss))(W[None]) if mapped else jax.grad(loss)(W)
+    assert len(warned(lambda: found.append(run()))) == 1
+    assert jnp.isnan(found[0]).all()
+
+
+def test_where_nans_are_looked_for_a_healthy_scan_is_quiet():
+    """Also one whose carry starts and ends at 0, which the measure of drift divides by."""
+    init = jax.tree.map(jnp.zeros_like, INIT)
+    with jax.debug_nans(True):
+        assert jnp.isfinite(jax.grad(lambda w: loss_of(LEAST(burying(1.0), init, w)))(W)).all()
+
+
+def test_every_argument_of_a_scan_that_lost_its_carry_has_a_gradient_that_is_nan():
+    def loss(arguments):
+        init, w, scale = arguments
+        return loss_of(LEAST(lambda c, w: burying(1e9 * scale)(c, w), init, w))
+
+    found = jax.jit(jax.grad(loss))((INIT, W, jnp.float32(1)))
+    assert all(bool(jnp.isnan(leaf).all()) for leaf in jax.tree.leaves(found))
+
+
+def test_of_mapped_scans_those_alone_are_spoiled_that_lost_their_carry():
+    loss = lambda scan, size: lambda w: loss_of(scan(burying(size), INIT, w))
+    grads = lambda scan: jax.jit(jax.vmap(lambda size: jax.grad(loss(scan, size))(W)))
+    healthy, lost = grads(LEAST)(jnp.asarray([1.0, 1e9]))
+    assert jnp.isnan(lost).all()
+    assert_same(healthy, grads(lax.scan)(jnp.ones(1))[0])
 
 
 @pytest.mark.parametrize("every", [1, 5])
@@ -52,9 +126,15 @@ def test_healthy_scans_are_quiet(name):
     assert not warned(lambda: gradients(lambda i, x: LEAST(body, i, x, length), init, xs)[1])
 
 
-@pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
-@pytest.mark.parametrize("where", ["init", "xs"])
-def test_a_row_that_is_not_finite_is_the_users_own(value, where):
+@pytest.mark.parametrize(
+    ("value", "where", "every"),
+    [
+        *itertools.product((jnp.nan, jnp.inf), ("init", "xs"), (None,)),
+        (jnp.nan, "init", 2),
+        (jnp.nan, "xs", 2),
+    ],
+)
+def test_a_row_that_is_not_finite_is_the_users_own(value, where, every):
     """It spoils its own row of the carry, as in plain autodiff, and none of the others."""
     body = lambda c, x: ((c[0] + jnp.tanh(c[1] * x), c[1] + jnp.sin(c[0])), None)
     a, xs = X, random(4, L, B, H)
@@ -63,8 +143,9 @@ def test_a_row_that_is_not_finite_is_the_users_own(value, where):
     else:
         xs = xs.at[2, 0].set(jnp.nan)
     run = lambda scan: jax.grad(lambda a: loss_of(scan(body, (a, X), xs)[0]))(a)
-    assert not warned(lambda: run(LEAST))
-    np.testing.assert_allclose(run(LEAST)[1:], run(lax.scan)[1:], rtol=1e-4)
+    ours = functools.partial(LEAST, save_every=every)
+    assert not warned(lambda: run(ours))
+    np.testing.assert_allclose(run(ours)[1:], run(lax.scan)[1:], rtol=1e-4)
 
 
 def test_drift_beside_a_row_that_is_not_finite_is_reported():

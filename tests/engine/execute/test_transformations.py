@@ -82,6 +82,11 @@ def test_second_derivatives_with_kept_carries(every):
     )
 
 
+@pytest.mark.parametrize("name", ["vmap over init", "vmap over xs", "grad of vmap"])
+def test_mapped_scans_with_kept_carries(name):
+    assert_same(TRANSFORMS[name](functools.partial(LEAST, save_every=2)), TRANSFORMS[name](lax.scan))
+
+
 @pytest.mark.parametrize(
     "name", ["jit", "vmap over closed-over", pytest.param("grad of grad", marks=pytest.mark.slow)]
 )
