@@ -257,7 +257,7 @@ def _inversions(
         for inverse in inverses_of(equation, bounds.of):
             target = equation.inputs[inverse.operand]
             assert not isinstance(target, Literal), "no literal has an inverse"
-            if target in parameter_only or _amplifies(program, target, inverse, length):
+            if not inverse.usual or target in parameter_only or _amplifies(program, target, inverse, length):
                 continue
             reads = tuple(dict.fromkeys((*equation.outputs, *inverse.side_values(equation))))
             # What the inverse computes has the operand's size; it is priced like the equation itself.
