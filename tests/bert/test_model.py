@@ -59,8 +59,8 @@ def tiny_model():
     return torch_model(TINY)
 
 
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("typed", [False, True])
+@pytest.mark.parametrize("masked", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("typed", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("shape", [(1, 1), (2, 7), (3, 40)])
 def test_logits_are_those_of_torch(tiny_model, shape, masked, typed):
     assert_same_logits(TINY, tiny_model, shape, masked, typed)
@@ -152,7 +152,7 @@ def test_no_dropout_rate_is_no_dropout(tiny):
     )
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("rate", [0.1, pytest.param(0.5, marks=pytest.mark.slow), 0.9])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("width", [1, 400, 401])
 def test_dropout_statistics(rate, dtype, width):

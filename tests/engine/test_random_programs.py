@@ -81,7 +81,7 @@ def precision_of(dtype):
     return float(jnp.finfo(dtype).eps) ** (2 / 3)
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", [pytest.param("float32", marks=pytest.mark.slow), "float64"])
 @hypothesis.given(lines(UNARY, BINARY), LIMITS, st.sampled_from([X, ZEROS]))
 def test_random_calls_have_the_plain_gradient(kind, lines, limit, x):
     dtype, tolerance = TYPES[kind]
@@ -96,7 +96,7 @@ def scans(body, limit, every, **options):
     return (lambda init, xs: lax.scan(body, init, xs)), (lambda init, xs: ours(body, init, xs))
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 @hypothesis.given(
     lines(UNARY, BINARY, most=7),
     st.sampled_from(sorted(FRAMES)),

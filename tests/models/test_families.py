@@ -48,7 +48,7 @@ def test_the_gradient_is_that_of_plain_autodiff(name):
     jax.effects_barrier()
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)])
 @every_family
 def test_a_narrow_type_loses_no_more_than_in_plain_autodiff(name, dtype):
     """The gradient is at most 1.15 times as far from that of float32, by either limit."""

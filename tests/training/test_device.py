@@ -19,7 +19,10 @@ def test_the_device_there_is_can_be_asked_for():
     ("platforms", "flags", "message"),
     [
         ("", "--device gpu", "error: --device gpu: JAX finds none, only cpu: give --device cpu"),
-        ("cpu", "--device gpu", "error: --device gpu: JAX finds none, only cpu: give --device cpu"),
+        pytest.param(
+            *("cpu", "--device gpu", "error: --device gpu: JAX finds none, only cpu: give --device cpu"),
+            marks=pytest.mark.slow,
+        ),
         ("cuda", "", "error: JAX_PLATFORMS=cuda: "),
     ],
 )

@@ -38,11 +38,16 @@ def setup():
     )
 
 
+@pytest.fixture(scope="module")
+def plans(setup):
+    """The frontier of the encoder."""
+    return bwsk_jax.frontier(*setup.encoder)
+
+
 @pytest.fixture
-def peaks(setup, monkeypatch):
+def peaks(plans, monkeypatch):
     """Saved bytes per layer -> peak of every plan on the frontier, by a model of the compiler."""
     monkeypatch.setattr(StepSetup, "peak_bytes", lambda self: 1000 + 6 * self.flags.max_bytes)
-    plans = bwsk_jax.frontier(*setup.encoder)
     return {plan.saved_bytes: 1000 + 6 * plan.saved_bytes for plan in plans}
 
 

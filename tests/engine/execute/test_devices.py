@@ -44,7 +44,10 @@ def devices():
     assert jax.device_count() >= DEVICES, "the tests simulate several devices: see tests/conftest.py"
 
 
-@pytest.mark.parametrize("checked", [True, False], ids=["checked", "unchecked"])
+@pytest.mark.parametrize(
+    "checked",
+    [pytest.param(True, id="checked"), pytest.param(False, id="unchecked", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize(
     ("body", "options"), [*((coupling, options) for options in OPTIONS), (normalised, "least memory")]
 )

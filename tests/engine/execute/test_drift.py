@@ -103,7 +103,7 @@ def test_of_mapped_scans_those_alone_are_spoiled_that_lost_their_carry():
     assert_same(healthy, grads(lax.scan)(jnp.ones(1))[0])
 
 
-@pytest.mark.parametrize("every", [1, 5])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 5])
 def test_keeping_carries_ends_the_drift_of_later_segments(every):
     """Damping by 0.9 multiplies an error by 1 / 0.9 in each iteration back: over 60 of them by 556."""
     xs = random(3, 60, B, H)
@@ -119,7 +119,11 @@ def test_keeping_every_carry_recovers_it_exactly():
 
 
 @pytest.mark.parametrize(
-    "name", ["coupling", "rotating", "momentum", "masks and exact zeros", "integers, bools and keys"]
+    "name",
+    [
+        *("coupling", "masks and exact zeros", "integers, bools and keys"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("rotating", "momentum")),
+    ],
 )
 def test_healthy_scans_are_quiet(name):
     body, init, xs, length = CASES[name]
@@ -177,7 +181,7 @@ def test_a_wide_carry_under_a_narrow_branch_drifts_by_its_rounding():
     assert_same(ours[0], grad(lax.scan), 2e-2)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)])
 def test_a_narrow_carry_is_saved_rather_than_recovered_with_its_rounding(dtype):
     """Twelve couplings: their gradient is no further from float32's than plain autodiff's."""
 

@@ -52,7 +52,7 @@ def test_a_scan_on_devices(body, check_vma):
     assert_same(*both(lambda scan: compiled_gradients(over(scan))))
 
 
-@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("check_vma", [pytest.param(True, marks=pytest.mark.slow), False])
 @pytest.mark.parametrize("fun", [layer, normalised])
 def test_a_call_on_devices(fun, check_vma):
     block = lambda x, p: fun(x, jax.tree.map(lambda a: a[0], p))

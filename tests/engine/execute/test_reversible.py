@@ -32,7 +32,14 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("limit", [None, 0.0, INF], ids=["default", "no recomputation", "least memory"])
+@pytest.mark.parametrize(
+    "limit",
+    [
+        pytest.param(None, id="default"),
+        pytest.param(0.0, id="no recomputation", marks=pytest.mark.slow),
+        pytest.param(INF, id="least memory"),
+    ],
+)
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_has_the_values_and_gradients_of_the_function(name, limit):
     fun, args = CALLS[name]

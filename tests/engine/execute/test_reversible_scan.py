@@ -60,11 +60,10 @@ def test_a_weak_carry_stays_weak():
 @pytest.mark.parametrize(
     ("every", "length"),
     [
-        (1, 6),
         (3, 7),
         *(
             pytest.param(*kept, marks=pytest.mark.slow)
-            for kept in [(1, 1), (2, 1), (3, 6), (6, 6), (7, 8), (100, 3)]
+            for kept in [(1, 1), (1, 6), (2, 1), (3, 6), (6, 6), (7, 8), (100, 3)]
         ),
     ],
 )
@@ -74,8 +73,25 @@ def test_carries_may_be_kept_however_often(every, length):
     assert_same(run(scan), run(lax.scan))
 
 
-@pytest.mark.parametrize("options", ["no recomputation", "every", "without inverses"])
-@pytest.mark.parametrize("name", ["coupling", "integers, bools and keys", "masks and exact zeros"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("coupling", "no recomputation"),
+        ("integers, bools and keys", "every"),
+        ("masks and exact zeros", "without inverses"),
+        *(
+            pytest.param(name, options, marks=pytest.mark.slow)
+            for name, options in [
+                *(("coupling", "every"), ("coupling", "without inverses")),
+                *(
+                    ("integers, bools and keys", "no recomputation"),
+                    ("integers, bools and keys", "without inverses"),
+                ),
+                *(("masks and exact zeros", "no recomputation"), ("masks and exact zeros", "every")),
+            ]
+        ),
+    ],
+)
 def test_every_option_keeps_the_gradient(name, options):
     test_a_scan_has_the_values_and_gradients_of_lax_scan(name, options)
 
@@ -85,7 +101,9 @@ def test_a_scan_inside_a_scan():
     assert_same(run(LEAST, nested), run(lax.scan, nested_plain))
 
 
-@pytest.mark.parametrize(("dtype", "rtol"), [(jnp.bfloat16, 6e-2), (jnp.float16, 1e-2)])
+@pytest.mark.parametrize(
+    ("dtype", "rtol"), [(jnp.bfloat16, 6e-2), pytest.param(jnp.float16, 1e-2, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("body", [half_precision, dense], ids=["computed wide", "computed narrow"])
 def test_narrow_carries(dtype, rtol, body):
     w = W.astype(dtype) if body is dense else W
@@ -100,7 +118,10 @@ def test_carries_of_different_types():
     assert_same(ours[0], run(lax.scan), 6e-2)
 
 
-@pytest.mark.parametrize("body", [coupling, momentum], ids=["coupling", "momentum"])
+@pytest.mark.parametrize(
+    "body",
+    [pytest.param(coupling, id="coupling", marks=pytest.mark.slow), pytest.param(momentum, id="momentum")],
+)
 def test_double_precision_is_recovered_to_double_precision(body):
     with jax.enable_x64(True):
         wide = lambda a: jnp.asarray(np.asarray(a, np.float64))

@@ -69,7 +69,18 @@ TRANSFORMS = {
 }
 
 
-@pytest.mark.parametrize("name", TRANSFORMS)
+SLOW = {
+    "jit of the scan",
+    "vmap of vmap",
+    "vmap over axis of size 1",
+    "checkpoint around the gradient",
+    "jacrev",
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in TRANSFORMS]
+)
 def test_transformations_compose(name):
     assert_same(*both(TRANSFORMS[name]))
 
@@ -88,7 +99,8 @@ def test_mapped_scans_with_kept_carries(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["jit", "vmap over closed-over", pytest.param("grad of grad", marks=pytest.mark.slow)]
+    "name",
+    ["jit", *(pytest.param(n, marks=pytest.mark.slow) for n in ("vmap over closed-over", "grad of grad"))],
 )
 def test_no_tracer_leaks(name):
     with jax.checking_leaks():
@@ -103,8 +115,16 @@ def test_without_jit():
     assert_same(called, jax.grad(lambda x: loss_of(block(x, W[0])))(X))
 
 
-@pytest.mark.parametrize("how", ["plain", "vmap", "call"])
-@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+@pytest.mark.parametrize(
+    ("impl", "how"),
+    [
+        *(("threefry2x32", "plain"), ("rbg", "vmap"), ("threefry2x32", "call"), ("rbg", "call")),
+        *(
+            pytest.param(*both, marks=pytest.mark.slow)
+            for both in (("rbg", "plain"), ("threefry2x32", "vmap"))
+        ),
+    ],
+)
 def test_dropout_draws_the_same_bits_forward_and_backward(impl, how):
     def body(c, xs):
         w, key = xs

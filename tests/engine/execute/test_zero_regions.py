@@ -84,14 +84,22 @@ def branch_params(seed, outer_bias):
 
 
 @pytest.mark.parametrize("limit", LIMITS.values(), ids=LIMITS)
-@pytest.mark.parametrize("outer_bias", [0.0, 1.0], ids=["no bias", "outer biases"])
+@pytest.mark.parametrize(
+    "outer_bias",
+    [pytest.param(0.0, id="no bias"), pytest.param(1.0, id="outer biases", marks=pytest.mark.slow)],
+)
 def test_images_with_a_black_frame(limit, outer_bias):
     params = branch_params(1, outer_bias), branch_params(2, outer_bias)
     carry = framed_images(3), framed_images(4)
     assert compare(coupling(jax.nn.relu), carry, params, limit) <= 1e-5
 
 
-@pytest.mark.parametrize("name", ACTIVATIONS)
+SLOW = {"leaky relu", "relu by where", "relu by max"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in ACTIVATIONS]
+)
 def test_whatever_compares(name):
     params = branch_params(1, 0.0), branch_params(2, 0.0)
     carry = framed_images(3), framed_images(4)

@@ -73,12 +73,17 @@ def planned_elsewhere(count, seed):
 
 
 @pytest.mark.parametrize(
-    "count", [pytest.param(12, id="12 couplings"), pytest.param(100, id="100", marks=pytest.mark.slow)]
+    ("count", "machine"),
+    [
+        pytest.param(12, contextlib.nullcontext, id="12 couplings, idle"),
+        pytest.param(12, a_busy_machine, id="12 couplings, busy", marks=pytest.mark.slow),
+        pytest.param(100, a_busy_machine, id="100, busy", marks=pytest.mark.slow),
+    ],
 )
-def test_two_processes_make_the_same_plans_idle_and_busy(count):
+def test_two_processes_make_the_same_plans_idle_and_busy(count, machine):
     idle = planned_elsewhere(count, "1")
     assert len(set(idle)) >= 4
-    with a_busy_machine():
+    with machine():
         assert planned_elsewhere(count, "2") == idle
 
 
@@ -109,7 +114,11 @@ def test_a_hundred_unrolled_couplings_do_not_save_their_carry():
     assert plan.overhead <= 0.03
 
 
-@pytest.mark.parametrize("limit", [Limit(), Limit(0.2), Limit(INF), Limit(None, 2000)], ids=str)
+@pytest.mark.parametrize(
+    "limit",
+    [Limit(), pytest.param(Limit(0.2), marks=pytest.mark.slow), Limit(INF), Limit(None, 2000)],
+    ids=str,
+)
 @pytest.mark.parametrize("most_steps", [0, 600])
 def test_a_large_problem_is_never_worse_off_with_inverses(limit, most_steps, monkeypatch):
     monkeypatch.setattr(solver, "MOST_STEPS", most_steps)

@@ -152,7 +152,9 @@ def failing_server():
         yield endpoint
 
 
-@pytest.mark.parametrize("network", ["offline mode", "refused", "silent", "failing"])
+@pytest.mark.parametrize(
+    "network", ["offline mode", pytest.param("refused", marks=pytest.mark.slow), "silent", "failing"]
+)
 def test_without_a_network_the_answer_comes_soon_and_names_the_ways_out(
     network, silent_server, failing_server, tmp_path
 ):

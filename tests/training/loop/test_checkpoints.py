@@ -24,7 +24,7 @@ def history(steps, *validations):
 
 def test_what_is_restored_is_what_was_saved_and_a_step_takes_it(tmp_path, state):
     step = make_train_step(CONFIG, OPTIMIZER, MASK_ID)
-    batch, key = tokens(1, 2, 16), jax.random.key(0, impl="rbg")
+    batch, key = tokens(2, 3, 16), jax.random.key(0, impl="rbg")
     compiled = step.lower(state, batch, key).compile()
     state, _ = compiled(state, batch, key)
     saved = jax.tree.map(np.array, state)

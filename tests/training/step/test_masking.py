@@ -6,8 +6,11 @@ from hypothesis import strategies as st
 from bwsk_jax.training.step.masking import draw_positions, draw_substitutes, mask_tokens, masked_count
 from tests.support.tiny import MASK_ID, tokens
 
+# Each example has its own shape, for which everything is compiled.
+FEW = min(10, settings.default.max_examples)
 
-@settings(deadline=None, max_examples=10)
+
+@settings(deadline=None, max_examples=FEW)
 @given(windows=st.integers(1, 5), seq_len=st.integers(1, 40), seed=st.integers(0, 2**31 - 1))
 def test_masking_hides_a_fixed_number_of_distinct_positions_and_nothing_else(windows, seq_len, seed):
     original = tokens(windows, seq_len, seed=seed)
@@ -27,7 +30,7 @@ def test_every_position_is_masked_about_equally_often():
     np.testing.assert_allclose(frequencies, 0.15, atol=0.01)
 
 
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=FEW)
 @given(
     windows=st.integers(1, 5),
     seq_len=st.integers(1, 40),
