@@ -12,7 +12,8 @@ from jax import lax
 import bwsk_jax
 
 L, B, H = 6, 16, 32
-TYPES = [jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn, jnp.float8_e5m2]
+SMALLER = [jnp.float16, jnp.float8_e4m3fn, jnp.float8_e5m2]
+TYPES = [jnp.bfloat16, *(pytest.param(t, marks=pytest.mark.slow) for t in SMALLER)]
 
 
 def residual(c, w):
