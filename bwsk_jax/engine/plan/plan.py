@@ -185,9 +185,13 @@ class Plan:
 
     @property
     def is_checkpoint(self) -> bool:
-        """Whether it is what `jax.checkpoint` does in a scan: the carry is saved, and all else replayed."""
-        carry = self.problem.carry_in
-        return bool(carry) and not self.inverted and set(self.saved).issubset(carry)
+        """Whether it is what `jax.checkpoint` does in a scan: the carry is saved, and all else replayed.
+
+        What has an effect, such as printing, `jax.checkpoint` runs once more; then it is not.
+        """
+        carry, equations = self.problem.carry_in, self.problem.program.equations
+        replays = bool(carry) and not self.inverted and set(self.saved).issubset(carry)
+        return replays and not any(equation.effects for equation in equations)
 
     @functools.cached_property
     def guarded_steps(self) -> frozenset[Step]:
