@@ -34,7 +34,7 @@ class Line:
         before a broadcast.
       grade: how exact the inverse is: "exact", "relative", "rounded", "guarded" or "narrowed", as in
         `bwsk_jax.Grade`; "" without an inverse.
-      amplification: the factor by which a constant in it multiplies an absolute error on the way back.
+      amplification: what multiplies an absolute error on the way back: a constant, or a factor's usual size.
       condition: where a guarded or narrowed inverse holds; "" for any other.
       inputs, outputs: its values, as `body:number`; a literal is written out.
       in_types, types: the types of the inputs and of the outputs, such as "f32[4,128]".

@@ -1,5 +1,6 @@
 """Layers as their own libraries and papers define them: right gradients, in no more memory than replaying."""
 
+import functools
 import math
 
 import jax
@@ -7,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import bwsk_jax
+from bwsk_jax.engine.execute import guard, recover
 from experiments.families import FAMILIES, Size, measure
 from tests.support.families import family_parameters
 
@@ -65,3 +68,28 @@ def test_a_narrow_type_loses_no_more_than_in_plain_autodiff(name, dtype):
         pytest.skip(f"plain autodiff cannot do it either: {str(refused).splitlines()[0]}")
     assert max(error("default"), error("least")) <= allowed
     jax.effects_barrier()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_runs_on_random_data_keeps_to_the_limit(name, dtype, monkeypatch):
+    """Every guard of a plan whose second schedule recomputes more than the limit allows the first one."""
+    verdicts = []
+
+    def seen(*args):
+        verdict = guard.trusted(*args)
+        jax.debug.callback(lambda v: verdicts.append(bool(v)), verdict)
+        return verdict
+
+    monkeypatch.setattr(recover, "trusted", seen)
+    for limit in (0.03, 0.08, 0.15):
+        plan = measure.plan(measure.abstract(FAMILIES[name], dtype, SMALL), max_overhead=limit)
+        assert plan.overhead <= limit + 1e-9
+        if plan.fallback_overhead > limit:
+            stack = measure.concrete(FAMILIES[name], dtype, SMALL)
+            scan = functools.partial(bwsk_jax.reversible_scan, max_overhead=limit)
+            gradient = jax.jit(measure.gradient(stack, scan), compiler_options=measure.FAST_COMPILATION)
+            jax.block_until_ready(gradient(*measure.arguments(stack)))
+            jax.effects_barrier()
+            assert verdicts and all(verdicts)

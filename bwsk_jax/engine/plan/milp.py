@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +27,7 @@ from bwsk_jax.engine.plan.problem import Problem, Step
 from bwsk_jax.engine.program.types import is_differentiable
 from bwsk_jax.engine.rules.exactness import Taint
 
-__all__ = ["Solution", "integer_program", "lower_bound"]
+__all__ = ["Solution", "candidates", "integer_program", "lower_bound"]
 
 GAP = 1e-8
 """Relative; a coarser one would let a looser limit save a few bytes more."""
@@ -51,33 +51,33 @@ class Solution(NamedTuple):
     chosen: dict[int, Step]
 
 
-def _candidates(problem: Problem) -> list[int]:
+def candidates(problem: Problem) -> list[int]:
     """The values that can be saved or derived, in order."""
     found = set(problem.targets).union(*((*s.reads, *s.writes) for s in problem.steps))
     return sorted(found - problem.at_hand)
 
 
 def integer_program(
-    problem: Problem, limit: Limit, *, kept: Collection[int] = (), cutoff: float = math.inf
+    problem: Problem, limit: Limit, *, cuts: Iterable[list[int]] = (), cutoff: float = math.inf
 ) -> tuple[Solution | None, float]:
-    """The best solution that saves what has to be `kept`, and a lower bound of the objective.
+    """The best solution that saves at least one value of each cut, and a lower bound of the objective.
 
     The solution is None if there is none whose objective is below `cutoff`, or if the search ended before one
     was found.
     """
-    if not _candidates(problem):
+    if not candidates(problem):
         return (Solution((), {}) if cutoff > 0 else None), 0.0
-    model = _Model(problem, kept)
-    model.add_constraints(limit)
+    model = _Model(problem)
+    model.add_constraints(limit, cuts)
     return model.solve(limit, cutoff)
 
 
 def lower_bound(problem: Problem, limit: Limit) -> float:
     """What no plan's objective is below, from the linear program in which values may be saved in part."""
-    if not _candidates(problem):
+    if not candidates(problem):
         return 0.0
     model = _Model(problem)
-    model.add_constraints(limit)
+    model.add_constraints(limit, [])
     return model.relaxed(limit)
 
 
@@ -105,9 +105,9 @@ class _Model:
     `reads[k]` and `writes[k]` are what step k reads and writes of the values that are not at hand.
     """
 
-    def __init__(self, problem: Problem, kept: Collection[int] = ()):
-        self.problem, self.kept = problem, kept
-        self.values, self.steps = _candidates(problem), problem.steps
+    def __init__(self, problem: Problem):
+        self.problem = problem
+        self.values, self.steps = candidates(problem), problem.steps
         self.reads = [[v for v in s.reads if v not in problem.at_hand] for s in self.steps]
         self.writes = [[v for v in s.writes if v not in problem.at_hand] for s in self.steps]
         self.writers: dict[int, list[int]] = {v: [] for v in self.values}
@@ -144,11 +144,13 @@ class _Model:
 
     # --- constraints ---
 
-    def add_constraints(self, limit: Limit) -> None:
+    def add_constraints(self, limit: Limit, cuts: Iterable[list[int]]) -> None:
         """All that a solution has to keep to."""
         self.add_availability()
         self.add_directions()
         self.add_order()
+        for cut in cuts:
+            self.rows.add({self.save[v]: 1.0 for v in cut}, 1.0)
         for taint in Taint:
             self.add_exactness(taint)
         self.add_limit(limit)
@@ -282,7 +284,6 @@ class _Model:
 
     def _minimised(self, objective: np.ndarray, upper: Any, integrality: Any) -> Any:
         low: Any = np.zeros(self.columns)
-        low[[self.save[v] for v in self.kept]] = 1
         gap = GAP if self.columns < LARGE else COARSE_GAP
         return milp(
             objective,
@@ -299,7 +300,7 @@ class _Model:
         integrality[list(self.use)] = 1
         for v in self.values:
             upper[self.order[v]] = max(self.component_size[self.component[v]] - 1, 0)
-        for v in self._dominated().difference(self.kept):
+        for v in self._dominated():
             upper[self.save[v]] = 0
         return upper, integrality
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from bwsk_jax.engine.program.bits import kept_nbytes
-from bwsk_jax.engine.program.jaxprs import Program
+from bwsk_jax.engine.program.jaxprs import Equation, Program
 from bwsk_jax.engine.program.scan_body import ScanBody
 from bwsk_jax.engine.program.types import digits, nbytes
 from bwsk_jax.engine.program.vjp import VjpTrace, split
@@ -40,6 +40,8 @@ class Step:
       cost: in FLOPs.
       grade: of the inverse, None for a replay.
       amplification: of the inverse: see `Inverse`.
+      conditional: whether some data leave nothing of what a `ROUNDED` inverse gives, as a scale does that
+        underflows to 0.
     """
 
     equation: int
@@ -49,6 +51,7 @@ class Step:
     cost: float
     grade: Grade | None = None
     amplification: float = 1.0
+    conditional: bool = False
 
     @property
     def inverts(self) -> bool:
@@ -257,12 +260,27 @@ def _inversions(
         for inverse in inverses_of(equation, bounds.of):
             target = equation.inputs[inverse.operand]
             assert not isinstance(target, Literal), "no literal has an inverse"
-            if not inverse.usual or target in parameter_only or _amplifies(program, target, inverse, length):
+            if target in parameter_only or _amplifies(program, target, inverse, length):
+                continue
+            if not _is_worth_trying(equation, inverse, parameter_only):
                 continue
             reads = tuple(dict.fromkeys((*equation.outputs, *inverse.side_values(equation))))
             # What the inverse computes has the operand's size; it is priced like the equation itself.
             cost = costs.cost(equation)
-            yield Step(number, inverse.operand, reads, (target,), cost, inverse.grade, inverse.amplification)
+            place, conditional = inverse.operand, inverse.grade is Grade.ROUNDED and inverse.condition != ""
+            yield Step(
+                number, place, reads, (target,), cost, inverse.grade, inverse.amplification, conditional
+            )
+
+
+def _is_worth_trying(equation: Equation, inverse: Inverse, parameter_only: frozenset[int]) -> bool:
+    """Whether data as they usually are allow the inverse.
+
+    Among very many elements of an activation some are almost 0, so that a guard would refuse to divide by it.
+    A layer norm's scale is almost 0 only where it has been trained to be.
+    """
+    guarded = inverse.grade is Grade.GUARDED
+    return inverse.usual and not (guarded and set(inverse.side_values(equation)) - parameter_only)
 
 
 def harmless_amplification(dtype) -> float:

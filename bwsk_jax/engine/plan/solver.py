@@ -6,8 +6,8 @@ level is not worth its rounding. Where that search ends early, or there are more
 with, the first plan is improved one saved value at a time.
 
 An inverse that the data may refuse needs a guard and a second schedule. It has to beat the best plan that
-needs neither, by a wider margin, and that plan stays the second schedule: what runs keeps to the limit,
-whatever the data are.
+needs neither, by a wider margin. The second schedule may recompute more than `max_overhead` allows: it is for
+data that are out of the ordinary, such as a scale of 0, and the plan tells how much it is.
 
 The search is bounded by work that is counted, never by a clock, so that the same problem gets the same plan
 on every machine. A plan that may not be the best says so in its gap, and a warning is logged.
@@ -21,10 +21,10 @@ import math
 import time
 from collections.abc import Collection, Sequence
 
-from bwsk_jax.engine.plan.milp import Solution, integer_program, lower_bound
+from bwsk_jax.engine.plan.milp import Solution, candidates, integer_program, lower_bound
 from bwsk_jax.engine.plan.plan import Limit, Plan, PlanError, check_plan, outgrows
 from bwsk_jax.engine.plan.problem import Problem, Step
-from bwsk_jax.engine.plan.schedules import derive, ordered, propagate
+from bwsk_jax.engine.plan.schedules import derive, entering, ordered, propagate
 from bwsk_jax.engine.rules.exactness import Grade
 
 __all__ = ["solve"]
@@ -41,6 +41,8 @@ MARGIN = 0.002
 GUARD_MARGIN = 0.02
 """The same for a guard, whose price FLOPs do not show: it reads what it judges several times, and XLA fuses
 nothing across the conditional."""
+GUARD_BYTES = 0.01
+"""What a guard has to save, as a fraction of the residuals' bytes, where recomputation is limited."""
 SLOW = 2.0
 """Seconds of planning from which on a line is logged."""
 
@@ -91,9 +93,12 @@ def _best(problem: Problem, limit: Limit) -> Plan | None:
     found = _replaying(problem, limit)
     if not any(s.inverts for s in problem.steps):
         return found
+    # A gradient may end as NaN, for a carry that is lost, only where least memory was asked for.
+    frugal = limit.max_overhead is None or math.isinf(limit.max_overhead)
+    allowed = problem if frugal else problem.without(lambda s: s.conditional)
     if len(problem.steps) > MOST_STEPS:
-        return found and _descended(problem, limit, found, lower_bound(problem, limit))
-    found = _inverting(problem, limit, found)
+        return found and _descended(allowed, limit, found, lower_bound(allowed, limit))
+    found = _inverting(allowed, limit, found)
     return found and _guarded(problem, limit, found)
 
 
@@ -128,21 +133,30 @@ def _inverting(problem: Problem, limit: Limit, found: Plan | None) -> Plan | Non
 
 
 def _guarded(problem: Problem, limit: Limit, found: Plan) -> Plan:
-    """What beats `found` by inverses behind a guard, while `found` is what runs where the guard refuses."""
+    """What beats `found` by inverses behind a guard, and has a schedule for where the guard refuses.
+
+    Where the saved values allow no such schedule, the values out of its reach show what is missing: whatever
+    is saved outside of them reaches none of them, so one of them has to be saved. That cut goes into the next
+    round.
+    """
     cutoff = _cutoff(found, limit, GUARD_MARGIN)
-    solution, _ = integer_program(problem, limit, kept=found.saved, cutoff=cutoff)
-    if solution is None:
-        return found
-    saved = tuple(sorted({*found.saved, *solution.saved}))
-    schedule = ordered(problem, saved, solution.chosen)
-    fallback = ordered(problem, saved, {v: s for s in found.steps for v in s.writes})
-    assert schedule is not None and fallback is not None, "what could be derived from less still can be"
-    if propagate(problem, schedule, fallback) is None:
-        return found
-    guarded = Plan(problem, _read_by(problem, saved, (*schedule, *fallback)), schedule, fallback)
-    if not guarded.guarded_steps:  # it came out of a search that ended early
-        return found
-    return dataclasses.replace(guarded, gap=found.gap)
+    if limit.max_overhead is not None and math.isfinite(limit.max_overhead):
+        cutoff = _objective(found, limit) - GUARD_BYTES
+    cuts: list[list[int]] = []
+    for _ in range(MOST_ROUNDS):
+        solution, _ = integer_program(problem, limit, cuts=cuts, cutoff=cutoff)
+        if solution is None:
+            break
+        wanted = _realised(problem, solution)
+        start = entering(problem, wanted.steps)
+        certain = derive(problem, wanted.saved, lambda s: not _needs_guard(s), start)
+        fallback = ordered(problem, wanted.saved, certain)
+        if fallback is not None and propagate(problem, wanted.steps, fallback) is not None:
+            guarded = dataclasses.replace(wanted, fallback=fallback, gap=found.gap)
+            return guarded if guarded.guarded_steps else dataclasses.replace(guarded, fallback=None)
+        at_hand = problem.at_hand.union(wanted.saved, certain)
+        cuts.append([v for v in candidates(problem) if v not in at_hand])
+    return found
 
 
 def _descended(problem: Problem, limit: Limit, plan: Plan, bound: float) -> Plan:

@@ -17,7 +17,7 @@ from bwsk_jax.engine.plan.plan import Limit, Plan, PlanError, check_plan
 from bwsk_jax.engine.plan.problem import scan_problem
 from bwsk_jax.engine.plan.solver import solve
 from bwsk_jax.engine.program.scan_body import trace_iteration
-from bwsk_jax.engine.rules.exactness import Taint
+from bwsk_jax.engine.rules.exactness import Grade, Taint
 from tests.support.damage import damaged
 
 INF = math.inf
@@ -253,9 +253,10 @@ def test_an_inexact_value_may_not_be_compared():
 # --- inverses pay --------------------------------------------------------------------------------------
 
 
-def test_inverses_save_fewer_bytes_at_the_same_recomputation():
+@pytest.mark.parametrize("name", ["coupling", "normalised"])
+def test_inverses_save_fewer_bytes_at_the_same_recomputation(name):
     limit = Limit(max_overhead=0.1)
-    found, replayed = solve(problem("coupling"), limit), solve(problem("coupling", invert=False), limit)
+    found, replayed = solve(problem(name), limit), solve(problem(name, invert=False), limit)
     assert found.saved_bytes < replayed.saved_bytes
 
 
@@ -276,13 +277,9 @@ def test_an_inverse_wins_by_a_margin_or_is_not_used(name, limit):
         assert (found.saved_bytes, found.overhead) == (replayed.saved_bytes, replayed.overhead)
         return
     margin = solver.MARGIN if found.fallback is None else solver.GUARD_MARGIN
+    if found.fallback is not None and limit.max_overhead not in (None, INF):
+        margin = solver.GUARD_BYTES / limit.weights[1]
     assert worth(found, limit) <= worth(replayed, limit) - margin * (1 - 1e-6)
-
-
-@every_body
-@pytest.mark.parametrize("limit", [limit for limit in LIMITS if limit.max_overhead is not None], ids=str)
-def test_the_limit_holds_for_what_runs_where_a_guard_refuses(name, limit):
-    assert solve(problem(name), limit).fallback_overhead <= limit.max_overhead + 1e-9
 
 
 @pytest.mark.parametrize("limit", [Limit(INF), Limit(None, 300)], ids=str)
@@ -292,6 +289,14 @@ def test_a_guarded_inverse_saves_a_replay_where_the_data_allow_it(limit):
     assert found.guarded_steps and found.saved_bytes == replayed.saved_bytes
     assert found.overhead < replayed.overhead / 5
     assert found.fallback_overhead == pytest.approx(replayed.overhead)
+    assert "32.05% where a guard refuses" in str(found)
+
+
+def test_nothing_is_divided_by_an_activation_behind_a_guard():
+    """Some of its elements are nearly 0 in any data, so that the guard would refuse."""
+    gate = lambda c, w: (jnp.tanh(c @ w) * c, None)
+    steps = scan_problem(trace_iteration(gate, HALF, SQUARE)).steps
+    assert not any(step.grade is Grade.GUARDED for step in steps)
 
 
 def test_a_call_saves_fewer_bytes_with_inverses():

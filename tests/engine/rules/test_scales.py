@@ -87,6 +87,14 @@ def test_nothing_is_kept_and_nothing_guarded(scale, both):
 
 
 @each_scale
+@pytest.mark.parametrize("limit", [0.03, 0.1, 0.4])
+def test_a_scale_that_may_vanish_is_divided_by_for_least_memory_alone(scale, limit):
+    carry, params = jax.eval_shape(lambda: arguments(0, 4, 8, jnp.float32, LAYERS))
+    plan = bwsk_jax.plan_scan(coupling(scale, True), carry, params, max_overhead=limit)
+    assert not any(step.conditional for step in plan.steps if step not in plan.guarded_steps)
+
+
+@each_scale
 @siblings
 def test_nothing_is_recovered_with_rounding_in_a_narrow_type(scale, both):
     plan = least(scale, both, jnp.bfloat16)
