@@ -18,9 +18,11 @@ from bwsk_jax.engine.execute.steps import Environment
 from bwsk_jax.engine.plan.api import plan_for, wanted
 from bwsk_jax.engine.plan.plan import Limit, Plan, PortablePlan
 from bwsk_jax.engine.plan.problem import call_problem
-from bwsk_jax.engine.program.jaxprs import Program, read, trace
+from bwsk_jax.engine.program.eager import compiled_once, remembered, traced
+from bwsk_jax.engine.program.jaxprs import Program, flatten, read
 from bwsk_jax.engine.program.types import varying_axes
 from bwsk_jax.engine.program.vjp import VjpTrace, merge, split, trace_vjp
+from bwsk_jax.engine.rules.registry import registered_rules
 
 __all__ = ["forward_mode_explained", "pull_back", "reversible"]
 
@@ -60,15 +62,15 @@ def reversible(
 
     @functools.wraps(fun)
     def wrapped(*args, **kwargs):
-        leaves, tree = jax.tree.flatten((args, kwargs))
+        closed, out_tree = traced(fun, *args, **kwargs)
+        leaves = jax.tree.leaves((args, kwargs))
 
-        def flat(*leaves):
-            args, kwargs = jax.tree.unflatten(tree, leaves)
-            return fun(*args, **kwargs)
+        def made():
+            return _ReversibleCall(flatten(closed, hoist=True), followed, invert)
 
-        program, consts, out_tree = trace(flat, *leaves)
+        rules = remembered(closed, (followed, invert, registered_rules()), made)
         with forward_mode_explained("bwsk_jax.reversible"):
-            outputs = _ReversibleCall(program, followed, invert).differentiable()([*consts, *leaves])
+            outputs = rules.differentiable()([*closed.consts, *leaves])
         return jax.tree.unflatten(out_tree, outputs)
 
     return wrapped
@@ -95,9 +97,10 @@ class _ReversibleCall:
 
     def differentiable(self) -> Callable[[Sequence[Any]], list[Any]]:
         """The program as a function of all its inputs, with these rules."""
-        return with_rules(
-            lambda inputs: self.program.evaluate(inputs, self.program.outputs), self.forward, self.backward
-        )
+        return with_rules(self.primal, self.forward, self.backward)
+
+    def primal(self, inputs):
+        return self.program.evaluate(inputs, self.program.outputs)
 
     def forward(self, inputs):
         values = self.vjp.program.evaluate(inputs, (*self.vjp.outputs, *self.plan.saved))
@@ -105,10 +108,20 @@ class _ReversibleCall:
         return outputs, (inputs, keep(self.plan, saved))
 
     def backward(self, kept, cotangents):
+        varied, _ = split(self.vjp.differentiable_outputs, cotangents)
+        # Outside `jit` JAX runs one operation after the other, which rounds as plain autodiff does there. But
+        # it would compile the conditional of a guard again in each call.
+        pull = self._pull_back if self.plan.fallback is None else self._compiled_pull_back
+        return (pull(kept, varied),)
+
+    @compiled_once
+    def _compiled_pull_back(self, kept, cotangents):
+        return self._pull_back(kept, cotangents)
+
+    def _pull_back(self, kept, cotangents):
         inputs, saved = _barrier(kept)  # or XLA merges the replay with the forward pass
         known = dict(zip(self.vjp.program.inputs, inputs, strict=True)) | kept_values(self.plan, saved)
-        varied, _ = split(self.vjp.differentiable_outputs, cotangents)
-        return (pull_back(self.vjp, self.plan, known, varied)[0],)
+        return pull_back(self.vjp, self.plan, known, cotangents)[0]
 
 
 def _barrier(kept: Any) -> Any:

@@ -25,10 +25,12 @@ from bwsk_jax.engine.execute.segments import KeptCarries, Segments
 from bwsk_jax.engine.plan.api import check_save_every, longest_stretch, plan_for, wanted
 from bwsk_jax.engine.plan.plan import Limit, Plan, PortablePlan
 from bwsk_jax.engine.plan.problem import scan_problem
+from bwsk_jax.engine.program.eager import compiled_once
 from bwsk_jax.engine.program.jaxprs import Program
 from bwsk_jax.engine.program.scan_body import ScanBody, trace_body
 from bwsk_jax.engine.program.types import cast_like, is_differentiable, without_weak_type
 from bwsk_jax.engine.program.vjp import merge, split
+from bwsk_jax.engine.rules.registry import registered_rules
 
 __all__ = ["reversible_scan"]
 
@@ -90,7 +92,7 @@ def reversible_scan(
         for leaf, aval in zip(jax.tree.leaves(init), carry_avals, strict=True)
     ]
     with forward_mode_explained("bwsk_jax.reversible_scan"):
-        rules = _ReversibleScan(scan, save_every, followed, invert)
+        rules = _ReversibleScan.of(scan, save_every, followed, invert)
         carry, ys = rules.differentiable()(consts, init_leaves, jax.tree.leaves(xs))
     return jax.tree.unflatten(scan.out_tree, map(cast_like, (*carry, *ys), scan.out_avals))
 
@@ -107,6 +109,14 @@ class _ReversibleScan:
     wanted: Limit | PortablePlan
     invert: bool
 
+    @classmethod
+    def of(cls, scan: ScanBody, *options: Any) -> _ReversibleScan:
+        """The same each time for the same body and the same other attributes."""
+        key = *options, registered_rules()
+        if key not in scan.rules:
+            scan.rules[key] = cls(scan, *options)
+        return scan.rules[key]
+
     @functools.cached_property
     def segments(self) -> Segments:
         return Segments.of(self.scan.length, self.save_every)
@@ -120,6 +130,7 @@ class _ReversibleScan:
         """The scan as a function of (constants, init, xs) with these rules."""
         return with_rules(self.primal, self.forward, self.backward)
 
+    @compiled_once
     def primal(self, consts, init, xs):
         step = self._step(self.scan.program, consts, self.scan.program.outputs)
         return lax.scan(step, init, xs, length=self.scan.length)
@@ -132,6 +143,7 @@ class _ReversibleScan:
 
         return step
 
+    @compiled_once
     def forward(self, consts, init, xs):
         if self.plan.is_checkpoint:
             return self._checkpointed(consts, init, xs)
@@ -149,41 +161,43 @@ class _ReversibleScan:
 
     def _checkpointed(self, consts, init, xs):
         """What `jax.checkpoint` does in a scan, by itself: JAX and XLA know it better than a copy of it."""
-        differentiable = self.scan.vjp.differentiable_inputs
-        varied, fixed = split(differentiable, (*consts, *init, *xs))
+        vjp = self.scan.vjp
+        varied, fixed = split(vjp.differentiable_inputs, (*consts, *init, *xs))
 
         def run(*varied):
-            consts, init, xs = self.scan.split_inputs(merge(differentiable, varied, fixed))
+            consts, init, xs = self.scan.split_inputs(merge(vjp.differentiable_inputs, varied, fixed))
             step = jax.checkpoint(self._step(self.scan.program, consts, self.scan.program.outputs))
-            return lax.scan(step, init, xs, length=self.scan.length)
+            carry, ys = lax.scan(step, init, xs, length=self.scan.length)
+            return split(vjp.differentiable_outputs, (*carry, *ys))
 
-        return jax.vjp(run, *varied)
+        outputs, pull, others = jax.vjp(run, *varied, has_aux=True)
+        return self.scan.split_outputs(merge(vjp.differentiable_outputs, outputs, others)), pull
 
     def backward(self, kept, cotangents):
-        if self.plan.is_checkpoint:
-            differentiable = self.scan.vjp.differentiable_inputs
-            missing = [None] * differentiable.count(False)
-            pulled = merge(differentiable, kept(cotangents), missing)
-            return tuple(self.scan.split_inputs(pulled))
-        consts, xs, carries, saved = kept
         vjp = self.scan.vjp
         carry_mask, ys_mask = self.scan.split_outputs(vjp.differentiable_outputs)
         ct_last, _ = split(carry_mask, cotangents[0])
         ct_ys, _ = split(ys_mask, cotangents[1])
-        consts_mask, _, _ = self.scan.split_inputs(vjp.differentiable_inputs)
+        pulled, drift = self._run_back(kept, ct_last, ct_ys)
+        if self._alarm.leaves:
+            warn_if_lost(drift)
+            pulled = spoiled(drift, pulled)
+        missing = [None] * vjp.differentiable_inputs.count(False)
+        return tuple(self.scan.split_inputs(merge(vjp.differentiable_inputs, pulled, missing)))
+
+    @compiled_once
+    def _run_back(self, kept, ct_last, ct_ys):
+        """The cotangents of the differentiable inputs, and how far the carry drifted."""
+        if self.plan.is_checkpoint:
+            return list(kept([*ct_last, *ct_ys])), 0.0
+        consts, xs, carries, saved = kept
+        consts_mask, _, _ = self.scan.split_inputs(self.scan.vjp.differentiable_inputs)
         varied, _ = split(consts_mask, consts)
         state = ct_last, [jnp.zeros_like(c) for c in varied]
         (ct_init, ct_consts), ct_xs, drift = self.segments.run_back(
             self._reverse_step(consts), state, carries, (xs, saved, ct_ys), self._alarm
         )
-        pulled = [*ct_consts, *ct_init, *ct_xs]
-        if self._alarm.leaves:
-            warn_if_lost(drift)
-            pulled = spoiled(drift, pulled)
-        fill = iter(pulled)
-        mask = iter(vjp.differentiable_inputs)
-        groups = consts, carries.last, xs
-        return tuple([next(fill) if next(mask) else None for _ in group] for group in groups)
+        return [*ct_consts, *ct_init, *ct_xs], drift
 
     def _reverse_step(self, consts: Sequence[Any]) -> Callable:
         """One iteration backwards: (carry-out, its cotangent, ...) -> (carry-in, its cotangent, ...)."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 import jax
 from jax import lax
 
-from bwsk_jax.engine.program.jaxprs import Program, trace
+from bwsk_jax.engine.program.eager import remembered, traced
+from bwsk_jax.engine.program.jaxprs import Program, flatten
 from bwsk_jax.engine.program.types import slice_type, stacked_type, type_of
 from bwsk_jax.engine.program.vjp import VjpTrace, trace_vjp
 
@@ -33,6 +34,7 @@ class ScanBody:
       num_consts: how many of the program's inputs are constants; they come first.
       num_carry: how many inputs, after the constants, and how many outputs, from the first, are the carry.
       length: the number of iterations.
+      rules: the derivatives that were made of it, by what was asked for; they live as long as it does.
     """
 
     program: Program
@@ -41,6 +43,7 @@ class ScanBody:
     num_consts: int
     num_carry: int
     length: int
+    rules: dict[Hashable, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     def split_inputs(self, items: Sequence[Item]) -> tuple[Sequence[Item], Sequence[Item], Sequence[Item]]:
         """Split a list with an item for each input into those of the constants, of the carry and of x."""
@@ -65,17 +68,18 @@ def trace_body(body: Callable, init: Any, xs: Any, length: int | None) -> tuple[
     carry, ys = jax.eval_shape(functools.partial(lax.scan, body, length=length), init, xs)
     carry, carry_tree = jax.tree.flatten(carry)
     out_avals = list(map(type_of, (*carry, *jax.tree.leaves(ys))))
-    xs, x_tree = jax.tree.flatten(xs)
-    stacked = list(map(type_of, xs))
+    stacked = jax.tree.map(type_of, xs)
+    first = jax.tree.unflatten(carry_tree, out_avals[: len(carry)])
+    closed, out_tree = traced(body, first, jax.tree.map(slice_type, stacked))
+    iterations = jax.tree.leaves(stacked)[0].shape[0] if length is None else length
 
-    def flat(*leaves):
-        c, x = leaves[: len(carry)], leaves[len(carry) :]
-        return body(jax.tree.unflatten(carry_tree, c), jax.tree.unflatten(x_tree, x))
+    def scan_body():
+        # Not merged, for the scan itself is to compile to what its author would get from `lax.scan`.
+        program = flatten(closed, hoist=True, merged=False)
+        return ScanBody(program, out_tree, out_avals, len(closed.consts), len(carry), iterations)
 
-    # Not merged, for the scan itself is to compile to what its author would get from `lax.scan`.
-    program, consts, out_tree = trace(flat, *out_avals[: len(carry)], *map(slice_type, stacked), merged=False)
-    iterations = stacked[0].shape[0] if length is None else length
-    return ScanBody(program, out_tree, out_avals, len(consts), len(carry), iterations), consts
+    key = out_tree, tuple(out_avals), len(carry), iterations
+    return remembered(closed, key, scan_body), list(closed.consts)
 
 
 def trace_iteration(body: Callable, carry: Any, x: Any) -> ScanBody:

@@ -17,12 +17,12 @@ from bwsk_jax.engine.rules.exactness import Grade
 from bwsk_jax.engine.rules.intervals import ANY, IntervalOf
 from bwsk_jax.engine.rules.inverses import INVERSES, Inverse
 
-__all__ = ["inverses_of", "is_registered", "register_inverse"]
+__all__ = ["inverses_of", "is_registered", "register_inverse", "registered_rules"]
 
 _OF_JAX = {*INVERSES, *(value for value in vars(p).values() if isinstance(value, Primitive))}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Rule:
     """A user's inverse for one operand, in all calls of what it was registered for."""
 
@@ -74,6 +74,11 @@ def _identity(equation: Any) -> Any:
 def is_registered(equation: Any) -> bool:
     """Whether a user has a rule for the equation."""
     return _identity(equation) in _REGISTERED
+
+
+def registered_rules() -> frozenset[Any]:
+    """All rules that users have registered by now."""
+    return frozenset(rule for rules in _REGISTERED.values() for rule in rules.values())
 
 
 def register_inverse(

@@ -1,9 +1,11 @@
 """What a training job does with a gradient besides calling it: export it, keep it compiled, call it again."""
 
 import functools
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import jax
@@ -120,3 +122,96 @@ def test_keeping_carries_takes_no_memory_but_theirs(length, every, body, limit):
     kept = (length - 1) // every * 2 * 64 * 256 * 4
     allowed = 1.1 * temporaries(body, limit, length, None) + kept
     assert temporaries(body, limit, length, every) <= allowed
+
+
+# --- calls outside jit --------------------------------------------------------------------------------------
+
+
+def repeatable(name, trace):
+    """A loss that is called outside `jit` twice with the same function, which `trace` notes each trace of."""
+    if name == "scan":
+
+        def body(c, w):
+            trace()
+            return coupling(c, w)
+
+        return lambda scan: lambda w: loss_of(scan(body, INIT, w)[0])
+
+    def block(w):
+        trace()
+        if name == "a call with a guard":
+            return scaled(X, (w[0], jnp.ones((1, H))))[0]
+        return coupling(INIT, w[0])[0]
+
+    ours = bwsk_jax.reversible(block, max_overhead=INF)
+    plain = jax.checkpoint(block)
+    return lambda scan: lambda w: loss_of((plain if scan is lax.scan else ours)(w))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("scan", {}), ("scan", {"save_every": 2}), ("a call", {}), ("a call with a guard", {})],
+)
+def test_a_second_call_outside_jit_traces_and_compiles_nothing(name, options, caplog):
+    traces = []
+    scan = functools.partial(bwsk_jax.reversible_scan, **options)
+    loss = repeatable(name, lambda: traces.append(1))(scan)
+    first = jax.value_and_grad(loss)(W), loss(W)
+    done = len(traces)
+    with jax.log_compiles(True):
+        second = jax.value_and_grad(loss)(W), loss(W)
+    assert done and len(traces) == done
+    assert not [record for record in caplog.records if "Compiling" in record.getMessage()]
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def test_compilations_are_noticed(caplog):
+    with jax.log_compiles(True):
+        jax.jit(lambda w: w + 1)(W)
+    assert [record for record in caplog.records if "Compiling" in record.getMessage()]
+
+
+@pytest.mark.parametrize("name", ["scan", "call"])
+def test_other_values_that_are_closed_over_are_seen(name):
+    """Arrays and tracers, which are others in each call, of functions that are traced alike."""
+
+    def loss(scale, scan):
+        if name == "scan":
+            return loss_of(scan(lambda c, w: coupling(c, w * scale), INIT, W)[0])
+        block = lambda x: jnp.tanh(x @ W[0] * scale)
+        return loss_of((jax.checkpoint if scan is lax.scan else bwsk_jax.reversible)(block)(X))
+
+    for scale in (0.5, 1.0, 2.0):
+        pairs = [
+            (loss(jnp.float32(scale), scan), jax.grad(loss)(scale, scan))
+            for scan in (bwsk_jax.reversible_scan, lax.scan)
+        ]
+        assert_same(*pairs)
+
+
+def test_the_types_options_and_context_of_a_call_are_its_own():
+    body = lambda c, w: (c + jnp.tanh(c @ w), c.sum())
+    loss = lambda scan, **options: lambda x, w: loss_of(scan(body, x, w, **options))
+    for length in (2, 3):
+        for options in ({}, {"max_overhead": INF}, {"save_every": 2}, {"invert": False}):
+            args = X[:length], W[:length]
+            ours = jax.grad(loss(bwsk_jax.reversible_scan, **options), (0, 1))(*args)
+            assert_same(ours, jax.grad(loss(lax.scan), (0, 1))(*args))
+    with jax.enable_x64(True):
+        args = jax.tree.map(lambda a: jnp.asarray(np.asarray(a, np.float64)), (X, W))
+        ours = jax.grad(loss(bwsk_jax.reversible_scan), (0, 1))(*args)
+        assert_same(ours, jax.grad(loss(lax.scan), (0, 1))(*args), 1e-12)
+
+
+def test_what_is_remembered_goes_with_the_function():
+    def use():
+        constant = jnp.full((H, H), 0.25)
+        body = lambda c, w: coupling(c, w + constant)
+        block = lambda w: jnp.tanh(w @ constant)
+        loss = lambda w: loss_of((bwsk_jax.reversible_scan(body, INIT, w), bwsk_jax.reversible(block)(w)))
+        jax.grad(loss)(W)
+        return [weakref.ref(body), weakref.ref(block), weakref.ref(constant)]
+
+    used = use()
+    gc.collect()
+    assert [reference() for reference in used] == [None] * 3

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from bwsk_jax import Plan, PlanError
 from bwsk_jax.engine.execute import reversible, reversible_scan
 from bwsk_jax.engine.plan import api
 from bwsk_jax.engine.plan.plan import PortablePlan
+from bwsk_jax.engine.program import eager
 
 INF = math.inf
 X = jax.random.normal(jax.random.key(0), (4, 8))
@@ -196,8 +198,9 @@ def test_a_damaged_file_is_refused(damage, message):
 
 @pytest.fixture
 def followed(monkeypatch):
-    """The plans that scans and calls follow, as they come."""
+    """The plans that scans and calls follow, as they come; none is remembered from an earlier call."""
     found = []
+    monkeypatch.setattr(eager, "_MADE", weakref.WeakKeyDictionary())
     for module in (reversible, reversible_scan):
         monkeypatch.setattr(
             module,

@@ -1,0 +1,59 @@
+"""Calls outside `jit`: the second one traces nothing again, and compiles nothing again.
+
+JAX traces a function once for arguments of the same types, and gives the same jaxpr each time for as long as
+the function lives. So what is made of a jaxpr is remembered for as long as the jaxpr lives. What the function
+closes over is hoisted out of it and is not remembered here. But a function that reads something that changes
+is not traced again to notice it, which is so for `jax.lax.scan` and `jax.checkpoint` as well.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+import jax
+from jax.core import Tracer
+
+__all__ = ["compiled_once", "remembered", "traced"]
+
+Made = TypeVar("Made")
+
+_MADE: weakref.WeakKeyDictionary[Any, dict[Hashable, Any]] = weakref.WeakKeyDictionary()
+
+
+def traced(fun: Callable, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    """The closed jaxpr of a function of arrays or their types, and the structure of its result."""
+    try:
+        hash(fun)
+    except TypeError:  # JAX looks a function up by its hash
+        fun = functools.partial(fun)
+    closed, out_shape = jax.make_jaxpr(fun, return_shape=True)(*args, **kwargs)
+    return closed, jax.tree.structure(out_shape)
+
+
+def remembered(closed: Any, key: Hashable, make: Callable[[], Made]) -> Made:
+    """What `make()` gave when it was first asked for, with this key, for a closed jaxpr from `traced`.
+
+    It must hold neither a tracer nor that jaxpr, which it would keep alive.
+    """
+    made = _MADE.setdefault(getattr(closed, "jaxpr", closed), {})
+    if key not in made:
+        made[key] = make()
+    return made[key]
+
+
+def compiled_once(method: Callable) -> Callable:
+    """A method of arrays that is compiled at its first call; within `jit` it runs as it stands."""
+    name = f"_compiled_{method.__name__}"
+
+    @functools.wraps(method)
+    def call(self, *args):
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(args)):
+            return method(self, *args)
+        if name not in vars(self):
+            vars(self)[name] = jax.jit(functools.partial(method, self))
+        return vars(self)[name](*args)
+
+    return call
