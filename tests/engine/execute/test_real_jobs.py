@@ -150,7 +150,13 @@ def repeatable(name, trace):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("scan", {}), ("scan", {"save_every": 2}), ("a call", {}), ("a call with a guard", {})],
+    [
+        ("scan", {}),
+        ("scan", {"save_every": 2}),
+        ("scan", {"max_overhead": INF, "invert": False}),
+        ("a call", {}),
+        ("a call with a guard", {}),
+    ],
 )
 def test_a_second_call_outside_jit_traces_and_compiles_nothing(name, options, caplog):
     traces = []
