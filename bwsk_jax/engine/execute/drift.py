@@ -94,16 +94,17 @@ def _square(x: Any) -> Any:
 def _sums(*arrays: Any) -> list[Any]:
     """The sums of arrays of one shape, in float32 at least.
 
-    One reduction gives them all, because XLA's CPU compiler stores what each of several reads. It sums over
-    the last axis first: to add very many numbers to one another in turn would be too coarse.
+    One reduction sums all of them over their last axis, because XLA's CPU compiler stores what each of
+    several would read. What is left is little, and has a reduction for each array: devices that share the
+    arrays add up several of these in one exchange.
     """
     wide = jnp.result_type(jnp.float32, *arrays)
     sums = tuple(lax.stop_gradient(a.astype(wide)) for a in arrays)
-    zeros = tuple(jnp.zeros((), a.dtype) for a in sums)
-    axes = tuple(range(sums[0].ndim))
-    for some in filter(None, (axes[-1:], axes[:-1])):
-        sums = lax.reduce(sums, zeros, lambda a, b: tuple(map(jnp.add, a, b)), some)
-    return [a.astype(jnp.float32) for a in sums]
+    if arrays[0].ndim:
+        zeros = (jnp.zeros((), wide),) * len(sums)
+        add = lambda some, others: tuple(map(jnp.add, some, others))
+        sums = lax.reduce(sums, zeros, add, (arrays[0].ndim - 1,))
+    return [a.sum().astype(jnp.float32) for a in sums]
 
 
 def spoiled(drift: Any, cotangents: Sequence[Any]) -> list[Any]:
