@@ -1,8 +1,9 @@
 """Run a plan: give back, from what was saved, what the backward pass reads.
 
-A plan whose inverses need a guard has two schedules. A conditional chooses between them, and only what they
-do differently is in it: all that both have in common runs once, before it or after it. For XLA gives all
-results of a conditional memory of their own at once, and fuses nothing into them.
+A plan whose inverses need a guard has two schedules, and a conditional chooses between them. XLA gives all
+results of a conditional memory of their own at once, and fuses nothing into them. So it gives only what the
+two schedules derive differently, and what is dear; the cheap steps that both have in common run once, after
+it. The dear ones run inside, where what they need on the way takes no memory outside.
 """
 
 from __future__ import annotations
@@ -73,13 +74,14 @@ def _chosen(plan: Plan, stages: _Stages, environment: Environment) -> Environmen
 def _stages(plan: Plan, fallback: Sequence[Step]) -> _Stages:
     """Split both schedules of a plan.
 
-    Before the conditional also runs what reads a key (inside, `vmap` would batch the key with the branch, and
-    the `rbg` generator then draws other bits than the forward pass did), and what the guarded inverses are
-    applied to, for the guard to look at.
+    Before the conditional runs what both schedules do for values that depend on parameters alone, what reads
+    a key (inside, `vmap` would batch the key with the branch, and the `rbg` generator then draws other bits
+    than the forward pass did), and what the guarded inverses are applied to, for the guard to look at.
     """
     common = set(plan.steps).intersection(fallback)
     known = set(plan.problem.available).union(plan.saved)
-    wanted = common | _drawing(plan, plan.steps) | _drawing(plan, fallback) | _feeding_guarded(plan)
+    wanted = {s for s in common if plan.problem.parameter_only.issuperset(s.writes)}
+    wanted |= _drawing(plan, plan.steps) | _drawing(plan, fallback) | _feeding_guarded(plan)
     before: dict[Step, None] = {}
     for step in (*plan.steps, *fallback):
         if step in wanted and step not in before and known.issuperset(step.reads):
