@@ -99,7 +99,7 @@ def _best(problem: Problem, limit: Limit) -> Plan | None:
     if len(problem.steps) > MOST_STEPS:
         return found and _descended(allowed, limit, found, lower_bound(allowed, limit))
     found = _inverting(allowed, limit, found)
-    return found and _guarded(problem, limit, found)
+    return found and _guarded(allowed, limit, found)
 
 
 def _replaying(problem: Problem, limit: Limit) -> Plan | None:
