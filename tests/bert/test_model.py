@@ -131,7 +131,7 @@ def test_fresh_parameters_are_distributed_as_in_bert():
     assert (first != second).mean() > 0.99
 
 
-@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+@pytest.mark.parametrize("impl", [pytest.param("threefry2x32", marks=pytest.mark.slow), "rbg"])
 def test_dropout_follows_its_key(tiny, impl):
     config, params = tiny
     ids, _, _ = tokens(config, (2, 11))

@@ -48,7 +48,10 @@ def without_jit(fun):
         return fun(W)
 
 
-@pytest.mark.parametrize("how", LOST)
+SLOW = {"vmap of vmap", "a second derivative"}
+
+
+@pytest.mark.parametrize("how", [pytest.param(how, marks=[pytest.mark.slow] * (how in SLOW)) for how in LOST])
 def test_a_buried_carry_is_reported_once(how):
     gradient = []
     assert len(warned(lambda: gradient.append(LOST[how]()))) == 1
@@ -70,7 +73,7 @@ def test_where_nans_are_looked_for_a_compiled_gradient_says_what_it_lost(how):
 
 
 @pytest.mark.parametrize("mapped", [False, True])
-@pytest.mark.parametrize("every", [2, 4])
+@pytest.mark.parametrize("every", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_a_carry_that_is_lost_between_two_that_are_kept_is_noticed(every, mapped):
     loss = lambda w: loss_of(LEAST(burying(1e9), INIT, w, save_every=every))
     found = []

@@ -49,7 +49,9 @@ def distances(ours, exact):
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("body", [residual, layer_scale, post_norm])
+@pytest.mark.parametrize(
+    "body", [residual, *(pytest.param(b, marks=pytest.mark.slow) for b in (layer_scale, post_norm))]
+)
 def test_a_gradient_is_no_further_from_float32_than_plain_autodiff_is(body, dtype):
     random = np.random.default_rng(3)
     weights = random.normal(0, H**-0.5, (L, H, H)), random.normal(0.3, 0.05, (L, 1, H))

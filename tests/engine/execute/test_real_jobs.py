@@ -114,9 +114,14 @@ def temporaries(body, limit, length, every):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize("limit", LIMITS)
+STRETCHES = [(12, 3), (12, 4), (12, 7), (7, 2), (7, 3)]
+
+
+@pytest.mark.parametrize("limit", [pytest.param("default", marks=pytest.mark.slow), "least memory"])
 @pytest.mark.parametrize("body", [two_sided, swapping], ids=["coupling", "swapping"])
-@pytest.mark.parametrize(("length", "every"), [(12, 3), (12, 4), (12, 5), (12, 7), (7, 2), (7, 3)])
+@pytest.mark.parametrize(
+    ("length", "every"), [(12, 5), *(pytest.param(*s, marks=pytest.mark.slow) for s in STRETCHES)]
+)
 def test_keeping_carries_takes_no_memory_but_theirs(length, every, body, limit):
     """Above all it does not copy the weights, which take ten times the memory of the temporaries."""
     kept = (length - 1) // every * 2 * 64 * 256 * 4

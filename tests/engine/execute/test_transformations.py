@@ -85,7 +85,8 @@ def test_transformations_compose(name):
     assert_same(*both(TRANSFORMS[name]))
 
 
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [1, 2])
 def test_second_derivatives_with_kept_carries(every):
     assert_same(
         TRANSFORMS["grad of grad"](functools.partial(LEAST, save_every=every)),

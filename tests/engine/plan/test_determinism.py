@@ -75,7 +75,7 @@ def planned_elsewhere(count, seed):
 @pytest.mark.parametrize(
     ("count", "machine"),
     [
-        pytest.param(12, contextlib.nullcontext, id="12 couplings, idle"),
+        pytest.param(12, contextlib.nullcontext, id="12 couplings, idle", marks=pytest.mark.slow),
         pytest.param(12, a_busy_machine, id="12 couplings, busy", marks=pytest.mark.slow),
         pytest.param(100, a_busy_machine, id="100, busy", marks=pytest.mark.slow),
     ],

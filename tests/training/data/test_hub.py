@@ -153,7 +153,8 @@ def failing_server():
 
 
 @pytest.mark.parametrize(
-    "network", ["offline mode", pytest.param("refused", marks=pytest.mark.slow), "silent", "failing"]
+    "network",
+    ["offline mode", *(pytest.param(n, marks=pytest.mark.slow) for n in ("refused", "silent", "failing"))],
 )
 def test_without_a_network_the_answer_comes_soon_and_names_the_ways_out(
     network, silent_server, failing_server, tmp_path

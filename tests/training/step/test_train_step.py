@@ -58,7 +58,7 @@ def test_bert_s_masking_is_of_all_windows_whatever_the_micro_batches():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), accumulated.params, at_once.params)
 
 
-@pytest.mark.parametrize("micro_batches", [1, 4])
+@pytest.mark.parametrize("micro_batches", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_bert_s_masking_hides_the_same_positions_with_other_tokens(monkeypatch, micro_batches):
     """A loss that tells what it was given: a window's masked positions as bits, or its share of [MASK]."""
     batch = [tokens(micro_batches, 100 // micro_batches, 16)] * 3
@@ -144,10 +144,9 @@ def test_an_infinite_gradient_under_a_finite_loss_is_skipped_too():
     np.testing.assert_array_equal(state.params["head"]["layer_norm"]["scale"], np.float32(1e25))
 
 
-@pytest.mark.parametrize("micro_batches", [pytest.param(1, marks=pytest.mark.slow), 2])
-@pytest.mark.parametrize(
-    "scan", [pytest.param(jax.lax.scan, marks=pytest.mark.slow), bwsk_jax.reversible_scan]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("scan", [jax.lax.scan, bwsk_jax.reversible_scan])
 def test_float16_follows_float32_with_its_loss_scaled(micro_batches, scan):
     _, plain = plain_steps(micro_batches)
     state, losses = take_steps(CONFIG, five_batches(micro_batches), dtype=jnp.float16, scan=scan)
