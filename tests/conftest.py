@@ -2,8 +2,8 @@
 
 Compiled programs are shared by all tests of a session, also those that run in processes of their own: even
 the smallest, for many tests compile the same operations. Machine code is not optimised, and what XLA fuses is
-compiled by its older emitters; together that halves the time. Afterwards .ci/run runs what depends most on machine
-code as users compile it.
+compiled by its older emitters; together that halves the time. At its end .ci/run runs what depends most on
+machine code as users compile it.
 """
 
 import atexit
