@@ -88,7 +88,8 @@ def _is_float(leaf: Any) -> bool:
 def _square(x: Any) -> Any:
     """The squared magnitudes, in float32 at least."""
     magnitude = jnp.abs(x)
-    return magnitude.astype(jnp.promote_types(magnitude.dtype, jnp.float32)) ** 2
+    narrow = jnp.finfo(magnitude.dtype).bits < 32  # JAX promotes no float of 8 bits by itself
+    return (magnitude.astype(jnp.float32) if narrow else magnitude) ** 2
 
 
 def _sums(*arrays: Any) -> list[Any]:
