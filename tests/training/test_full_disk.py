@@ -84,7 +84,7 @@ def test_a_disk_that_fills_up_ends_in_a_line_and_the_run_goes_on_when_there_is_r
         captured = capsys.readouterr()
         told = [line for line in captured.err.splitlines() if not line.endswith(" left")]  # but for progress
         assert len(told) == 1, captured.err
-        line = captured.err.strip()
+        line = told[0]
         assert line.startswith("error: ") and line.endswith("the same command continues from there")
         reason = "File too large" if full is files_limited else "No space left on device"
         assert reason in line
