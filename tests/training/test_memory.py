@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import bwsk_jax
+from bwsk_jax.engine.plan.solver import GUARD_MARGIN
 from bwsk_jax.train import main
 from bwsk_jax.training import memory
 from bwsk_jax.training.flags import Flags
@@ -74,12 +75,14 @@ def test_the_next_larger_plan_does_not_fit_as_compiled(setup, monkeypatch):
 
 
 @pytest.mark.slow
-def test_every_limit_gets_the_largest_plan_that_fits(setup, peaks, capsys):
+def test_every_limit_gets_the_largest_plan_that_fits(setup, plans, peaks, capsys):
+    overheads = {plan.saved_bytes: plan.overhead for plan in plans}
     assert len(peaks) >= 4
     for (saved, peak), (_, larger_peak) in itertools.pairwise(peaks.items()):
         for limit in (peak, larger_peak - 1):
             found = fitted(setup, limit)
             assert found.flags.max_bytes >= max(saved, found.plan.saved_bytes)
+            assert found.plan.overhead <= overheads[saved] + GUARD_MARGIN
             assert 1000 + 6 * found.plan.saved_bytes <= limit
         told = capsys.readouterr().err.splitlines()
         assert any(line.endswith("fits") for line in told) and any(line.endswith("too much") for line in told)

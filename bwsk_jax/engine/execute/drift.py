@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
-from bwsk_jax.engine.program.types import is_differentiable, varying_axes
+from bwsk_jax.engine.program.types import at_least_float32, is_differentiable, varying_axes
 
 __all__ = ["DriftAlarm", "ReconstructionWarning", "Summary", "spoiled", "warn_if_lost"]
 
@@ -87,9 +87,7 @@ def _is_float(leaf: Any) -> bool:
 
 def _square(x: Any) -> Any:
     """The squared magnitudes, in float32 at least."""
-    magnitude = jnp.abs(x)
-    narrow = jnp.finfo(magnitude.dtype).bits < 32  # JAX promotes no float of 8 bits by itself
-    return (magnitude.astype(jnp.float32) if narrow else magnitude) ** 2
+    return at_least_float32(jnp.abs(x)) ** 2
 
 
 def _sums(*arrays: Any) -> list[Any]:

@@ -26,7 +26,7 @@ from jax.custom_batching import custom_vmap
 from bwsk_jax.engine.execute.steps import Environment, invert, leading_to, reads_from, run_steps
 from bwsk_jax.engine.plan.plan import Plan
 from bwsk_jax.engine.plan.problem import Step
-from bwsk_jax.engine.program.types import is_differentiable
+from bwsk_jax.engine.program.types import at_least_float32, is_differentiable
 from bwsk_jax.engine.rules.exactness import Grade
 
 __all__ = ["largest", "trusted"]
@@ -103,9 +103,7 @@ class _ErrorAnalysis:
 
     def is_small(self, target: int) -> Any:
         """`error <= epsilon**(-1/3) * max(|value|, rms(value))` everywhere; false for anything not finite."""
-        error, value = self.error[target], jnp.abs(self.values[target])
-        wide = jnp.promote_types(value.dtype, jnp.float32)
-        error, value = error.astype(wide), value.astype(wide)
+        error, value = map(at_least_float32, (self.error[target], jnp.abs(self.values[target])))
         mean_square = jnp.mean(value * value, axis=-1, keepdims=True) if value.ndim else value * value
         scale = jnp.maximum(value, jnp.sqrt(jnp.maximum(mean_square, jnp.mean(mean_square))))
         return jnp.all((error <= self.epsilon[target] ** (-1 / 3) * scale) & jnp.isfinite(error))

@@ -248,7 +248,7 @@ class _Model:
         if limit.max_bytes is not None:
             most = limit.max_bytes / max(self.problem.residual_bytes, 1)
             self.rows.add({c: -value for c, value in self.bytes_of.items()}, -most * (1 + 1e-12))
-        elif limit.max_overhead is not None and math.isfinite(limit.max_overhead):
+        elif limit.max_overhead is not None and limit.bounds_overhead:
             self.rows.add({c: -value for c, value in self.overhead_of.items()}, -limit.max_overhead)
 
     # --- solving ---

@@ -62,6 +62,11 @@ class Limit:
                 raise ValueError(f"{name} must not be negative, got {value}")
 
     @property
+    def bounds_overhead(self) -> bool:
+        """Whether recomputation is limited, rather than bytes or nothing."""
+        return self.max_overhead is not None and math.isfinite(self.max_overhead)
+
+    @property
     def weights(self) -> tuple[float, float]:
         """The factors in the objective of a plan's bytes, in units of the residuals', and of its overhead."""
         return (1.0, OVERHEAD_WEIGHT) if self.max_bytes is None else (1e-6, 1.0)

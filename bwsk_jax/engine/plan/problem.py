@@ -267,10 +267,9 @@ def _inversions(
             reads = tuple(dict.fromkeys((*equation.outputs, *inverse.side_values(equation))))
             # What the inverse computes has the operand's size; it is priced like the equation itself.
             cost = costs.cost(equation)
-            place, conditional = inverse.operand, inverse.grade is Grade.ROUNDED and inverse.condition != ""
-            yield Step(
-                number, place, reads, (target,), cost, inverse.grade, inverse.amplification, conditional
-            )
+            conditional = inverse.grade is Grade.ROUNDED and bool(inverse.condition)
+            how = inverse.grade, inverse.amplification, conditional
+            yield Step(number, inverse.operand, reads, (target,), cost, *how)
 
 
 def _is_worth_trying(equation: Equation, inverse: Inverse, parameter_only: frozenset[int]) -> bool:

@@ -94,8 +94,7 @@ def _best(problem: Problem, limit: Limit) -> Plan | None:
     if not any(s.inverts for s in problem.steps):
         return found
     # A gradient may end as NaN, for a carry that is lost, only where least memory was asked for.
-    frugal = limit.max_overhead is None or math.isinf(limit.max_overhead)
-    allowed = problem if frugal else problem.without(lambda s: s.conditional)
+    allowed = problem.without(lambda s: s.conditional) if limit.bounds_overhead else problem
     if len(problem.steps) > MOST_STEPS:
         return found and _descended(allowed, limit, found, lower_bound(allowed, limit))
     found = _inverting(allowed, limit, found)
@@ -140,7 +139,7 @@ def _guarded(problem: Problem, limit: Limit, found: Plan) -> Plan:
     round.
     """
     cutoff = _cutoff(found, limit, GUARD_MARGIN)
-    if limit.max_overhead is not None and math.isfinite(limit.max_overhead):
+    if limit.bounds_overhead:
         cutoff = _objective(found, limit) - GUARD_BYTES
     cuts: list[list[int]] = []
     for _ in range(MOST_ROUNDS):

@@ -11,6 +11,7 @@ from jax.extend import core
 from jax.extend.core import primitives as lax_p
 
 __all__ = [
+    "at_least_float32",
     "cast_like",
     "digits",
     "is_differentiable",
@@ -54,6 +55,11 @@ def is_real(aval: Any) -> bool:
 def is_key(aval: Any) -> bool:
     """Whether a value of this type is a key for random numbers."""
     return hasattr(aval, "dtype") and jax.numpy.issubdtype(aval.dtype, jax.dtypes.prng_key)
+
+
+def at_least_float32(x: Any) -> Any:
+    """A float array in float32, or as it is if its type is wider. JAX itself promotes no float of 8 bits."""
+    return x.astype(jax.numpy.float32) if jax.numpy.finfo(x.dtype).bits < 32 else x
 
 
 def type_of(x: Any) -> Any:
