@@ -1,8 +1,8 @@
 """The guard: whether the data at hand allow the inverses of a plan.
 
 Where a plan uses inverses that round and that it could do without, the data decide whether they are any good.
-A first-order error analysis runs beside them (N. J. Higham, *Accuracy and Stability of Numerical Algorithms*,
-2nd ed., §3.3). For `x = solve(z, y)` the error is estimated as
+A first-order error analysis tells (N. J. Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd ed.,
+§3.3). For `x = solve(z, y)` the error is estimated as
 
     e(x) = |dx/dz| e(z) + |dx/dy| e(y),
 
@@ -10,60 +10,99 @@ in units of the rounding `eps`, where a value that was not inverted has `e(v) = 
 inverses only if `e(x) <= eps**(-1/3) * max(|x|, rms(x))` for every element of every result that leaves them:
 then two thirds of the digits are right. The root mean square is that of the last axis or of the whole array,
 whichever is larger.
+
+The forward pass, which has all values, gathers `evidence`; in a scan each iteration does, and all of it is
+judged once after the scan. So the loops of sharded programs need no communication for it.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
-from bwsk_jax.engine.execute.steps import Environment, invert, leading_to, reads_from, run_steps
+from bwsk_jax.engine.execute.steps import Environment, invert, leading_to
 from bwsk_jax.engine.plan.plan import Plan
 from bwsk_jax.engine.plan.problem import Step
 from bwsk_jax.engine.program.types import at_least_float32, is_differentiable
 from bwsk_jax.engine.rules.exactness import Grade
 
-__all__ = ["largest", "trusted"]
+__all__ = ["Evidence", "evidence", "evidence_reads", "largest", "trusted"]
 
 
-def trusted(plan: Plan, steps: Sequence[Step], others: Iterable[Step], environment: Environment) -> Any:
-    """Whether the estimated error of whatever the inverses among `steps` hand on is small; a boolean scalar.
+class Evidence(NamedTuple):
+    """What is known of the error of one value that guarded inverses hand on, by places on its first axis.
 
-    It is one verdict for all devices and elements of mapped axes that share the choice between `steps` and
-    `others`, the steps that run instead.
+    Attributes:
+      error: the largest estimated error, as a fraction of `eps**(-1/3)`, of the elements where it is not small
+        beside the element itself nor beside the root mean square of its last axis; 0 if there are none.
+      mean_square: of the value.
     """
-    with jax.debug_nans(False), jax.debug_infs(False):  # the guard looks for them itself
-        verdict = _verdict(plan, steps, environment)
-    return _agreed(plan, (*steps, *others), verdict)
+
+    error: Any
+    mean_square: Any
 
 
-def _verdict(plan: Plan, steps: Sequence[Step], environment: Environment) -> Any:
-    """The verdict on the data of this device and element.
+def evidence_reads(plan: Plan) -> list[int]:
+    """The values that `evidence` reads; none if the plan needs no guard."""
+    if plan.fallback is None:
+        return []
+    return list(dict.fromkeys(v for s in _inversions(plan) for v in (*s.reads, *s.writes)))
 
-    The inverses run on values without gradients: derivatives go through the conditional alone, or a refused
-    division by 0 would reach them as 0 times infinity.
+
+def evidence(plan: Plan, values: Sequence[Any]) -> list[Evidence]:
+    """The evidence in these values, those of `evidence_reads`, of this device and element; one dimension each.
+
+    They are taken without their gradients: a division by 0 would reach these as 0 times infinity.
     """
+    known = dict(zip(evidence_reads(plan), map(lax.stop_gradient, values), strict=True))
     unguarded = (s for s in plan.steps if s not in plan.guarded_steps)
     handed_on = set(plan.problem.targets).union(*(s.reads for s in unguarded))
-    chain = leading_to(steps, plan.guarded_steps)
-    values = {v: lax.stop_gradient(environment[v]) for v in reads_from(chain, environment)}
-    run_steps(plan, chain, values)
-    analysis = _ErrorAnalysis(plan, values)
-    verdicts = []
-    for step in chain:
-        if analysis.add(step) and step in plan.guarded_steps and handed_on.issuperset(step.writes):
-            verdicts.append(analysis.is_small(*step.writes))
-    return functools.reduce(jnp.logical_and, verdicts)
+    found = []
+    with jax.debug_nans(False), jax.debug_infs(False):  # the analysis looks for them itself
+        analysis = _ErrorAnalysis(plan, known)
+        for step in _inversions(plan) if known else ():
+            if analysis.add(step) and step in plan.guarded_steps and handed_on.issuperset(step.writes):
+                found.append(analysis.evidence(*step.writes))
+    return found
+
+
+def trusted(plan: Plan, found: Sequence[Evidence]) -> Any:
+    """Whether the estimated error of whatever guarded inverses hand on is small: a boolean, or one for each
+    place on the leading axis of evidence that a scan has stacked. None if the plan needs no guard.
+
+    It is one verdict for all devices and elements of mapped axes that share the conditional. A predicate that
+    `vmap` has batched would turn it into a select that runs both branches, and devices that communicate in a
+    branch would wait for those that take the other one.
+    """
+    if plan.fallback is None:
+        return None
+    small = [e.error.max(-1, initial=0) <= jnp.sqrt(_finite(e.mean_square.mean(-1), 0.0)) for e in found]
+    refused = (~functools.reduce(jnp.logical_and, small)).astype(jnp.int32)
+    axes = set().union(
+        *(plan.problem.program.equations[s.equation].axes for s in (*plan.steps, *plan.fallback))
+    )
+    if axes:
+        refused = lax.pmax(refused, tuple(sorted(axes)))
+    return largest(refused) == 0
+
+
+def _inversions(plan: Plan) -> list[Step]:
+    """The guarded inversions, and those that they depend on."""
+    return [s for s in leading_to(plan.steps, plan.guarded_steps) if s.inverts]
+
+
+def _finite(x: Any, otherwise: float) -> Any:
+    return jnp.where(jnp.isfinite(x), x, otherwise)
 
 
 class _ErrorAnalysis:
-    """Estimated errors of inverted values, in units of their rounding."""
+    """Estimated errors of inverted values, in units of their rounding, from the true values."""
 
     def __init__(self, plan: Plan, values: Environment):
         self.plan, self.values = plan, values
@@ -101,25 +140,14 @@ class _ErrorAnalysis:
     def _error_of(self, value: int) -> Any:
         return self.error[value] if value in self.error else jnp.abs(self.values[value])
 
-    def is_small(self, target: int) -> Any:
-        """`error <= epsilon**(-1/3) * max(|value|, rms(value))` everywhere; false for anything not finite."""
+    def evidence(self, target: int) -> Evidence:
         error, value = map(at_least_float32, (self.error[target], jnp.abs(self.values[target])))
-        mean_square = jnp.mean(value * value, axis=-1, keepdims=True) if value.ndim else value * value
-        scale = jnp.maximum(value, jnp.sqrt(jnp.maximum(mean_square, jnp.mean(mean_square))))
-        return jnp.all((error <= self.epsilon[target] ** (-1 / 3) * scale) & jnp.isfinite(error))
-
-
-def _agreed(plan: Plan, steps: Iterable[Step], verdict: Any) -> Any:
-    """One verdict for all that share the conditional.
-
-    A predicate that `vmap` has batched would turn it into a select that runs both branches, and devices that
-    communicate in a branch would wait for those that take the other one.
-    """
-    refused = (~verdict).astype(jnp.int32)
-    axes = set().union(*(plan.problem.program.equations[s.equation].axes for s in steps))
-    if axes:
-        refused = lax.pmax(refused, tuple(sorted(axes)))
-    return largest(refused) == 0
+        error, value = (jnp.atleast_2d(x) for x in (error * self.epsilon[target] ** (1 / 3), value))
+        mean_square = jnp.mean(value * value, axis=-1, keepdims=True)
+        is_small = error <= jnp.maximum(value, jnp.sqrt(mean_square))
+        left = _finite(jnp.where(is_small, 0.0, error), float(jnp.finfo(error.dtype).max))
+        rest = tuple(range(1, value.ndim))
+        return Evidence(left.max(rest, initial=0), mean_square.mean(rest))
 
 
 @custom_vmap

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from jax import lax
 from jax.extend.core import primitives as p
 
-from bwsk_jax.engine.execute.guard import trusted
 from bwsk_jax.engine.execute.steps import Environment, leading_to, reads_from, run_steps
 from bwsk_jax.engine.plan.plan import Plan
 from bwsk_jax.engine.plan.problem import Step
@@ -24,8 +23,11 @@ __all__ = ["recover"]
 _READS_KEY = {p.random_bits_p, p.random_split_p, p.random_fold_in_p, p.random_seed_p}
 
 
-def recover(plan: Plan, known: Environment) -> Environment:
-    """All targets of the plan, from the values of those that are available and of the saved ones."""
+def recover(plan: Plan, known: Environment, is_trusted: Any) -> Environment:
+    """All targets of the plan, from the values of those that are available and of the saved ones.
+
+    `is_trusted` is what the guard says of the inverses; None if the plan needs none.
+    """
     problem = plan.problem
     environment = dict(problem.program.constants) | known
     if plan.fallback is None:
@@ -33,7 +35,7 @@ def recover(plan: Plan, known: Environment) -> Environment:
     else:
         stages = _stages(plan, plan.fallback)
         run_steps(plan, stages.before, environment)
-        environment.update(_chosen(plan, stages, environment))
+        environment.update(_chosen(plan, stages, environment, is_trusted))
         run_steps(plan, stages.after, environment)
     return {v: environment[v] for v in problem.targets}
 
@@ -50,7 +52,7 @@ class _Stages(NamedTuple):
     after: list[Step]
 
 
-def _chosen(plan: Plan, stages: _Stages, environment: Environment) -> Environment:
+def _chosen(plan: Plan, stages: _Stages, environment: Environment, is_trusted: Any) -> Environment:
     """What the conditional gives."""
     operands = list(
         dict.fromkeys((*reads_from(stages.guarded, environment), *reads_from(stages.fallback, environment)))
@@ -64,9 +66,8 @@ def _chosen(plan: Plan, stages: _Stages, environment: Environment) -> Environmen
 
         return run
 
-    verdict = trusted(plan, stages.guarded, stages.fallback, environment)
     results: Sequence[Any] = lax.cond(
-        verdict, branch(stages.guarded), branch(stages.fallback), [environment[v] for v in operands]
+        is_trusted, branch(stages.guarded), branch(stages.fallback), [environment[v] for v in operands]
     )
     return dict(zip(stages.chosen, results, strict=True))
 
@@ -74,14 +75,14 @@ def _chosen(plan: Plan, stages: _Stages, environment: Environment) -> Environmen
 def _stages(plan: Plan, fallback: Sequence[Step]) -> _Stages:
     """Split both schedules of a plan.
 
-    Before the conditional runs what both schedules do for values that depend on parameters alone, what reads
-    a key (inside, `vmap` would batch the key with the branch, and the `rbg` generator then draws other bits
-    than the forward pass did), and what the guarded inverses are applied to, for the guard to look at.
+    Before the conditional runs what both schedules do for values that depend on parameters alone, and what
+    reads a key (inside, `vmap` would batch the key with the branch, and the `rbg` generator then draws other
+    bits than the forward pass did).
     """
     common = set(plan.steps).intersection(fallback)
     known = set(plan.problem.available).union(plan.saved)
     wanted = {s for s in common if plan.problem.parameter_only.issuperset(s.writes)}
-    wanted |= _drawing(plan, plan.steps) | _drawing(plan, fallback) | _feeding_guarded(plan)
+    wanted |= _drawing(plan, plan.steps) | _drawing(plan, fallback)
     before: dict[Step, None] = {}
     for step in (*plan.steps, *fallback):
         if step in wanted and step not in before and known.issuperset(step.reads):
@@ -123,15 +124,3 @@ def _drawing(plan: Plan, steps: Sequence[Step]) -> set[Step]:
     """The steps that read a key, and those that lead to them."""
     equations = plan.problem.program.equations
     return set(leading_to(steps, (s for s in steps if equations[s.equation].primitive in _READS_KEY)))
-
-
-def _feeding_guarded(plan: Plan) -> set[Step]:
-    """The steps that lead to guarded ones and do not themselves depend on one."""
-    uncertain: set[int] = set()
-    sure = []
-    for step in plan.steps:
-        if step in plan.guarded_steps or uncertain.intersection(step.reads):
-            uncertain.update(step.writes)
-        else:
-            sure.append(step)
-    return set(leading_to(plan.steps, plan.guarded_steps)).intersection(sure)

@@ -11,7 +11,8 @@ from typing import Any
 import jax
 from jax import lax
 
-from bwsk_jax.engine.execute.keeping import keep, kept_values
+from bwsk_jax.engine.execute.guard import trusted
+from bwsk_jax.engine.execute.keeping import keep, kept_values, reads_to_keep
 from bwsk_jax.engine.execute.named_axes import with_rules
 from bwsk_jax.engine.execute.recover import recover
 from bwsk_jax.engine.execute.steps import Environment
@@ -103,9 +104,9 @@ class _ReversibleCall:
         return self.program.evaluate(inputs, self.program.outputs)
 
     def forward(self, inputs):
-        values = self.vjp.program.evaluate(inputs, (*self.vjp.outputs, *self.plan.saved))
-        outputs, saved = values[: self.vjp.num_outputs], values[self.vjp.num_outputs :]
-        return outputs, (inputs, keep(self.plan, saved))
+        values = self.vjp.program.evaluate(inputs, (*self.vjp.outputs, *reads_to_keep(self.plan)))
+        saved, found = keep(self.plan, values[self.vjp.num_outputs :])
+        return values[: self.vjp.num_outputs], (inputs, saved, trusted(self.plan, found))
 
     def backward(self, kept, cotangents):
         varied, _ = split(self.vjp.differentiable_outputs, cotangents)
@@ -119,9 +120,9 @@ class _ReversibleCall:
         return self._pull_back(kept, cotangents)
 
     def _pull_back(self, kept, cotangents):
-        inputs, saved = _barrier(kept)  # or XLA merges the replay with the forward pass
+        inputs, saved, is_trusted = _barrier(kept)  # or XLA merges the replay with the forward pass
         known = dict(zip(self.vjp.program.inputs, inputs, strict=True)) | kept_values(self.plan, saved)
-        return pull_back(self.vjp, self.plan, known, cotangents)[0]
+        return pull_back(self.vjp, self.plan, known, is_trusted, cotangents)[0]
 
 
 def _barrier(kept: Any) -> Any:
@@ -137,15 +138,15 @@ def _barrier(kept: Any) -> Any:
 
 
 def pull_back(
-    vjp: VjpTrace, plan: Plan, known: Environment, cotangents: Sequence[Any]
+    vjp: VjpTrace, plan: Plan, known: Environment, is_trusted: Any, cotangents: Sequence[Any]
 ) -> tuple[list[Any], Environment]:
-    """Pull the cotangents of the differentiable outputs back.
+    """Pull the cotangents of the differentiable outputs back; `is_trusted` as for `recover`.
 
     Returns the cotangent of each input, None where it has none, and the environment with all that was
     recovered.
     """
     environment = dict(plan.problem.program.constants) | known
-    environment.update(recover(plan, known))
+    environment.update(recover(plan, known, is_trusted))
     residuals = [read(environment, v) for v in vjp.residuals]
     pulled = vjp.pullback(residuals)(cotangents)
     missing = [None] * vjp.differentiable_inputs.count(False)

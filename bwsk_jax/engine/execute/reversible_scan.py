@@ -18,7 +18,8 @@ from jax import lax
 from jax.extend.core import Literal
 
 from bwsk_jax.engine.execute.drift import DriftAlarm, spoiled, warn_if_lost
-from bwsk_jax.engine.execute.keeping import keep, kept_values
+from bwsk_jax.engine.execute.guard import trusted
+from bwsk_jax.engine.execute.keeping import keep, kept_values, reads_to_keep
 from bwsk_jax.engine.execute.named_axes import with_rules
 from bwsk_jax.engine.execute.reversible import forward_mode_explained, pull_back
 from bwsk_jax.engine.execute.segments import KeptCarries, Segments
@@ -147,17 +148,17 @@ class _ReversibleScan:
     def forward(self, consts, init, xs):
         if self.plan.is_checkpoint:
             return self._checkpointed(consts, init, xs)
-        vjp = self.scan.vjp
+        vjp, plan = self.scan.vjp, self.plan
         num_ys = vjp.num_outputs - self.scan.num_carry
-        evaluate = self._step(vjp.program, consts, (*vjp.outputs, *self.plan.saved))
+        evaluate = self._step(vjp.program, consts, (*vjp.outputs, *reads_to_keep(plan)))
 
         def step(carry, x):
             carry, outs = evaluate(carry, x)
-            return carry, [*outs[:num_ys], *keep(self.plan, outs[num_ys:])]
+            return carry, (outs[:num_ys], *keep(plan, outs[num_ys:]))
 
-        ends, last, outs = self.segments.run(step, init, xs)
-        kept = KeptCarries([init[k] for k in self._alarm.leaves], ends, last)
-        return (last, outs[:num_ys]), (consts, xs, kept, outs[num_ys:])
+        ends, last, (ys, saved, found) = self.segments.run(step, init, xs)
+        carries = KeptCarries([init[k] for k in self._alarm.leaves], ends, last)
+        return (last, ys), (consts, xs, carries, saved, trusted(plan, found))
 
     def _checkpointed(self, consts, init, xs):
         """What `jax.checkpoint` does in a scan, by itself: JAX and XLA know it better than a copy of it."""
@@ -190,12 +191,12 @@ class _ReversibleScan:
         """The cotangents of the differentiable inputs, and how far the carry drifted."""
         if self.plan.is_checkpoint:
             return list(kept([*ct_last, *ct_ys])), 0.0
-        consts, xs, carries, saved = kept
+        consts, xs, carries, saved, is_trusted = kept
         consts_mask, _, _ = self.scan.split_inputs(self.scan.vjp.differentiable_inputs)
         varied, _ = split(consts_mask, consts)
         state = ct_last, [jnp.zeros_like(c) for c in varied]
         (ct_init, ct_consts), ct_xs, drift = self.segments.run_back(
-            self._reverse_step(consts), state, carries, (xs, saved, ct_ys), self._alarm
+            self._reverse_step(consts), state, carries, (xs, saved, is_trusted, ct_ys), self._alarm
         )
         return [*ct_consts, *ct_init, *ct_xs], drift
 
@@ -207,13 +208,13 @@ class _ReversibleScan:
 
         def step(state, slices):
             carry_out, (ct_carry, ct_consts) = state
-            x, saved, ct_y = slices
+            x, saved, is_trusted, ct_y = slices
             outs = (
                 (v, a) for v, a in zip(vjp.outputs, carry_out, strict=False) if not isinstance(v, Literal)
             )
             known = dict(zip(consts_in, consts, strict=True)) | dict(zip(x_in, x, strict=True))
             known |= kept_values(plan, saved) | dict(outs)
-            pulled, environment = pull_back(vjp, plan, known, [*ct_carry, *ct_y])
+            pulled, environment = pull_back(vjp, plan, known, is_trusted, [*ct_carry, *ct_y])
             pulled_consts, pulled_carry, pulled_x = scan.split_inputs(pulled)
             more, _ = split(consts_mask, pulled_consts)
             ct_carry, _ = split(carry_mask, pulled_carry)

@@ -1,6 +1,7 @@
 """A gradient over several devices is that of `lax.scan` on one."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -78,3 +79,35 @@ def test_of_sharded_arrays(options, axis_type):
         ours = jax.jit(gradient(scan, coupling))(weights, hidden)
         assert len(ours[1][0].sharding.device_set) == DEVICES
     assert_same(ours, gradient(lax.scan, coupling)(WEIGHTS, HIDDEN))
+
+
+def in_loops(compiled):
+    """The collectives in the bodies of loops."""
+    bodies = set(re.findall(r"body=%?([\w.\-]+)", compiled.as_text()))
+    computations = re.split(r"\n(?=%?[\w.\-]+ \(|ENTRY )", compiled.as_text())
+    return [
+        line
+        for text in computations
+        if text.lstrip("%").split(" ")[0] in bodies
+        for line in text.splitlines()
+        if re.search(r" (all-reduce|all-gather|collective-permute|all-to-all)(-start)?\(", line)
+    ]
+
+
+def test_the_guard_does_not_communicate_in_the_loops():
+    scales = 1.0 + 0.1 * random(3, L, WIDTH)
+
+    def layer(c, x):
+        w, scale = x
+        return jnp.tanh(c @ w) * scale[None], None
+
+    def of(hidden, xs):
+        scan = functools.partial(bwsk_jax.reversible_scan, max_overhead=INF)
+        return jax.grad(lambda h: loss_of(scan(layer, h, xs)[0]))(hidden)
+
+    plan = bwsk_jax.plan_scan(layer, HIDDEN[0], (WEIGHTS, scales), max_overhead=INF)
+    assert plan.fallback is not None
+    sharded = NamedSharding(mesh_of(AxisType.Auto), PartitionSpec("data"))
+    compiled = jax.jit(of, in_shardings=(sharded, None)).lower(HIDDEN[0], (WEIGHTS, scales)).compile()
+    assert " all-reduce(" in compiled.as_text()  # of the verdicts, after the loop
+    assert not in_loops(compiled)
