@@ -39,8 +39,8 @@ class Evidence(NamedTuple):
     """What is known of the error of one value that guarded inverses hand on, by places on its first axis.
 
     Attributes:
-      error: the largest estimated error, as a fraction of `eps**(-1/3)`, of the elements where it is not small
-        beside the element itself nor beside the root mean square of its last axis; 0 if there are none.
+      error: the largest estimated error, as a fraction of `eps**(-1/3)`, of the elements where it is small
+        neither beside the element nor beside the root mean square of its last axis; 0 if there are none.
       mean_square: of the value.
     """
 
@@ -56,9 +56,9 @@ def evidence_reads(plan: Plan) -> list[int]:
 
 
 def evidence(plan: Plan, values: Sequence[Any]) -> list[Evidence]:
-    """The evidence in these values, those of `evidence_reads`, of this device and element; one dimension each.
+    """The evidence in the values of `evidence_reads`, of this device and element; arrays of one dimension.
 
-    They are taken without their gradients: a division by 0 would reach these as 0 times infinity.
+    The values are taken without their gradients: a division by 0 would reach these as 0 times infinity.
     """
     known = dict(zip(evidence_reads(plan), map(lax.stop_gradient, values), strict=True))
     unguarded = (s for s in plan.steps if s not in plan.guarded_steps)
