@@ -23,10 +23,10 @@ __all__ = ["recover"]
 _READS_KEY = {p.random_bits_p, p.random_split_p, p.random_fold_in_p, p.random_seed_p}
 
 
-def recover(plan: Plan, known: Environment, is_trusted: Any) -> Environment:
+def recover(plan: Plan, known: Environment, is_trusted: Any = None) -> Environment:
     """All targets of the plan, from the values of those that are available and of the saved ones.
 
-    `is_trusted` is what the guard says of the inverses; None if the plan needs none.
+    `is_trusted` is what the guard says of the inverses; a plan that needs none needs no word.
     """
     problem = plan.problem
     environment = dict(problem.program.constants) | known
