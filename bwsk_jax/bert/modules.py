@@ -10,13 +10,15 @@ V vocabulary.
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from bwsk_jax.bert.config import ACTIVATIONS, BertConfig
 
-__all__ = ["Embeddings", "Layer", "MaskedLMHead"]
+__all__ = ["Embeddings", "Layer", "MaskedLMHead", "scaled"]
 
 
 # --- leaves -------------------------------------------------------------------------------------------------
@@ -59,22 +61,61 @@ def _drawn(key: jax.Array, shape: tuple[int, ...], threshold: int) -> jax.Array:
 
 
 class LayerNorm(nn.Module):
-    """Normalise the last axis by its mean and true variance, in float32; return ``dtype``."""
+    """Normalise the last axis by its mean and true variance, in float32; return ``dtype``.
+
+    Without ``scaled`` it is the normalised values alone, and who reads them applies scale and bias.
+    """
 
     epsilon: float
     dtype: jnp.dtype
+    scaled: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return scale * (x - mean) / sqrt(variance + epsilon) + bias."""
-        broadcast = (1,) * (x.ndim - 1) + (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32).reshape(broadcast)
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32).reshape(broadcast)
-        x = x.astype(jnp.float32)
-        centered = x - x.mean(-1, keepdims=True)
-        variance = jnp.square(centered).mean(-1, keepdims=True)
-        normalised = centered * jax.lax.rsqrt(variance + self.epsilon)
-        return (normalised * scale + bias).astype(self.dtype)
+        normalised = _normalised(x.astype(jnp.float32), self.epsilon, self.dtype)
+        if not self.scaled:
+            return normalised
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        return scaled(normalised, scale, bias)
+
+
+def scaled(normalised: jax.Array, scale_h: jax.Array, bias_h: jax.Array) -> jax.Array:
+    """Return normalised * scale + bias, computed in float32, in the type of ``normalised``."""
+    broadcast = (1,) * (normalised.ndim - 1) + scale_h.shape
+    affine = normalised.astype(jnp.float32) * scale_h.reshape(broadcast) + bias_h.reshape(broadcast)
+    return affine.astype(normalised.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _normalised(x: jax.Array, epsilon: float, dtype: jnp.dtype) -> jax.Array:
+    """Return (x - mean) / sqrt(variance + epsilon) over the last axis of float32 ``x``, as ``dtype``.
+
+    With n the result, r the reciprocal deviation of a row and g the cotangent of n, that of x is
+
+        r * (g - mean(g) - n * mean(g * n)).
+
+    So the backward pass reads the result itself, and one number a row: not x, which nothing else needs.
+    """
+    return _normalised_forward(x, epsilon, dtype)[0]
+
+
+def _normalised_forward(x, epsilon, dtype):
+    centered = x - x.mean(-1, keepdims=True)
+    reciprocal = jax.lax.rsqrt(jnp.square(centered).mean(-1, keepdims=True) + epsilon)
+    normalised = (centered * reciprocal).astype(dtype)
+    return normalised, (normalised, reciprocal)
+
+
+def _normalised_backward(epsilon, dtype, kept, cotangent):
+    normalised, reciprocal = kept
+    n, g = normalised.astype(jnp.float32), cotangent.astype(jnp.float32)
+    along = (g * n).mean(-1, keepdims=True)
+    return (reciprocal * (g - g.mean(-1, keepdims=True) - n * along),)
+
+
+_normalised.defvjp(_normalised_forward, _normalised_backward)
 
 
 class Activation(nn.Module):
@@ -107,8 +148,8 @@ def _dense(config: BertConfig, features: int, dtype: jnp.dtype, name: str) -> nn
     return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, name=name)
 
 
-def _layer_norm(config: BertConfig, dtype: jnp.dtype) -> LayerNorm:
-    return LayerNorm(config.layer_norm_eps, dtype, name="layer_norm")
+def _layer_norm(config: BertConfig, dtype: jnp.dtype, scaled: bool = True) -> LayerNorm:
+    return LayerNorm(config.layer_norm_eps, dtype, scaled, name="layer_norm")
 
 
 # --- blocks -------------------------------------------------------------------------------------------------
@@ -180,11 +221,12 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Up-projection, activation, down-projection, and the residual layer norm."""
+    """Up-projection, activation, down-projection, and the residual layer norm, ``scaled`` or not."""
 
     config: BertConfig
     dtype: jnp.dtype
     train: bool
+    scaled: bool
 
     @nn.compact
     def __call__(self, hidden_bth: jax.Array) -> jax.Array:
@@ -195,22 +237,26 @@ class FeedForward(nn.Module):
         output_bth = _dense(config, config.hidden_size, self.dtype, "down")(x_btf)
         rate = config.hidden_dropout_prob if self.train else 0.0
         output_bth = Dropout(rate, self.dtype, name="dropout")(output_bth)
-        return _layer_norm(config, self.dtype)(hidden_bth + output_bth)
+        return _layer_norm(config, self.dtype, self.scaled)(hidden_bth + output_bth)
 
 
 class Layer(nn.Module):
-    """One encoder layer: attention, then feed-forward."""
+    """One encoder layer: attention, then feed-forward.
+
+    Without ``scaled`` its last layer norm leaves scale and bias to who reads the hidden states.
+    """
 
     config: BertConfig
     dtype: jnp.dtype = jnp.float32
     train: bool = False
+    scaled: bool = True
 
     @nn.compact
     def __call__(self, hidden_bth: jax.Array, mask_b11s: jax.Array | None = None) -> jax.Array:
         """Return hidden [B, T, H]."""
         modes = (self.config, self.dtype, self.train)
         hidden_bth = Attention(*modes, name="attention")(hidden_bth, mask_b11s)
-        return FeedForward(*modes, name="feed_forward")(hidden_bth)
+        return FeedForward(*modes, self.scaled, name="feed_forward")(hidden_bth)
 
 
 class MaskedLMHead(nn.Module):
