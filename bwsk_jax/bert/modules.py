@@ -16,7 +16,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bwsk_jax.bert.attention import attend
 from bwsk_jax.bert.config import ACTIVATIONS, BertConfig
+from bwsk_jax.bert.dropout import drawn, inflation, threshold_of
 
 __all__ = ["Embeddings", "Layer", "MaskedLMHead", "scaled"]
 
@@ -27,10 +29,8 @@ __all__ = ["Embeddings", "Layer", "MaskedLMHead", "scaled"]
 class Dropout(nn.Module):
     """Zero elements with probability ``rate`` and scale the others to keep the expectation.
 
-    A 16-bit comparison decides an element, so the rate is rounded to a multiple of 2**-16 (0.1 becomes
-    0.100006); the scale is that of the rounded rate. Two elements share each 32-bit random word:
-    ``jax.random.bernoulli``, and 16-bit ``jax.random.bits`` too, draw a word per element, which on a CPU
-    takes 2 to 3 times as long and, with threefry keys, 2.7 times the memory.
+    A 16-bit comparison decides an element, so the rate is rounded to a multiple of 2**-16; the scale is that
+    of the rounded rate.
     """
 
     rate: float
@@ -39,25 +39,13 @@ class Dropout(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Drop elements of ``x`` by the bits of the ``dropout`` stream; return ``dtype``."""
-        threshold = min(round(self.rate * 2**16), 2**16 - 1)
+        threshold = threshold_of(self.rate)
         if threshold == 0:
             return x.astype(self.dtype)
-        kept = _drawn(self.make_rng("dropout"), x.shape, threshold)
+        kept = drawn(self.make_rng("dropout"), x.shape, threshold)
         # Scale in float32: rounded to bfloat16, the factor would bias every dropout the same way.
-        scaled = (x.astype(jnp.float32) * (2**16 / (2**16 - threshold))).astype(self.dtype)
-        return jax.lax.select(kept, scaled, jnp.zeros_like(scaled))
-
-
-def _drawn(key: jax.Array, shape: tuple[int, ...], threshold: int) -> jax.Array:
-    """Draw whether each element is kept, two for each 32-bit random word, by its lower and by its upper half.
-
-    The elements of the lower halves come before those of the upper ones. Pairs side by side would be an axis
-    of length 2, which a TPU pads to a whole register.
-    """
-    *leading, last = shape
-    words = jax.random.bits(key, (*leading, -(-last // 2)), jnp.uint32)
-    least = jnp.uint32(threshold << 16)
-    return jnp.concatenate([words << 16 >= least, words >= least], axis=-1)[..., :last]
+        larger = (x.astype(jnp.float32) * inflation(threshold)).astype(self.dtype)
+        return jax.lax.select(kept, larger, jnp.zeros_like(larger))
 
 
 class LayerNorm(nn.Module):
@@ -73,7 +61,7 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return scale * (x - mean) / sqrt(variance + epsilon) + bias."""
-        normalised = _normalised(x.astype(jnp.float32), self.epsilon, self.dtype)
+        normalised: jax.Array = _normalised(x.astype(jnp.float32), self.epsilon, self.dtype)
         if not self.scaled:
             return normalised
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
@@ -206,14 +194,10 @@ class Attention(nn.Module):
         k_bsnd = _dense(config, config.hidden_size, self.dtype, "key")(hidden_bth).reshape(heads)
         v_bsnd = _dense(config, config.hidden_size, self.dtype, "value")(hidden_bth).reshape(heads)
 
-        scores_bnts = jnp.einsum("btnd,bsnd->bnts", q_btnd, k_bsnd).astype(jnp.float32)
-        scores_bnts = scores_bnts * config.head_size**-0.5
-        if mask_b11s is not None:
-            scores_bnts = scores_bnts + mask_b11s
-        # The dropout narrows: casting before it would put a float32 copy of the scores' size in memory.
-        probs_bnts = jax.nn.softmax(scores_bnts, axis=-1)
-        probs_bnts = Dropout(rates[0], self.dtype, name="dropout")(probs_bnts)
-        context_bth = jnp.einsum("bnts,bsnd->btnd", probs_bnts, v_bsnd).reshape(hidden_bth.shape)
+        threshold = threshold_of(rates[0])
+        key = self.make_rng("dropout") if threshold else None
+        context_btnd: jax.Array = attend(q_btnd, k_bsnd, v_bsnd, mask_b11s, key, threshold)
+        context_bth = context_btnd.reshape(hidden_bth.shape)
 
         output_bth = _dense(config, config.hidden_size, self.dtype, "output")(context_bth)
         output_bth = Dropout(rates[1], self.dtype, name="output_dropout")(output_bth)
