@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bwsk_jax.bert.config import BertConfig
-from bwsk_jax.bert.model import encode, init_params, layer_body, predict
+from bwsk_jax.bert.model import encode, encoder_body, encoder_xs, init_params, predict
 from bwsk_jax.classification.classify import classify
 from bwsk_jax.classification.report import Report
 
@@ -44,13 +44,14 @@ def abstract_encoder(
     """Return what the encoder scans in training: the body of a layer, the carry, and what it scans over.
 
     >>> config = BertConfig(64, hidden_size=8, num_hidden_layers=3, num_attention_heads=2)
-    >>> body, hidden_bth, (params, keys) = abstract_encoder(config, 2, 5)
-    >>> hidden_bth.shape, params["attention"]["query"]["kernel"].shape, keys.shape
-    ((2, 5, 8), (3, 8, 8), (3,))
+    >>> body, carry_bth, xs = abstract_encoder(config, 2, 5)
+    >>> jax.eval_shape(lambda carry, xs: jax.lax.scan(body, carry, xs)[0], carry_bth, xs).shape
+    (2, 5, 8)
     """
     keys = jax.ShapeDtypeStruct((config.num_hidden_layers,), _key().dtype)
-    hidden_bth = jax.ShapeDtypeStruct((batch_size, seq_len, config.hidden_size), dtype)
-    return layer_body(config, dtype=dtype, train=True), hidden_bth, (_params(config)["layers"], keys)
+    carry_bth = jax.ShapeDtypeStruct((batch_size, seq_len, config.hidden_size), dtype)
+    xs = jax.eval_shape(encoder_xs, _params(config)["layers"], keys)
+    return encoder_body(config, dtype=dtype, train=True), carry_bth, xs
 
 
 def _params(config: BertConfig) -> Any:

@@ -18,10 +18,20 @@ import jax
 import jax.numpy as jnp
 
 from bwsk_jax.bert.config import BertConfig
-from bwsk_jax.bert.modules import Embeddings, Layer, MaskedLMHead
+from bwsk_jax.bert.modules import Embeddings, Layer, MaskedLMHead, scaled
 from bwsk_jax.errors import UserError
 
-__all__ = ["BertInputError", "Params", "encode", "forward", "init_params", "layer_body", "predict"]
+__all__ = [
+    "BertInputError",
+    "Params",
+    "encode",
+    "encoder_body",
+    "encoder_xs",
+    "forward",
+    "init_params",
+    "layer_body",
+    "predict",
+]
 
 Params = dict[str, Any]
 
@@ -78,6 +88,50 @@ def layer_body(
     return body
 
 
+def encoder_body(
+    config: BertConfig, *, dtype: jnp.dtype, train: bool, attention_mask: jax.Array | None = None
+) -> Callable[[jax.Array, Any], tuple[jax.Array, None]]:
+    """Return the body that ``encode`` scans over what ``encoder_xs`` gives; arguments as for ``layer_body``.
+
+    The carry is what the last layer norm of a layer has normalised. Its scale and bias are applied where the
+    next layer reads it. So the backward pass of a layer norm knows all that it reads, but for a number a row.
+
+    >>> config = BertConfig(64, hidden_size=8, num_hidden_layers=3, num_attention_heads=2)
+    >>> xs = encoder_xs(init_params(config, jax.random.key(0))["layers"])
+    >>> jax.lax.scan(encoder_body(config, dtype=jnp.float32, train=False), jnp.ones((1, 5, 8)), xs)[0].shape
+    (1, 5, 8)
+    """
+    layer = Layer(config, dtype, train, scaled=False)
+    mask_b11s = None if attention_mask is None else _additive_mask(attention_mask)
+
+    def body(normalised_bth, inputs):
+        layer_params, before, key = inputs
+        with jax.named_scope("Layer/feed_forward/layer_norm"):
+            hidden_bth = scaled(normalised_bth, *before)
+        return _apply(layer, layer_params, hidden_bth, mask_b11s, key=key if train else None), None
+
+    return body
+
+
+def encoder_xs(layers: Params, keys: jax.Array | None = None) -> tuple[Params, Any, jax.Array | None]:
+    """Return what ``encoder_body`` is scanned over: layers, scale and bias of the layer norms before, keys.
+
+    Before the first layer stands none, which is a scale of 1 and a bias of 0.
+    """
+    scale_lh, bias_lh = _last_norms(layers)
+    before = (
+        jnp.concatenate([jnp.ones_like(scale_lh[:1]), scale_lh[:-1]]),
+        jnp.concatenate([jnp.zeros_like(bias_lh[:1]), bias_lh[:-1]]),
+    )
+    return layers, before, keys
+
+
+def _last_norms(layers: Params) -> tuple[jax.Array, jax.Array]:
+    """Scale and bias [L, H] of the last layer norm of each layer."""
+    norms = layers["feed_forward"]["layer_norm"]
+    return norms["scale"], norms["bias"]
+
+
 def _apply(module: nn.Module, params: Params, *inputs: Any, key: jax.Array | None = None) -> jax.Array:
     """Return what a module computes of its inputs; ``key`` draws its dropout."""
     rngs = None if key is None else {"dropout": key}
@@ -127,9 +181,10 @@ def encode(
         embeddings_key, layer_keys = keys[0], keys[1:]
     embeddings = Embeddings(config, dtype, train)
     hidden_bth = _apply(embeddings, params["embeddings"], input_ids, token_type_ids, key=embeddings_key)
-    body = layer_body(config, dtype=dtype, train=train, attention_mask=attention_mask)
-    hidden_bth, _ = scan(body, hidden_bth, (params["layers"], layer_keys))
-    return hidden_bth
+    body = encoder_body(config, dtype=dtype, train=train, attention_mask=attention_mask)
+    normalised_bth, _ = scan(body, hidden_bth, encoder_xs(params["layers"], layer_keys))
+    scale_lh, bias_lh = _last_norms(params["layers"])
+    return scaled(normalised_bth, scale_lh[-1], bias_lh[-1])
 
 
 def predict(config: BertConfig, params: Params, hidden: jax.Array) -> jax.Array:

@@ -10,13 +10,17 @@ V vocabulary.
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bwsk_jax.bert.attention import attend
 from bwsk_jax.bert.config import ACTIVATIONS, BertConfig
+from bwsk_jax.bert.dropout import drawn, inflation, threshold_of
 
-__all__ = ["Embeddings", "Layer", "MaskedLMHead"]
+__all__ = ["Embeddings", "Layer", "MaskedLMHead", "scaled"]
 
 
 # --- leaves -------------------------------------------------------------------------------------------------
@@ -25,10 +29,8 @@ __all__ = ["Embeddings", "Layer", "MaskedLMHead"]
 class Dropout(nn.Module):
     """Zero elements with probability ``rate`` and scale the others to keep the expectation.
 
-    A 16-bit comparison decides an element, so the rate is rounded to a multiple of 2**-16 (0.1 becomes
-    0.100006); the scale is that of the rounded rate. Two elements share each 32-bit random word:
-    ``jax.random.bernoulli``, and 16-bit ``jax.random.bits`` too, draw a word per element, which on a CPU
-    takes 2 to 3 times as long and, with threefry keys, 2.7 times the memory.
+    A 16-bit comparison decides an element, so the rate is rounded to a multiple of 2**-16; the scale is that
+    of the rounded rate.
     """
 
     rate: float
@@ -37,44 +39,71 @@ class Dropout(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Drop elements of ``x`` by the bits of the ``dropout`` stream; return ``dtype``."""
-        threshold = min(round(self.rate * 2**16), 2**16 - 1)
+        threshold = threshold_of(self.rate)
         if threshold == 0:
             return x.astype(self.dtype)
-        kept = _drawn(self.make_rng("dropout"), x.shape, threshold)
+        kept = drawn(self.make_rng("dropout"), x.shape, threshold)
         # Scale in float32: rounded to bfloat16, the factor would bias every dropout the same way.
-        scaled = (x.astype(jnp.float32) * (2**16 / (2**16 - threshold))).astype(self.dtype)
-        return jax.lax.select(kept, scaled, jnp.zeros_like(scaled))
-
-
-def _drawn(key: jax.Array, shape: tuple[int, ...], threshold: int) -> jax.Array:
-    """Draw whether each element is kept, two for each 32-bit random word, by its lower and by its upper half.
-
-    The elements of the lower halves come before those of the upper ones. Pairs side by side would be an axis
-    of length 2, which a TPU pads to a whole register.
-    """
-    *leading, last = shape
-    words = jax.random.bits(key, (*leading, -(-last // 2)), jnp.uint32)
-    least = jnp.uint32(threshold << 16)
-    return jnp.concatenate([words << 16 >= least, words >= least], axis=-1)[..., :last]
+        larger = (x.astype(jnp.float32) * inflation(threshold)).astype(self.dtype)
+        return jax.lax.select(kept, larger, jnp.zeros_like(larger))
 
 
 class LayerNorm(nn.Module):
-    """Normalise the last axis by its mean and true variance, in float32; return ``dtype``."""
+    """Normalise the last axis by its mean and true variance, in float32; return ``dtype``.
+
+    Without ``scaled`` it is the normalised values alone, and who reads them applies scale and bias.
+    """
 
     epsilon: float
     dtype: jnp.dtype
+    scaled: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return scale * (x - mean) / sqrt(variance + epsilon) + bias."""
-        broadcast = (1,) * (x.ndim - 1) + (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32).reshape(broadcast)
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32).reshape(broadcast)
-        x = x.astype(jnp.float32)
-        centered = x - x.mean(-1, keepdims=True)
-        variance = jnp.square(centered).mean(-1, keepdims=True)
-        normalised = centered * jax.lax.rsqrt(variance + self.epsilon)
-        return (normalised * scale + bias).astype(self.dtype)
+        normalised: jax.Array = _normalised(x.astype(jnp.float32), self.epsilon, self.dtype)
+        if not self.scaled:
+            return normalised
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        return scaled(normalised, scale, bias)
+
+
+def scaled(normalised: jax.Array, scale_h: jax.Array, bias_h: jax.Array) -> jax.Array:
+    """Return normalised * scale + bias, computed in float32, in the type of ``normalised``."""
+    broadcast = (1,) * (normalised.ndim - 1) + scale_h.shape
+    affine = normalised.astype(jnp.float32) * scale_h.reshape(broadcast) + bias_h.reshape(broadcast)
+    return affine.astype(normalised.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _normalised(x: jax.Array, epsilon: float, dtype: jnp.dtype) -> jax.Array:
+    """Return (x - mean) / sqrt(variance + epsilon) over the last axis of float32 ``x``, as ``dtype``.
+
+    With n the result, r the reciprocal deviation of a row and g the cotangent of n, that of x is
+
+        r * (g - mean(g) - n * mean(g * n)).
+
+    So the backward pass reads the result itself, and one number a row: not x, which nothing else needs.
+    """
+    return _normalised_forward(x, epsilon, dtype)[0]
+
+
+def _normalised_forward(x, epsilon, dtype):
+    centered = x - x.mean(-1, keepdims=True)
+    reciprocal = jax.lax.rsqrt(jnp.square(centered).mean(-1, keepdims=True) + epsilon)
+    normalised = (centered * reciprocal).astype(dtype)
+    return normalised, (normalised, reciprocal)
+
+
+def _normalised_backward(epsilon, dtype, kept, cotangent):
+    normalised, reciprocal = kept
+    n, g = normalised.astype(jnp.float32), cotangent.astype(jnp.float32)
+    along = (g * n).mean(-1, keepdims=True)
+    return (reciprocal * (g - g.mean(-1, keepdims=True) - n * along),)
+
+
+_normalised.defvjp(_normalised_forward, _normalised_backward)
 
 
 class Activation(nn.Module):
@@ -107,8 +136,8 @@ def _dense(config: BertConfig, features: int, dtype: jnp.dtype, name: str) -> nn
     return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, name=name)
 
 
-def _layer_norm(config: BertConfig, dtype: jnp.dtype) -> LayerNorm:
-    return LayerNorm(config.layer_norm_eps, dtype, name="layer_norm")
+def _layer_norm(config: BertConfig, dtype: jnp.dtype, scaled: bool = True) -> LayerNorm:
+    return LayerNorm(config.layer_norm_eps, dtype, scaled, name="layer_norm")
 
 
 # --- blocks -------------------------------------------------------------------------------------------------
@@ -165,14 +194,10 @@ class Attention(nn.Module):
         k_bsnd = _dense(config, config.hidden_size, self.dtype, "key")(hidden_bth).reshape(heads)
         v_bsnd = _dense(config, config.hidden_size, self.dtype, "value")(hidden_bth).reshape(heads)
 
-        scores_bnts = jnp.einsum("btnd,bsnd->bnts", q_btnd, k_bsnd).astype(jnp.float32)
-        scores_bnts = scores_bnts * config.head_size**-0.5
-        if mask_b11s is not None:
-            scores_bnts = scores_bnts + mask_b11s
-        # The dropout narrows: casting before it would put a float32 copy of the scores' size in memory.
-        probs_bnts = jax.nn.softmax(scores_bnts, axis=-1)
-        probs_bnts = Dropout(rates[0], self.dtype, name="dropout")(probs_bnts)
-        context_bth = jnp.einsum("bnts,bsnd->btnd", probs_bnts, v_bsnd).reshape(hidden_bth.shape)
+        threshold = threshold_of(rates[0])
+        key = self.make_rng("dropout") if threshold else None
+        context_btnd: jax.Array = attend(q_btnd, k_bsnd, v_bsnd, mask_b11s, key, threshold)
+        context_bth = context_btnd.reshape(hidden_bth.shape)
 
         output_bth = _dense(config, config.hidden_size, self.dtype, "output")(context_bth)
         output_bth = Dropout(rates[1], self.dtype, name="output_dropout")(output_bth)
@@ -180,11 +205,12 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Up-projection, activation, down-projection, and the residual layer norm."""
+    """Up-projection, activation, down-projection, and the residual layer norm, ``scaled`` or not."""
 
     config: BertConfig
     dtype: jnp.dtype
     train: bool
+    scaled: bool
 
     @nn.compact
     def __call__(self, hidden_bth: jax.Array) -> jax.Array:
@@ -195,22 +221,26 @@ class FeedForward(nn.Module):
         output_bth = _dense(config, config.hidden_size, self.dtype, "down")(x_btf)
         rate = config.hidden_dropout_prob if self.train else 0.0
         output_bth = Dropout(rate, self.dtype, name="dropout")(output_bth)
-        return _layer_norm(config, self.dtype)(hidden_bth + output_bth)
+        return _layer_norm(config, self.dtype, self.scaled)(hidden_bth + output_bth)
 
 
 class Layer(nn.Module):
-    """One encoder layer: attention, then feed-forward."""
+    """One encoder layer: attention, then feed-forward.
+
+    Without ``scaled`` its last layer norm leaves scale and bias to who reads the hidden states.
+    """
 
     config: BertConfig
     dtype: jnp.dtype = jnp.float32
     train: bool = False
+    scaled: bool = True
 
     @nn.compact
     def __call__(self, hidden_bth: jax.Array, mask_b11s: jax.Array | None = None) -> jax.Array:
         """Return hidden [B, T, H]."""
         modes = (self.config, self.dtype, self.train)
         hidden_bth = Attention(*modes, name="attention")(hidden_bth, mask_b11s)
-        return FeedForward(*modes, name="feed_forward")(hidden_bth)
+        return FeedForward(*modes, self.scaled, name="feed_forward")(hidden_bth)
 
 
 class MaskedLMHead(nn.Module):
