@@ -131,7 +131,7 @@ def test_the_difference_accounts_for_every_residual(capsys):
     )
     total, *parts = (int(number.replace(",", "")) for number in found.groups())
     assert total == sum(parts)
-    assert "solving mul" in text
+    assert "Layer/attention/dropout" not in text  # the gradient of attention draws again what was dropped
 
 
 def test_colours_are_for_terminals_and_can_be_refused(capsys, monkeypatch):
