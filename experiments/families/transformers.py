@@ -35,7 +35,7 @@ def _hidden(size: Size) -> jax.Array:
 
 
 def bert_layer(dtype: Any, size: Size) -> Stack:
-    """BERT as this package trains it, post-norm and with dropout; J. Devlin et al., 2019."""
+    """A whole layer of this package's BERT, post-norm and with dropout; J. Devlin et al., 2019."""
     config = bert.BertConfig(
         vocab_size=64,
         hidden_size=size.width,
