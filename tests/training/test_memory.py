@@ -91,7 +91,8 @@ def test_every_limit_gets_the_largest_plan_that_fits(setup, plans, peaks, capsys
 
 def test_where_there_is_room_nothing_is_recomputed(setup, peaks):
     found = fitted(setup, "1GB")
-    assert found.plan.overhead == 0 and found.plan.saved_bytes == max(peaks)
+    assert found.plan.overhead <= 1e-6  # which the solver of integer programs cannot tell from 0
+    assert found.plan.saved_bytes == max(peaks)
 
 
 def test_too_little_memory_is_an_error_with_the_least_there_is(setup, peaks):

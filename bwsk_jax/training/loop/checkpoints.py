@@ -74,9 +74,10 @@ class Checkpoints:
     def __exit__(self, kind: type[BaseException] | None, *exception) -> None:
         try:
             self._orbax.close()
-        except Exception:  # Orbax repeats why the last save failed, which has been raised before
+        except Exception:  # Orbax often repeats why the last save failed, which has been raised before
             if kind is None or not issubclass(kind, SaveError):
                 raise
+        if kind is not None and issubclass(kind, SaveError):
             self._remove_stale()
 
     def _remove_stale(self) -> None:
