@@ -1,8 +1,9 @@
 """BERT for masked language modelling, and its exchange with Hugging Face.
 
 `config` holds sizes and presets, `modules` the Linen modules, and `model` the function that they are parts
-of. `abstract` has the same function over types, to be classified and planned. `huggingface` reads and writes
-folders of weights, and `tokenizer` does the same for tokenizers. The names below are public.
+of. `attention` and `dropout` are what two of the modules compute. `abstract` has the same function over
+types, to be classified and planned. `huggingface` reads and writes folders of weights, and `tokenizer` does
+the same for tokenizers. The names below are public.
 """
 
 from bwsk_jax.bert.abstract import abstract_encoder, classify_training

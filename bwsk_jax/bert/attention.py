@@ -11,13 +11,14 @@ Axes: B batch, T sequence (S where it is attended to, Q a block of queries), N h
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from bwsk_jax.bert.dropout import drawn, inflation
+from bwsk_jax.bert.dropout import drawn, dropped, inflation
 
 __all__ = ["attend"]
 
@@ -59,7 +60,7 @@ def _forward(q_btnd, k_bsnd, v_bsnd, mask_b11s, key, threshold):
         context_bqnd = context_bqnd * jnp.moveaxis(inflation(threshold) / total_bnq1, 1, 2)
         return None, (context_bqnd.astype(q_bqnd.dtype), largest_bnq1, total_bnq1)
 
-    _, (context, largest, total) = _over_blocks(of_block, None, _scores_a_query(k_bsnd), q_btnd)
+    _, (context, largest, total) = _over_blocks(of_block, None, k_bsnd, q_btnd)
     context_btnd = _joined(context, q_btnd)
     return context_btnd, (q_btnd, k_bsnd, v_bsnd, mask_b11s, key, context_btnd, largest, total)
 
@@ -86,9 +87,7 @@ def _backward(threshold, kept, g_btnd):
 
     zeros = jnp.zeros(k_bsnd.shape, jnp.float32), jnp.zeros(v_bsnd.shape, jnp.float32)
     arrays = q_btnd, g_btnd, along_btn
-    (of_k, of_v), of_q = _over_blocks(
-        of_block, zeros, _scores_a_query(k_bsnd), *arrays, blocks=(largest, total)
-    )
+    (of_k, of_v), of_q = _over_blocks(of_block, zeros, k_bsnd, *arrays, blocks=(largest, total))
     return _joined(of_q, q_btnd), of_k.astype(k_bsnd.dtype), of_v.astype(v_bsnd.dtype), None, None
 
 
@@ -97,11 +96,6 @@ attend.defvjp(_forward, _backward)
 
 def _scale(q: jax.Array) -> float:
     return q.shape[-1] ** -0.5
-
-
-def _scores_a_query(k_bsnd: jax.Array) -> int:
-    batch, keys, heads, _ = k_bsnd.shape
-    return batch * heads * keys
 
 
 _product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
@@ -117,24 +111,27 @@ def _drawn(
     key: jax.Array | None, number: jax.Array, shape: tuple[int, ...], threshold: int
 ) -> jax.Array | None:
     """Draw what is kept of a block, the same in each pass; None if it is all."""
-    if key is None or not threshold:
+    if not threshold:
         return None
+    assert key is not None
     return drawn(jax.random.fold_in(key, number), shape, threshold)
 
 
 @jax.named_scope("dropout")
 def _dropped(x: jax.Array, kept: jax.Array | None) -> jax.Array:
-    return x if kept is None else jax.lax.select(kept, x, jnp.zeros_like(x))
+    return x if kept is None else dropped(x, kept)
 
 
 def _over_blocks(
-    body: Callable, init: Any, scores: int, *arrays_bt: jax.Array, blocks: tuple[jax.Array, ...] = ()
+    body: Callable, init: Any, k_bsnd: jax.Array, *arrays_bt: jax.Array, blocks: tuple[jax.Array, ...] = ()
 ) -> tuple[Any, Any]:
     """Scan over blocks: each one's number, its queries of the arrays, and its part of what is in ``blocks``.
 
-    A query has so many ``scores``, those of all sequences and heads. The last block is filled up with 0.
+    The number of scores of a query, of all sequences and heads, is that of ``k_bsnd``'s rows. The last block
+    is filled up with 0.
     """
     batch, length = arrays_bt[0].shape[:2]
+    scores = math.prod(k_bsnd.shape[:-1])
     size = min(length, LEAST_QUERIES * max(1, BLOCK_SCORES // (scores * LEAST_QUERIES)))
     count = -(-length // size)
 

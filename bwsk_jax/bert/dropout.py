@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-__all__ = ["drawn", "inflation", "threshold_of"]
+__all__ = ["drawn", "dropped", "inflation", "threshold_of"]
 
 
 def threshold_of(rate: float) -> int:
@@ -32,3 +32,8 @@ def drawn(key: jax.Array, shape: tuple[int, ...], threshold: int) -> jax.Array:
     words = jax.random.bits(key, (*leading, -(-last // 2)), jnp.uint32)
     least = jnp.uint32(threshold << 16)
     return jnp.concatenate([words << 16 >= least, words >= least], axis=-1)[..., :last]
+
+
+def dropped(x: jax.Array, kept: jax.Array) -> jax.Array:
+    """Return ``x`` where it is kept, and 0 elsewhere."""
+    return jax.lax.select(kept, x, jnp.zeros_like(x))

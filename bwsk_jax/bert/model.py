@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from bwsk_jax.bert.config import BertConfig
-from bwsk_jax.bert.modules import Embeddings, Layer, MaskedLMHead, scaled
+from bwsk_jax.bert.modules import Embeddings, Layer, MaskedLMHead, affine
 from bwsk_jax.errors import UserError
 
 __all__ = [
@@ -78,12 +78,10 @@ def layer_body(
     >>> body(jnp.ones((1, 5, 8)), (first, None))[0].shape
     (1, 5, 8)
     """
-    layer = Layer(config, dtype, train)
-    mask_b11s = None if attention_mask is None else _additive_mask(attention_mask)
+    layer = _layer_function(Layer(config, dtype, train), attention_mask)
 
     def body(hidden_bth, inputs):
-        layer_params, key = inputs
-        return _apply(layer, layer_params, hidden_bth, mask_b11s, key=key if train else None), None
+        return layer(hidden_bth, *inputs), None
 
     return body
 
@@ -101,14 +99,13 @@ def encoder_body(
     >>> jax.lax.scan(encoder_body(config, dtype=jnp.float32, train=False), jnp.ones((1, 5, 8)), xs)[0].shape
     (1, 5, 8)
     """
-    layer = Layer(config, dtype, train, scaled=False)
-    mask_b11s = None if attention_mask is None else _additive_mask(attention_mask)
+    layer = _layer_function(Layer(config, dtype, train, scaled=False), attention_mask)
 
     def body(normalised_bth, inputs):
         layer_params, before, key = inputs
         with jax.named_scope("Layer/feed_forward/layer_norm"):
-            hidden_bth = scaled(normalised_bth, *before)
-        return _apply(layer, layer_params, hidden_bth, mask_b11s, key=key if train else None), None
+            hidden_bth = affine(normalised_bth, *before)
+        return layer(hidden_bth, layer_params, key), None
 
     return body
 
@@ -130,6 +127,16 @@ def _last_norms(layers: Params) -> tuple[jax.Array, jax.Array]:
     """Scale and bias [L, H] of the last layer norm of each layer."""
     norms = layers["feed_forward"]["layer_norm"]
     return norms["scale"], norms["bias"]
+
+
+def _layer_function(layer: Layer, attention_mask: jax.Array | None) -> Callable[..., jax.Array]:
+    """Return the layer as a function of hidden states, parameters, and the key of its dropout."""
+    mask_b11s = None if attention_mask is None else _additive_mask(attention_mask)
+
+    def run(hidden_bth, params, key):
+        return _apply(layer, params, hidden_bth, mask_b11s, key=key if layer.train else None)
+
+    return run
 
 
 def _apply(module: nn.Module, params: Params, *inputs: Any, key: jax.Array | None = None) -> jax.Array:
@@ -184,7 +191,7 @@ def encode(
     body = encoder_body(config, dtype=dtype, train=train, attention_mask=attention_mask)
     normalised_bth, _ = scan(body, hidden_bth, encoder_xs(params["layers"], layer_keys))
     scale_lh, bias_lh = _last_norms(params["layers"])
-    return scaled(normalised_bth, scale_lh[-1], bias_lh[-1])
+    return affine(normalised_bth, scale_lh[-1], bias_lh[-1])
 
 
 def predict(config: BertConfig, params: Params, hidden: jax.Array) -> jax.Array:

@@ -1,8 +1,9 @@
 """Linen modules of BERT: its layer, its embeddings and its masked-LM head.
 
 Every projection, dropout, activation and layer norm is a module of its own, so that the name stack of a jaxpr
-tells which one an equation belongs to. Parameters are float32; ``dtype`` is the type of the computation.
-Layer-norm statistics, the softmax of the attention and the logits are float32 whatever ``dtype`` is.
+tells which one an equation belongs to; the dropout inside attention is a scope with a name. Parameters are
+float32; ``dtype`` is the type of the computation. Layer-norm statistics, the softmax of the attention and the
+logits are float32 whatever ``dtype`` is.
 
 Axes: B batch, T sequence (S where it is attended to), H hidden, N heads, D head width, F feed-forward,
 V vocabulary.
@@ -18,9 +19,9 @@ import jax.numpy as jnp
 
 from bwsk_jax.bert.attention import attend
 from bwsk_jax.bert.config import ACTIVATIONS, BertConfig
-from bwsk_jax.bert.dropout import drawn, inflation, threshold_of
+from bwsk_jax.bert.dropout import drawn, dropped, inflation, threshold_of
 
-__all__ = ["Embeddings", "Layer", "MaskedLMHead", "scaled"]
+__all__ = ["Embeddings", "Layer", "MaskedLMHead", "affine"]
 
 
 # --- leaves -------------------------------------------------------------------------------------------------
@@ -44,8 +45,7 @@ class Dropout(nn.Module):
             return x.astype(self.dtype)
         kept = drawn(self.make_rng("dropout"), x.shape, threshold)
         # Scale in float32: rounded to bfloat16, the factor would bias every dropout the same way.
-        larger = (x.astype(jnp.float32) * inflation(threshold)).astype(self.dtype)
-        return jax.lax.select(kept, larger, jnp.zeros_like(larger))
+        return dropped((x.astype(jnp.float32) * inflation(threshold)).astype(self.dtype), kept)
 
 
 class LayerNorm(nn.Module):
@@ -66,14 +66,14 @@ class LayerNorm(nn.Module):
             return normalised
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-        return scaled(normalised, scale, bias)
+        return affine(normalised, scale, bias)
 
 
-def scaled(normalised: jax.Array, scale_h: jax.Array, bias_h: jax.Array) -> jax.Array:
+def affine(normalised: jax.Array, scale_h: jax.Array, bias_h: jax.Array) -> jax.Array:
     """Return normalised * scale + bias, computed in float32, in the type of ``normalised``."""
     broadcast = (1,) * (normalised.ndim - 1) + scale_h.shape
-    affine = normalised.astype(jnp.float32) * scale_h.reshape(broadcast) + bias_h.reshape(broadcast)
-    return affine.astype(normalised.dtype)
+    wide = normalised.astype(jnp.float32) * scale_h.reshape(broadcast) + bias_h.reshape(broadcast)
+    return wide.astype(normalised.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -23,9 +23,9 @@ def plain(q, k, v, mask, key, threshold, queries=None):
     probs = jax.nn.softmax(scores if mask is None else scores + mask, axis=-1)
     if threshold:
         batch, heads, length, keys = probs.shape
-        starts = range(0, length, queries or length)
-        parts = [(batch, heads, min(queries or length, length), keys)] * len(starts)
-        kept = [drawn(jax.random.fold_in(key, i), part, threshold) for i, part in enumerate(parts)]
+        size = min(queries or length, length)
+        numbers = range(-(-length // size))
+        kept = [drawn(jax.random.fold_in(key, i), (batch, heads, size, keys), threshold) for i in numbers]
         kept = jnp.concatenate(kept, axis=2)[:, :, :length]
         probs = jnp.where(kept, probs * inflation(threshold), 0.0)
     return jnp.einsum("bnts,bsnd->btnd", probs.astype(q.dtype), v)

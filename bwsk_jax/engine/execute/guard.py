@@ -50,8 +50,6 @@ class Evidence(NamedTuple):
 
 def evidence_reads(plan: Plan) -> list[int]:
     """The values that `evidence` reads; none if the plan needs no guard."""
-    if plan.fallback is None:
-        return []
     return list(dict.fromkeys(v for s in _inversions(plan) for v in (*s.reads, *s.writes)))
 
 
@@ -66,7 +64,7 @@ def evidence(plan: Plan, values: Sequence[Any]) -> list[Evidence]:
     found = []
     with jax.debug_nans(False), jax.debug_infs(False):  # the analysis looks for them itself
         analysis = _ErrorAnalysis(plan, known)
-        for step in _inversions(plan) if known else ():
+        for step in _inversions(plan):
             if analysis.add(step) and step in plan.guarded_steps and handed_on.issuperset(step.writes):
                 found.append(analysis.evidence(*step.writes))
     return found
@@ -93,7 +91,7 @@ def trusted(plan: Plan, found: Sequence[Evidence]) -> Any:
 
 
 def _inversions(plan: Plan) -> list[Step]:
-    """The guarded inversions, and those that they depend on."""
+    """The guarded inversions, and those that they depend on; none if the plan needs no guard."""
     return [s for s in leading_to(plan.steps, plan.guarded_steps) if s.inverts]
 
 

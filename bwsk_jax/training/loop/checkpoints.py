@@ -72,12 +72,13 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception) -> None:
+        save_failed = kind is not None and issubclass(kind, SaveError)
         try:
             self._orbax.close()
         except Exception:  # Orbax often repeats why the last save failed, which has been raised before
-            if kind is None or not issubclass(kind, SaveError):
+            if not save_failed:
                 raise
-        if kind is not None and issubclass(kind, SaveError):
+        if save_failed:
             self._remove_stale()
 
     def _remove_stale(self) -> None:
