@@ -1,8 +1,9 @@
 """Random programs, planned at random limits, have the gradient of plain autodiff.
 
     pytest tests/engine/test_random_programs.py                                              20 programs
-    pytest tests/engine/test_random_programs.py --hypothesis-profile full                    560
-    pytest tests/engine/test_random_programs.py --hypothesis-profile thorough --timeout 0    11,200 others
+    pytest tests/engine/test_random_programs.py -m "" --hypothesis-profile full              510
+    pytest tests/engine/test_random_programs.py -m "" --hypothesis-profile thorough --timeout 0
+                                                                                             10,200 others
 
 They run operation by operation: compiling each would take most of the time. Passed over is a program whose
 gradient is not finite, or which differs while the plain gradient moves as far when the arguments move by no
@@ -34,8 +35,11 @@ TYPES = {"float32": (jnp.float32, 1e-3), "float64": (jnp.float64, 1e-6)}
 
 NARROW = [jnp.bfloat16, jnp.float16]
 REAL = {name: fun for name, fun in UNARY.items() if name != "complex"}  # there are no narrow complex numbers
-fewer = hypothesis.settings(max_examples=max(1, hypothesis.settings().max_examples // 5))
-"""For programs of which each operation is compiled anew."""
+
+
+def share(divisor):
+    """Fewer examples than the profile has, where each takes longer."""
+    return hypothesis.settings(max_examples=max(1, hypothesis.settings().max_examples // divisor))
 
 
 def gradient(run, args):
@@ -96,21 +100,34 @@ def scans(body, limit, every, **options):
     return (lambda init, xs: lax.scan(body, init, xs)), (lambda init, xs: ours(body, init, xs))
 
 
-@pytest.mark.parametrize("kind", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
-@hypothesis.given(
-    lines(UNARY, BINARY, most=7),
-    st.sampled_from(sorted(FRAMES)),
-    LIMITS,
-    st.sampled_from([None, None, 1]),
-    st.sampled_from([X, ZEROS]),
-)
-def test_random_scans_have_the_plain_gradient(kind, lines, frame, limit, every, x):
+def check_scan(kind, lines, frame, limit, every, x):
     dtype, tolerance = TYPES[kind]
     carry = x if frame == "one after another" else (x, Y)
     xs = np.stack([W, W.T])
     with jax.enable_x64(dtype is jnp.float64), jax.disable_jit():
         run, ours = scans(FRAMES[frame](program_of(lines)), limit, every)
         check(run, ours, in_type(dtype, (carry, xs)), precision_of(dtype), tolerance)
+
+
+a_scan = hypothesis.given(
+    lines(UNARY, BINARY, most=7),
+    st.sampled_from(sorted(FRAMES)),
+    LIMITS,
+    st.sampled_from([None, None, 1]),
+    st.sampled_from([X, ZEROS]),
+)
+
+
+@a_scan
+def test_random_scans_have_the_plain_gradient(lines, frame, limit, every, x):
+    check_scan("float32", lines, frame, limit, every, x)
+
+
+@pytest.mark.slow
+@share(2)
+@a_scan
+def test_random_scans_in_float64_have_the_plain_gradient(lines, frame, limit, every, x):
+    check_scan("float64", lines, frame, limit, every, x)
 
 
 @hypothesis.given(lines(UNARY, CASTS, CASTS, CASTS, CASTS, BINARY), LIMITS)
@@ -123,7 +140,7 @@ def test_random_calls_through_narrow_types_have_the_plain_gradient(lines, limit)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", NARROW)
-@fewer
+@share(5)
 @hypothesis.given(
     lines(REAL, BINARY, most=7), st.sampled_from(sorted(FRAMES)), LIMITS, st.sampled_from([X, ZEROS])
 )
@@ -148,7 +165,7 @@ def test_random_scans_in_a_narrow_type_are_no_further_from_float32(dtype, lines,
 
 
 @pytest.mark.slow
-@fewer
+@share(5)
 @hypothesis.given(
     lines(UNARY, BINARY, most=7), st.sampled_from(sorted(FRAMES)), LIMITS, st.sampled_from([X, ZEROS])
 )
