@@ -16,7 +16,7 @@ from bwsk_jax.engine.execute.keeping import keep, kept_values, reads_to_keep
 from bwsk_jax.engine.execute.named_axes import with_rules
 from bwsk_jax.engine.execute.recover import recover
 from bwsk_jax.engine.execute.steps import Environment
-from bwsk_jax.engine.plan.api import plan_for, wanted
+from bwsk_jax.engine.plan.api import Policy, plan_for, wanted
 from bwsk_jax.engine.plan.plan import Limit, Plan, PortablePlan
 from bwsk_jax.engine.plan.problem import call_problem
 from bwsk_jax.engine.program.eager import compiled_once, remembered, traced
@@ -34,7 +34,7 @@ def reversible(
     max_overhead: float | None = None,
     max_bytes: int | None = None,
     invert: bool = True,
-    plan: Plan | PortablePlan | None = None,
+    plan: Plan | PortablePlan | Policy | None = None,
 ) -> Callable:
     """`fun` with a backward pass that saves, inverts or replays each value by plan; sibling of
     `jax.checkpoint`.
@@ -47,7 +47,8 @@ def reversible(
       fun: a differentiable function of pytrees of arrays. What it closes over is differentiated too.
       max_overhead, max_bytes, invert: as for `plan`.
       plan: the plan to follow, in place of limits: what `plan` returned for this function, or
-        `Plan.from_json` of such a plan that was stored. It is checked when the function is differentiated.
+        `Plan.from_json` of such a plan that was stored. It is checked when the function is differentiated. Or
+        one of `jax.checkpoint_policies`: then this is `jax.checkpoint(fun, policy=plan)`, to compare with.
 
     Raises:
       PlanError: when differentiated, if the plan is for another function or `max_bytes` is below the least
@@ -60,6 +61,8 @@ def reversible(
     True
     """
     followed = wanted(plan, max_overhead, max_bytes)
+    if callable(followed):
+        return jax.checkpoint(fun, policy=followed)
 
     @functools.wraps(fun)
     def wrapped(*args, **kwargs):

@@ -23,7 +23,7 @@ from bwsk_jax.engine.execute.keeping import keep, kept_values, reads_to_keep
 from bwsk_jax.engine.execute.named_axes import with_rules
 from bwsk_jax.engine.execute.reversible import forward_mode_explained, pull_back
 from bwsk_jax.engine.execute.segments import KeptCarries, Segments
-from bwsk_jax.engine.plan.api import check_save_every, longest_stretch, plan_for, wanted
+from bwsk_jax.engine.plan.api import Policy, check_save_every, longest_stretch, plan_for, wanted
 from bwsk_jax.engine.plan.plan import Limit, Plan, PortablePlan
 from bwsk_jax.engine.plan.problem import scan_problem
 from bwsk_jax.engine.program.eager import compiled_once
@@ -46,7 +46,7 @@ def reversible_scan(
     max_bytes: int | None = None,
     save_every: int | None = None,
     invert: bool = True,
-    plan: Plan | PortablePlan | None = None,
+    plan: Plan | PortablePlan | Policy | None = None,
 ) -> tuple[Any, Any]:
     """`jax.lax.scan` whose backward pass recovers each iteration from the one after it.
 
@@ -61,13 +61,16 @@ def reversible_scan(
       max_overhead, max_bytes, invert: as for `plan`; bytes are counted per iteration.
       save_every: keep the carry every so many iterations and start afresh from it, which ends any drift.
       plan: the plan to follow, in place of limits: what `plan_scan` returned for these arguments, or
-        `Plan.from_json` of such a plan that was stored. It is checked when the scan is differentiated.
+        `Plan.from_json` of such a plan that was stored. It is checked when the scan is differentiated. Or
+        one of `jax.checkpoint_policies`: then this is `lax.scan` over `jax.checkpoint(body, policy=plan)`,
+        to compare with.
 
     Returns:
       `(carry, ys)`, as `jax.lax.scan` does.
 
     Raises:
       TypeError: as `jax.lax.scan` does, and for forward-mode differentiation.
+      ValueError: as `jax.lax.scan` does, and for a plan beside a limit, or a policy beside `save_every`.
       PlanError: when differentiated, if the plan is for another scan or `max_bytes` is below the least
         possible.
 
@@ -86,6 +89,10 @@ def reversible_scan(
     """
     followed = wanted(plan, max_overhead, max_bytes)
     check_save_every(save_every)
+    if callable(followed):
+        if save_every is not None:
+            raise ValueError("save_every goes with a plan or a limit: a policy keeps the carry each time")
+        return lax.scan(jax.checkpoint(body, policy=followed, prevent_cse=False), init, xs, length)
     scan, consts = trace_body(body, init, xs, length)
     carry_avals, _ = scan.split_outputs(scan.out_avals)
     init_leaves = [

@@ -20,6 +20,7 @@ from bwsk_jax.engine.program.types import type_of
 from bwsk_jax.engine.program.vjp import trace_vjp
 
 __all__ = [
+    "Policy",
     "cached_plan",
     "check_save_every",
     "frontier",
@@ -180,21 +181,28 @@ def _have_a_common_axis(xs: Any) -> bool:
 # --- plans that are given, and plans that are found ---------------------------------------------------------
 
 
+Policy = Callable[..., Any]
+"""One of `jax.checkpoint_policies`, in place of a plan."""
+
+
 def wanted(
-    plan: Plan | PortablePlan | None, max_overhead: float | None, max_bytes: int | None
-) -> Limit | PortablePlan:
-    """What a caller asks for: the plan that was given, or the best one within a limit.
+    plan: Plan | PortablePlan | Policy | None, max_overhead: float | None, max_bytes: int | None
+) -> Limit | PortablePlan | Policy:
+    """What a caller asks for: the plan or policy that was given, or the best plan within a limit.
 
     Raises:
-      TypeError: the plan is no plan, or a limit no number.
+      TypeError: the plan is neither plan nor policy, or a limit no number.
       ValueError: both are given, or a limit is negative.
     """
     if plan is None:
         return Limit(max_overhead, max_bytes)
     if max_overhead is not None or max_bytes is not None:
         raise ValueError("give a plan or a limit, not both: a plan keeps to the limit that it was made for")
-    if not isinstance(plan, (Plan, PortablePlan)):
-        raise TypeError(f"plan must be a Plan, or what Plan.from_json returns, got {type(plan).__name__}")
+    if not isinstance(plan, (Plan, PortablePlan)) and not callable(plan):
+        raise TypeError(
+            "plan must be a Plan, what Plan.from_json returns, or one of jax.checkpoint_policies, "
+            f"got {type(plan).__name__}"
+        )
     return plan.portable if isinstance(plan, Plan) else plan
 
 

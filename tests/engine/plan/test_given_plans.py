@@ -127,7 +127,9 @@ def test_a_plan_and_a_limit_are_too_many(limit):
 
 
 def test_text_is_not_a_plan():
-    with pytest.raises(TypeError, match=r"what Plan\.from_json returns, got str"):
+    with pytest.raises(
+        TypeError, match=r"what Plan\.from_json returns, or one of jax.checkpoint_policies, got str"
+    ):
         bwsk_jax.reversible(block, plan=bwsk_jax.plan(block, X, WEIGHTS[0]).to_json())
 
 
@@ -262,3 +264,39 @@ def test_what_one_iteration_sees_is_understood_where_no_scan_would_take_it(call,
 def test_a_portable_plan_is_a_value():
     plan = bwsk_jax.plan_scan(*SCANS["coupling"])
     assert isinstance(plan.portable, PortablePlan) and hash(plan.portable) == hash(plan.portable)
+
+
+# --- policies ----------------------------------------------------------------------------------------------
+
+POLICIES = {
+    name: getattr(jax.checkpoint_policies, name)
+    for name in ("nothing_saveable", "dots_saveable", "everything_saveable")
+}
+every_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+
+
+@every_policy
+@every_scan
+def test_a_scan_with_a_policy_is_the_scan_of_checkpoint(policy, name):
+    body, init, xs = SCANS[name]
+
+    def checkpointed(xs):
+        body_ = jax.checkpoint(body, policy=policy, prevent_cse=False)
+        return sum((a**2).sum() for a in jax.tree.leaves(jax.lax.scan(body_, init, xs)))
+
+    text = lambda fun: re.sub("0x[0-9a-f]+", "", str(jax.make_jaxpr(fun)(xs)))
+    assert text(gradient(name, plan=policy)) == text(lambda xs: jax.grad(checkpointed)(xs))
+
+
+@every_policy
+def test_a_call_with_a_policy_is_checkpoint(policy):
+    run = lambda wrapped: jax.jit(jax.grad(lambda x: wrapped(x, WEIGHTS[0]).sum())).lower(X).as_text()
+    assert run(bwsk_jax.reversible(block, plan=policy)) == run(jax.checkpoint(block, policy=policy))
+
+
+def test_a_policy_goes_with_no_limit_and_keeps_each_carry():
+    everything = jax.checkpoint_policies.everything_saveable
+    with pytest.raises(ValueError, match="a plan or a limit, not both"):
+        bwsk_jax.reversible_scan(*SCANS["coupling"], plan=everything, max_bytes=3)
+    with pytest.raises(ValueError, match="save_every goes with a plan or a limit"):
+        bwsk_jax.reversible_scan(*SCANS["coupling"], plan=everything, save_every=2)
