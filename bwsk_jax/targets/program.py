@@ -1,0 +1,155 @@
+"""`compile_for`: what the compiler of a target makes of a function."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from bwsk_jax.targets.hlo import Collective, collectives, estimated_cycles
+from bwsk_jax.targets.machines import Target, compiler_of, find_target
+
+__all__ = ["CompiledProgram", "DoesNotFitError", "compile_for"]
+
+
+class DoesNotFitError(RuntimeError):
+    """The compiler gave up, because the program takes more memory than the target has."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledProgram:
+    """A function compiled for a target. Sizes are in bytes on one device."""
+
+    target: Target
+    compiled: jax.stages.Compiled
+    """As `jax.stages.Lowered.compile` returns it; it runs only on the machine here."""
+
+    @property
+    def argument_bytes(self) -> int:
+        """Of the arguments."""
+        return self._memory.argument_size_in_bytes
+
+    @property
+    def output_bytes(self) -> int:
+        """Of the results, those in place of donated arguments included."""
+        return self._memory.output_size_in_bytes
+
+    @property
+    def temporary_bytes(self) -> int:
+        """Of what is in memory in between."""
+        return self._memory.temp_size_in_bytes
+
+    @property
+    def peak_bytes(self) -> int:
+        """Arguments, results and temporaries, less the results that take the place of donated arguments."""
+        sizes = self.argument_bytes + self.output_bytes + self.temporary_bytes
+        return sizes - self._memory.alias_size_in_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether the peak is within the memory of the target."""
+        return self.peak_bytes <= self.target.memory
+
+    @functools.cached_property
+    def cycles(self) -> int | None:
+        """How long the compiler thinks that a run takes; None if it does not say. It is no measurement."""
+        return estimated_cycles(self._text)
+
+    @functools.cached_property
+    def collectives(self) -> tuple[Collective, ...]:
+        """Where devices meet."""
+        return collectives(self._text)
+
+    @functools.cached_property
+    def _text(self) -> str:
+        return self.compiled.as_text() or ""
+
+    @property
+    def _memory(self) -> Any:
+        return self.compiled.memory_analysis()
+
+    def __str__(self) -> str:
+        cycles = "" if self.cycles is None else f", {self.cycles / 1e6:,.1f} M cycles estimated"
+        meetings = sum(c.times for c in self.collectives)
+        meet = f", {meetings} collectives" if meetings else ""
+        within = f"{'fits' if self.fits else 'does not fit'} in {self.target.memory / 2**30:.1f} GiB"
+        peak, temporaries = (size / 2**20 for size in (self.peak_bytes, self.temporary_bytes))
+        return (
+            f"{self.target.name}: peak {peak:,.0f} MiB, {temporaries:,.0f} temporary{cycles}{meet}; {within}"
+        )
+
+
+def compile_for(function: Callable, *args: Any, target: str | Target | None = None) -> CompiledProgram:
+    """Compile a function for a machine, which need not be there, and say what it would take.
+
+    Args:
+      function: jitted, or to be jitted.
+      *args: pytrees of arrays or `jax.ShapeDtypeStruct`s. Those with a `NamedSharding` keep its axes, on the
+        target's devices in place of its own; the others lie whole on each device of that mesh, or on one.
+      target: a name (v5e, v5p, v6e, h100, a100, v5e-16 and the like), a `Target`, or None for this machine.
+
+    A function that names devices itself, in `in_shardings` or inside, has to name the target's, which
+    `find_target(name).mesh(...)` has.
+
+    Raises:
+      TargetError: no such target, or its compiler is not installed; the message says how to install it.
+      DoesNotFitError: the compiler gave up for want of memory.
+      ValueError: the arguments lie on meshes of different devices, or on more than the target has.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from bwsk_jax import targets
+    >>> found = targets.compile_for(lambda x: jnp.sin(x) @ x, jax.ShapeDtypeStruct((256, 256), jnp.float32))
+    >>> found.argument_bytes, found.fits, found.collectives
+    (262144, True, ())
+    """
+    aim = find_target(target)
+    jitted: Any = function if hasattr(function, "lower") else jax.jit(function)
+    lowered = jitted.lower(*_aimed(args, aim))
+    try:
+        with compiler_of(aim):
+            return CompiledProgram(aim, lowered.compile())
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
+        raise DoesNotFitError(f"{aim.name}: {reason}") from None
+
+
+def _aimed(args: Any, target: Target) -> Any:
+    """The arguments as shapes that lie on the devices of the target, which alone aims `jit` at it."""
+    meshes = {mesh for leaf in jax.tree.leaves(args) if (mesh := _mesh_of(leaf)) is not None}
+    if len({mesh.size for mesh in meshes}) > 1:
+        raise ValueError(f"the arguments lie on meshes of different sizes: {meshes}")
+    on_target = {mesh: _moved(mesh, target) for mesh in meshes}
+    whole = NamedSharding(next(iter(on_target.values()), None) or target.mesh((1,)), PartitionSpec())
+
+    def aimed(leaf: Any) -> Any:
+        if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+            return leaf
+        mesh = _mesh_of(leaf)
+        sharding = whole if mesh is None else NamedSharding(on_target[mesh], leaf.sharding.spec)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding, weak_type=_is_weak(leaf))
+
+    on_devices = jax.tree.map(aimed, args)
+    if not any(hasattr(leaf, "sharding") for leaf in jax.tree.leaves(on_devices)):
+        raise ValueError(f"no argument is an array, so that nothing aims the function at {target.name}")
+    return on_devices
+
+
+def _mesh_of(leaf: Any) -> Any:
+    sharding = getattr(leaf, "sharding", None)
+    return sharding.mesh if isinstance(sharding, NamedSharding) else None
+
+
+def _moved(mesh: Any, target: Target) -> Mesh:
+    """The same mesh, concrete or abstract, on the devices of the target."""
+    moved = target.mesh(mesh.axis_sizes, mesh.axis_names)
+    return Mesh(moved.devices, mesh.axis_names, axis_types=mesh.axis_types)
+
+
+def _is_weak(leaf: Any) -> bool:
+    return bool(getattr(leaf, "weak_type", False))
