@@ -60,10 +60,9 @@ def reversible_scan(
       body, init, xs, length: as for `jax.lax.scan`.
       max_overhead, max_bytes, invert: as for `plan`; bytes are counted per iteration.
       save_every: keep the carry every so many iterations and start afresh from it, which ends any drift.
-      plan: the plan to follow, in place of limits: what `plan_scan` returned for these arguments, or
-        `Plan.from_json` of such a plan that was stored. It is checked when the scan is differentiated. Or
-        one of `jax.checkpoint_policies`: then this is `lax.scan` over `jax.checkpoint(body, policy=plan)`,
-        to compare with.
+      plan: what to follow in place of limits: a plan of `plan_scan` for these arguments, also one read by
+        `Plan.from_json`, which is checked when the scan is differentiated; or, to compare with, one of
+        `jax.checkpoint_policies`, for which this is `lax.scan` over `jax.checkpoint(body, policy=plan)`.
 
     Returns:
       `(carry, ys)`, as `jax.lax.scan` does.
@@ -90,19 +89,25 @@ def reversible_scan(
     followed = wanted(plan, max_overhead, max_bytes)
     check_save_every(save_every)
     if callable(followed):
-        if save_every is not None:
-            raise ValueError("save_every goes with a plan or a limit: a policy keeps the carry each time")
-        return lax.scan(jax.checkpoint(body, policy=followed, prevent_cse=False), init, xs, length)
+        return _scan_by_policy(followed, body, init, xs, length, save_every)
     scan, consts = trace_body(body, init, xs, length)
-    carry_avals, _ = scan.split_outputs(scan.out_avals)
-    init_leaves = [
-        cast_like(jnp.asarray(leaf), without_weak_type(aval))
-        for leaf, aval in zip(jax.tree.leaves(init), carry_avals, strict=True)
-    ]
+    init_leaves = _cast_to_carry(scan, init)
     with forward_mode_explained("bwsk_jax.reversible_scan"):
         rules = _ReversibleScan.of(scan, save_every, followed, invert)
         carry, ys = rules.differentiable()(consts, init_leaves, jax.tree.leaves(xs))
     return jax.tree.unflatten(scan.out_tree, map(cast_like, (*carry, *ys), scan.out_avals))
+
+
+def _cast_to_carry(scan: ScanBody, init: Any) -> list[Any]:
+    carry_avals, _ = scan.split_outputs(scan.out_avals)
+    leaves = jax.tree.leaves(init)
+    return [cast_like(jnp.asarray(a), without_weak_type(t)) for a, t in zip(leaves, carry_avals, strict=True)]
+
+
+def _scan_by_policy(policy, body, init, xs, length, save_every):
+    if save_every is not None:
+        raise ValueError("save_every goes with a plan or a limit: a policy keeps the carry each time")
+    return lax.scan(jax.checkpoint(body, policy=policy, prevent_cse=False), init, xs, length)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
