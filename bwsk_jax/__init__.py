@@ -20,4 +20,5 @@ from bwsk_jax.engine.plan.plan import PortablePlan as PortablePlan
 from bwsk_jax.engine.plan.plan import check_plan as check_plan
 from bwsk_jax.engine.rules.exactness import Grade as Grade
 from bwsk_jax.engine.rules.registry import register_inverse as register_inverse
+from bwsk_jax.targets.fit import fit as fit
 from bwsk_jax.targets.program import compile_for as compile_for

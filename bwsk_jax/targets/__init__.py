@@ -1,13 +1,17 @@
 """Machines to compile for, also those that are not there.
 
 `machines` knows them by name, `program` compiles a function for one and says what its compiler makes of it,
-and `hlo` reads the compiled program. The names below are public.
+`hlo` reads the compiled program, and `fit` finds the fastest program within a memory. The names below are
+public.
 
 >>> from bwsk_jax import targets
 >>> targets.find_target("v5e-16").devices, targets.find_target("h100").device.platform
 (16, 'cuda')
 """
 
+from bwsk_jax.targets.fit import Fit as Fit
+from bwsk_jax.targets.fit import FitError as FitError
+from bwsk_jax.targets.fit import Way as Way
 from bwsk_jax.targets.hlo import Collective as Collective
 from bwsk_jax.targets.machines import Target as Target
 from bwsk_jax.targets.machines import TargetError as TargetError

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from bwsk_jax.targets.hlo import Collective, collectives, estimated_cycles
 from bwsk_jax.targets.machines import Target, compiler_of, find_target
 
-__all__ = ["CompiledProgram", "DoesNotFitError", "compile_for"]
+__all__ = ["CompiledProgram", "DoesNotFitError", "aimed", "compile_for", "compile_lowered"]
 
 
 class DoesNotFitError(RuntimeError):
@@ -108,33 +108,40 @@ def compile_for(function: Callable, *args: Any, target: str | Target | None = No
     """
     aim = find_target(target)
     jitted: Any = function if hasattr(function, "lower") else jax.jit(function)
-    lowered = jitted.lower(*_aimed(args, aim))
+    return compile_lowered(jitted.lower(*aimed(args, aim)), aim)
+
+
+def compile_lowered(lowered: jax.stages.Lowered, target: Target) -> CompiledProgram:
+    """Compile what was lowered for arguments that are `aimed` at the target. Raises `DoesNotFitError`."""
     try:
-        with compiler_of(aim):
-            return CompiledProgram(aim, lowered.compile())
+        with compiler_of(target):
+            return CompiledProgram(target, lowered.compile())
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         reason = str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
-        raise DoesNotFitError(f"{aim.name}: {reason}") from None
+        raise DoesNotFitError(f"{target.name}: {reason}") from None
 
 
-def _aimed(args: Any, target: Target) -> Any:
-    """The arguments as shapes that lie on the devices of the target, which alone aims `jit` at it."""
+def aimed(args: Any, target: Target) -> Any:
+    """The arguments as shapes that lie on the devices of the target, which alone aims `jit` at it.
+
+    Raises `TargetError` and `ValueError` as `compile_for` does.
+    """
     meshes = {mesh for leaf in jax.tree.leaves(args) if (mesh := _mesh_of(leaf)) is not None}
     if len({mesh.size for mesh in meshes}) > 1:
         raise ValueError(f"the arguments lie on meshes of different sizes: {meshes}")
     on_target = {mesh: _moved(mesh, target) for mesh in meshes}
     whole = NamedSharding(next(iter(on_target.values()), None) or target.mesh((1,)), PartitionSpec())
 
-    def aimed(leaf: Any) -> Any:
+    def on_target_too(leaf: Any) -> Any:
         if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
             return leaf
         mesh = _mesh_of(leaf)
         sharding = whole if mesh is None else NamedSharding(on_target[mesh], leaf.sharding.spec)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding, weak_type=_is_weak(leaf))
 
-    on_devices = jax.tree.map(aimed, args)
+    on_devices = jax.tree.map(on_target_too, args)
     if not any(hasattr(leaf, "sharding") for leaf in jax.tree.leaves(on_devices)):
         raise ValueError(f"no argument is an array, so that nothing aims the function at {target.name}")
     return on_devices

@@ -35,6 +35,8 @@ TYPES = {"float32": (jnp.float32, 1e-3), "float64": (jnp.float64, 1e-6)}
 
 NARROW = [jnp.bfloat16, jnp.float16]
 REAL = {name: fun for name, fun in UNARY.items() if name != "complex"}  # there are no narrow complex numbers
+# XLA's gradient of a max pool is another where its windows overlap on two devices, in plain autodiff too.
+SPLIT = {name: fun for name, fun in UNARY.items() if name != "max pool"}
 
 
 def share(divisor):
@@ -167,7 +169,7 @@ def test_random_scans_in_a_narrow_type_are_no_further_from_float32(dtype, lines,
 @pytest.mark.slow
 @share(5)
 @hypothesis.given(
-    lines(UNARY, BINARY, most=7), st.sampled_from(sorted(FRAMES)), LIMITS, st.sampled_from([X, ZEROS])
+    lines(SPLIT, BINARY, most=7), st.sampled_from(sorted(FRAMES)), LIMITS, st.sampled_from([X, ZEROS])
 )
 def test_random_scans_over_devices_have_the_plain_gradient(lines, frame, limit, x):
     """The rows are split over two devices, the parameters over two others that hold the same rows."""
