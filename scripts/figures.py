@@ -25,12 +25,7 @@ import bwsk_jax
 from bwsk_jax import bert
 from bwsk_jax.training.data.windows import cut_windows, epoch_batches
 from bwsk_jax.training.step.optimizer import make_optimizer
-from bwsk_jax.training.step.train_step import (
-    compile_step,
-    compiled_peak_bytes,
-    initial_state,
-    make_train_step,
-)
+from bwsk_jax.training.step.train_step import initial_state, make_train_step, state_shapes
 
 MODES: dict[str, Callable] = {
     "conventional": jax.lax.scan,
@@ -57,18 +52,27 @@ def random_words(preset: str, shape: int | tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(0).integers(FIRST_WORD, vocab_size, shape, dtype=np.int32)
 
 
-def peak(preset: str = "base", batch_size: int = 4, seq_len: int = 512) -> None:
-    """Print the compiled peak of one bfloat16 training step of one micro-batch, in each mode."""
+def peak(preset: str = "base", batch_size: int = 4, seq_len: int = 512, target: str | None = None) -> None:
+    """Print the compiled peak of one bfloat16 training step of one micro-batch, in each mode.
+
+    With a target (v5e, h100, ...) it is that of another machine, for a TPU with the cycles that it estimates.
+    """
     config, optimizer = bert.PRESETS[preset], make_optimizer(3e-4, 100)
+    state = state_shapes(config, optimizer, dtype=jnp.bfloat16)
+    tokens_abt = jax.ShapeDtypeStruct((1, batch_size, seq_len), jnp.int32)
+    key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))
     baseline = None
-    print(f"{preset}, B={batch_size}, T={seq_len}, bf16, one micro-batch, {jax.default_backend()}")
-    print(f"{'mode':<26}{'compiled peak MiB':>18}{'/ conventional':>16}")
+    print(f"{preset}, B={batch_size}, T={seq_len}, bf16, one micro-batch, {target or jax.default_backend()}")
+    print(
+        f"{'mode':<26}{'compiled peak MiB':>18}{'/ conventional':>16}{'M cycles':>18}{'/ conventional':>16}"
+    )
     for name, scan in MODES.items():
-        shape_abt = (1, batch_size, seq_len)
-        compiled = compile_step(config, optimizer, MASK_ID, shape_abt, dtype=jnp.bfloat16, scan=scan)
-        mebibytes = compiled_peak_bytes(compiled) / 2**20
-        baseline = baseline or mebibytes
-        print(f"{name:<26}{mebibytes:>18.0f}{mebibytes / baseline:>16.3f}", flush=True)
+        step = make_train_step(config, optimizer, MASK_ID, dtype=jnp.bfloat16, scan=scan)
+        program = bwsk_jax.compile_for(step, state, tokens_abt, key, target=target)
+        found = [program.peak_bytes / 2**20, *([program.cycles / 1e6] if program.cycles else [])]
+        baseline = baseline or found
+        columns = (f"{a:>18,.1f}{a / b:>16.3f}" for a, b in zip(found, baseline, strict=True))
+        print(f"{name:<26}{''.join(columns)}", flush=True)
 
 
 def timing(preset: str = "mini", batch_size: int = 4, seq_len: int = 512, rounds: int = 15) -> None:

@@ -76,6 +76,7 @@ def test_the_snippets_on_your_own_model():
     expected = jax.grad(plain)(found["params"], found["x"])
     np.testing.assert_allclose(found["gradient"], expected, rtol=1e-5, atol=1e-7)
     assert str(bwsk_jax.plan_scan(found["layer"], found["x"], found["params"])) in printed
+    assert str(found["found"]) in printed and found["found"].best.program.peak_bytes <= 2 * 2**20
     assert len(printed.splitlines()) > 5
 
 

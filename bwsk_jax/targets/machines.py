@@ -22,7 +22,7 @@ from bwsk_jax.engine.rules.devices import DEVICES, Device
 from bwsk_jax.errors import UserError
 from bwsk_jax.targets.gpu_descriptions import DESCRIPTIONS
 
-__all__ = ["Target", "TargetError", "compiler_of", "find_target"]
+__all__ = ["Target", "TargetError", "compiler_of", "find_target", "keep_libtpu_quiet"]
 
 _FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 _DEEP = {
@@ -61,6 +61,11 @@ class Target:
     """One of its chips."""
     shape: str | None
     """How the chips are connected, in the compiler's words; None for the machine here."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is the machine that this program runs on."""
+        return self.shape is None
 
     @property
     def memory(self) -> int:
@@ -135,7 +140,7 @@ def compiler_of(target: Target) -> Iterator[None]:
 
 
 def _device_here() -> Device:
-    _keep_libtpu_quiet()
+    keep_libtpu_quiet()
     device = jax.devices()[0]
     # The longest name first: "TPU v5 lite" begins as "TPU v5" does.
     known = sorted(DEVICES.values(), key=lambda d: -len(d.kind))
@@ -173,12 +178,12 @@ def _described(target: Target) -> Sequence[Any]:
 def _tpus(target: Target) -> Sequence[Any]:
     if importlib.util.find_spec("libtpu") is None:
         raise TargetError(f"compiling for {target.name} takes libtpu: pip install libtpu")
-    _keep_libtpu_quiet()
+    keep_libtpu_quiet()
     name = f"{target.device.name}:{target.shape}"
     return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
 
 
-def _keep_libtpu_quiet() -> None:
+def keep_libtpu_quiet() -> None:
     """Answer what libtpu asks where there are no TPUs, or it complains and holds on to a file of locks."""
     if not glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*"):
         for name, value in _ANSWERS.items():

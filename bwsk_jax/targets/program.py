@@ -10,13 +10,14 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from bwsk_jax.errors import UserError
 from bwsk_jax.targets.hlo import Collective, collectives, estimated_cycles
 from bwsk_jax.targets.machines import Target, compiler_of, find_target
 
 __all__ = ["CompiledProgram", "DoesNotFitError", "aimed", "compile_for", "compile_lowered"]
 
 
-class DoesNotFitError(RuntimeError):
+class DoesNotFitError(UserError):
     """The compiler gave up, because the program takes more memory than the target has."""
 
 
@@ -89,7 +90,8 @@ def compile_for(function: Callable, *args: Any, target: str | Target | None = No
     Args:
       function: jitted, or to be jitted.
       *args: pytrees of arrays or `jax.ShapeDtypeStruct`s. Those with a `NamedSharding` keep its axes, on the
-        target's devices in place of its own; the others lie whole on each device of that mesh, or on one.
+        target's devices in place of its own. The others lie whole on each device of that mesh, or on one
+        device; on this machine `jit` decides.
       target: a name (v5e, v5p, v6e, h100, a100, v5e-16 and the like), a `Target`, or None for this machine.
 
     A function that names devices itself, in `in_shardings` or inside, has to name the target's, which
@@ -132,19 +134,19 @@ def aimed(args: Any, target: Target) -> Any:
     if len({mesh.size for mesh in meshes}) > 1:
         raise ValueError(f"the arguments lie on meshes of different sizes: {meshes}")
     on_target = {mesh: _moved(mesh, target) for mesh in meshes}
-    whole = NamedSharding(next(iter(on_target.values()), None) or target.mesh((1,)), PartitionSpec())
+    whole = None if target.is_here else next(iter(on_target.values()), None) or target.mesh((1,))
+    if not target.is_here and not any(map(_is_array, jax.tree.leaves(args))):
+        raise ValueError(f"no argument is an array, so that nothing aims the function at {target.name}")
 
-    def on_target_too(leaf: Any) -> Any:
-        if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+    def moved(leaf: Any) -> Any:
+        mesh = on_target.get(_mesh_of(leaf), whole)
+        if mesh is None or not _is_array(leaf):
             return leaf
-        mesh = _mesh_of(leaf)
-        sharding = whole if mesh is None else NamedSharding(on_target[mesh], leaf.sharding.spec)
+        spec = PartitionSpec() if _mesh_of(leaf) is None else leaf.sharding.spec
+        sharding = NamedSharding(mesh, spec)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding, weak_type=_is_weak(leaf))
 
-    on_devices = jax.tree.map(on_target_too, args)
-    if not any(hasattr(leaf, "sharding") for leaf in jax.tree.leaves(on_devices)):
-        raise ValueError(f"no argument is an array, so that nothing aims the function at {target.name}")
-    return on_devices
+    return jax.tree.map(moved, args)
 
 
 def _mesh_of(leaf: Any) -> Any:
@@ -156,6 +158,10 @@ def _moved(mesh: Any, target: Target) -> Mesh:
     """The same mesh, concrete or abstract, on the devices of the target."""
     moved = target.mesh(mesh.axis_sizes, mesh.axis_names)
     return Mesh(moved.devices, mesh.axis_names, axis_types=mesh.axis_types)
+
+
+def _is_array(leaf: Any) -> bool:
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
 
 
 def _is_weak(leaf: Any) -> bool:

@@ -3,6 +3,7 @@
 import jax
 
 from bwsk_jax.errors import UserError
+from bwsk_jax.targets.machines import keep_libtpu_quiet
 
 # With the CPU beside it, which callbacks and checkpoints use.
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda,cpu"}
@@ -17,6 +18,7 @@ def select_device(device: str) -> None:
 
     Raises `DeviceError` if there is no such device.
     """
+    keep_libtpu_quiet()
     if device in PLATFORMS:
         jax.config.update("jax_platforms", PLATFORMS[device])
     try:

@@ -17,7 +17,7 @@ def dry_run(flags: Flags) -> dict[str, Any]:
     """Compile the step that `flags` ask for, and return its memory in MB of 10^6 bytes.
 
     What is only on the Hub is replaced by an assumption, which a note on standard error names.
-    Raises what `prepare` raises, and `FitError`.
+    Raises what `prepare` raises, `FitError`, and `DoesNotFitError` if the compiler gives up.
     """
     resolved = resolve(flags, sources_at_hand)
     setup = StepSetup(**resolved.step)
@@ -34,6 +34,7 @@ def dry_run(flags: Flags) -> dict[str, Any]:
 def step_memory(setup: StepSetup) -> dict[str, Any]:
     """Compile the step; return its memory in MB, its recomputation, and how many parameters it trains.
 
+    The memory of the target is that of one device. The cycles are what its compiler estimates, if it does.
     The floor is what no plan lowers: parameters, their gradient, and the state of the optimizer. The saved
     and the residual bytes are those of all layers: what the plan saves, and what plain autodiff keeps.
     """
@@ -42,8 +43,13 @@ def step_memory(setup: StepSetup) -> dict[str, Any]:
     layers = setup.config.num_hidden_layers
     plan = setup.plan or setup.plan_layer()
     follows = setup.variant.inverts
+    program = setup.compile()
     return {
-        "compiled_peak_mb": setup.peak_bytes() / 1e6,
+        "target": program.target.name,
+        "target_memory_mb": program.target.memory / 1e6,
+        "fits": program.fits,
+        "estimated_cycles": program.cycles,
+        "compiled_peak_mb": program.peak_bytes / 1e6,
         "floor_mb": (2 * params_bytes + _bytes(state.optimizer_state)) / 1e6,
         "saved_mb": layers * (plan.saved_bytes if follows else plan.residual_bytes) / 1e6,
         "residual_mb": layers * plan.residual_bytes / 1e6,

@@ -80,6 +80,8 @@ class Flags:
     At most one of this, --max-overhead and --max-bytes."""
     dry_run: bool = False
     """Will it fit? Compile the step, print its memory as JSON, and train nothing. Asks the Hub nothing."""
+    target: str | None = None
+    """With --dry-run, the machine to compile for in place of this one: v5e, v5p, v6e, h100, a100."""
     save_every: float = 60.0
     """Seconds of work that may be lost when the process is killed; the same command resumes."""
     seed: int = 0

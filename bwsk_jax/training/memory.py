@@ -2,43 +2,19 @@
 
 import bisect
 import dataclasses
-import re
+import math
 import sys
 from typing import TypeVar
 
 import bwsk_jax
-from bwsk_jax.errors import UserError
+from bwsk_jax.targets import DoesNotFitError, FitError
+from bwsk_jax.targets.fit import parse_bytes
 from bwsk_jax.training.setup import StepSetup
 
-UNITS = {"B": 1}
-UNITS |= {f"{prefix}B": 1000**power for power, prefix in enumerate("KMG", start=1)}
-UNITS |= {f"{prefix}iB": 1024**power for power, prefix in enumerate("KMG", start=1)}
-SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)")
 RESOLUTION = 0.05
 """The search ends when the best plan is known up to this share of the bytes that it saves."""
 
 AnySetup = TypeVar("AnySetup", bound=StepSetup)
-
-
-class FitError(UserError):
-    """No plan keeps the step within the limit; the message names the least that a step takes."""
-
-
-def parse_bytes(text: str) -> int:
-    """Return how many bytes `text` says: a number, with or without a unit. A fraction of a byte is dropped.
-
-    Raises `ValueError` for anything else, and for less than one byte.
-
-    >>> parse_bytes("8GiB"), parse_bytes("1.5 KB"), parse_bytes("77")
-    (8589934592, 1500, 77)
-    """
-    match = SIZE.fullmatch(text)
-    if match is None or (match[2] or "B") not in UNITS:
-        raise ValueError(f"expected a number of bytes, or one with a unit of {', '.join(UNITS)}")
-    size = int(float(match[1]) * UNITS[match[2] or "B"])
-    if size == 0:
-        raise ValueError("expected at least one byte")
-    return size
 
 
 def fit_memory(setup: AnySetup) -> AnySetup:
@@ -56,11 +32,15 @@ def fit_memory(setup: AnySetup) -> AnySetup:
     peaks = []
 
     def too_large(plan: bwsk_jax.Plan) -> bool:
-        peak = limited(setup, plan.saved_bytes).peak_bytes()
+        try:
+            peak = limited(setup, plan.saved_bytes).peak_bytes()
+            size = f"{peak / 1e6:,.1f} MB, {'too much' if peak > limit else 'fits'}"
+        except DoesNotFitError as fault:
+            peak, size = math.inf, f"too much ({fault})"
         peaks.append(peak)
         print(
             f"--fit {setup.flags.fit}: {plan.saved_bytes:,} bytes saved per layer, {plan.overhead:.1%} "
-            f"recomputed: {peak / 1e6:,.1f} MB, {'too much' if peak > limit else 'fits'}",
+            f"recomputed: {size}",
             file=sys.stderr,
             flush=True,
         )
@@ -69,8 +49,10 @@ def fit_memory(setup: AnySetup) -> AnySetup:
     plans = bwsk_jax.frontier(*setup.encoder)
     fitting = bisect.bisect_left(plans, True, key=too_large)
     if fitting == 0:
+        least = min(peaks)
+        takes = f"at least {least:,}" if least < math.inf else f"more than {setup.target.name} has"
         raise FitError(
-            f"--fit {setup.flags.fit} is {limit:,} bytes, and the step takes at least {min(peaks):,}: "
+            f"--fit {setup.flags.fit} is {limit:,} bytes, and the step takes {takes}: "
             "give more, or a smaller --batch-size or --seq-len"
         )
     if fitting == len(plans):

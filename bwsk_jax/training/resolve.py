@@ -15,6 +15,8 @@ import jax
 import numpy as np
 
 from bwsk_jax import bert
+from bwsk_jax.targets.fit import parse_bytes
+from bwsk_jax.targets.machines import TargetError, find_target
 from bwsk_jax.training.data.sources import (
     TRAINED,
     Sources,
@@ -25,7 +27,6 @@ from bwsk_jax.training.data.text import Corpus, DatasetError
 from bwsk_jax.training.data.tokens import cached_tokens
 from bwsk_jax.training.data.windows import cut_windows, steps_per_epoch
 from bwsk_jax.training.flags import FlagError, Flags
-from bwsk_jax.training.memory import parse_bytes
 from bwsk_jax.training.recipe import IN_RECIPE, RECIPES, Recipe
 from bwsk_jax.training.setup import Setup
 from bwsk_jax.training.step.evaluation import ExactSet, evaluation_set, unigram_perplexity
@@ -151,6 +152,8 @@ def _check(flags: Flags, variant: Variant) -> None:
         raise FlagError(f"{given[0]} limits a plan, and {variant.name} has none")
     if flags.fit is not None:
         _check_fit(flags.fit, variant)
+    if flags.target is not None:
+        _check_target(flags)
     if variant.experiment == "scratch" and flags.init is not None:
         raise FlagError(
             f"{variant.name} starts from random parameters: drop --init, or use a finetune variant"
@@ -178,6 +181,15 @@ def _check_fit(fit: str, variant: Variant) -> None:
         parse_bytes(fit)
     except ValueError as fault:
         raise FlagError(f"--fit {fit}: {fault}") from None
+
+
+def _check_target(flags: Flags) -> None:
+    if not flags.dry_run:
+        raise FlagError(f"--target {flags.target} is another machine than this one: add --dry-run")
+    try:
+        find_target(flags.target).mesh((1,))
+    except TargetError as fault:
+        raise FlagError(f"--target {flags.target}: {fault}") from None
 
 
 def _recipe(flags: Flags) -> Recipe:

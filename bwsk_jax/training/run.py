@@ -28,7 +28,7 @@ from bwsk_jax.training.report.results import (
 from bwsk_jax.training.resume import save_flags
 from bwsk_jax.training.setup import Setup
 from bwsk_jax.training.step.optimizer import learning_rate_schedule
-from bwsk_jax.training.step.train_step import compiled_peak_bytes, initial_state
+from bwsk_jax.training.step.train_step import initial_state
 
 
 def run(setup: Setup, interruption: Interruption) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def gather(setup: Setup, results: dict[str, Any]) -> None:
 
 def _train(setup: Setup, interruption: Interruption) -> tuple[History, float, int]:
     """Return the history, the seconds of it that earlier sessions spent, and the step's compiled peak."""
-    compiled = setup.compile()
+    program = setup.compile()
     state = initial_state(setup.params, setup.optimizer, dtype=setup.dtype)
     evaluate = make_evaluator(setup, interruption)
     with (
@@ -92,8 +92,8 @@ def _train(setup: Setup, interruption: Interruption) -> tuple[History, float, in
             callback=Callbacks(progress, *_events(setup, history, closing)),
         )
         epochs = Epochs(setup.train_windows, setup.recipe, setup.total_steps, setup.flags.seed)
-        fit(compiled, state, history, epochs, hooks)
-    return history, earlier_seconds, compiled_peak_bytes(compiled)
+        fit(program.compiled, state, history, epochs, hooks)
+    return history, earlier_seconds, program.peak_bytes
 
 
 def _events(setup: Setup, history: History, closing: contextlib.ExitStack) -> list[TrainingEvents]:

@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 import bwsk_jax
 from bwsk_jax import bert
+from bwsk_jax.targets import CompiledProgram, Target, compile_for, find_target
 from bwsk_jax.training.flags import DTYPES, Flags
 from bwsk_jax.training.recipe import Recipe
 from bwsk_jax.training.step.evaluation import EvaluationSet, HeldOut
 from bwsk_jax.training.step.optimizer import make_optimizer
-from bwsk_jax.training.step.train_step import TrainState, compile_step, compiled_peak_bytes, state_shapes
+from bwsk_jax.training.step.train_step import TrainState, make_train_step, state_shapes
 from bwsk_jax.variants import Variant
 
 
@@ -83,22 +85,29 @@ class StepSetup:
         """Return the plan of one encoder layer within the limits that `flags` give."""
         return bwsk_jax.plan_scan(*self.encoder, **self._limits)
 
-    def compile(self) -> jax.stages.Compiled:
-        """Compile the step from shapes alone."""
+    @property
+    def target(self) -> Target:
+        """The machine that the step is compiled for."""
+        return find_target(self.flags.target)
+
+    def compile(self) -> CompiledProgram:
+        """Compile the step for its target, from shapes alone. Raises `DoesNotFitError`."""
         recipe = self.recipe
-        return compile_step(
+        step = make_train_step(
             self.config,
             self.optimizer,
             self.mask_id,
-            (recipe.grad_accum, recipe.batch_size, recipe.seq_len),
             random_pieces=self.pieces if self.flags.masking == "bert" else None,
             dtype=self.dtype,
             scan=self.scan,
         )
+        tokens_abt = jax.ShapeDtypeStruct((recipe.grad_accum, recipe.batch_size, recipe.seq_len), jnp.int32)
+        key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))
+        return compile_for(step, self.state, tokens_abt, key, target=self.target)
 
     def peak_bytes(self) -> int:
         """Compile the step and return its compiled peak."""
-        return compiled_peak_bytes(self.compile())
+        return self.compile().peak_bytes
 
     @property
     def _limits(self) -> dict[str, Any]:

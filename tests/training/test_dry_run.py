@@ -1,7 +1,9 @@
 """A dry run says what a real one does, from less."""
 
+import importlib.util
 import json
 import socket
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from bwsk_jax.training.setup import StepSetup
 STEPS = ["--max-steps", "2", "--seq-len", "16", "--batch-size", "4"]
 WORDS = ("the", "layer", "inverts", "what", "it", "can", "and", "saves", "memory")
 KEYS = [
+    *("target", "target_memory_mb", "fits", "estimated_cycles"),
     *("compiled_peak_mb", "floor_mb", "saved_mb", "residual_mb", "overhead", "parameters"),
     *("max_bytes", "steps_per_epoch"),
 ]
@@ -101,7 +104,10 @@ def test_the_peak_is_that_of_the_real_run(flags, dry, text_folder, tmp_path, cap
 @pytest.fixture
 def uncompiled(monkeypatch):
     """Compiling takes seconds, and sizes do not need it."""
-    monkeypatch.setattr(StepSetup, "peak_bytes", lambda self: self.total_steps)
+    program = SimpleNamespace(
+        target=SimpleNamespace(name="none", memory=1), fits=True, cycles=0, peak_bytes=1
+    )
+    monkeypatch.setattr(StepSetup, "compile", lambda self: program)
 
 
 @pytest.fixture
@@ -179,3 +185,31 @@ def test_the_limit_that_fits_is_told(dry, uncompiled, text_folder):
     flags = ["--variant", "scratch-reversible", "--dataset", text_folder, *STEPS]
     found, _ = dry(*flags, "--fit", "8GiB")
     assert found["overhead"] == 0 and found["saved_mb"] == 2 * found["max_bytes"] / 1e6
+
+
+# --- another machine ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the compiler for TPUs is not here")
+def test_a_machine_that_is_not_here_is_asked_by_its_name(dry, text_folder):
+    flags = ["--variant", "scratch-reversible", "--precision", "bf16", "--dataset", text_folder, *STEPS]
+    here, _ = dry(*flags)
+    there, _ = dry(*flags, "--target", "v5e")
+    assert (here["target"], there["target"]) == ("this machine", "v5e")
+    assert here["estimated_cycles"] is None and there["estimated_cycles"] > 0
+    assert there["target_memory_mb"] == pytest.approx(15.75 * 2**30 / 1e6) and there["fits"]
+    assert there["compiled_peak_mb"] > there["floor_mb"] == here["floor_mb"]
+
+
+def test_this_machine_trains_for_no_other(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--target", "v5e", "--out", str(tmp_path / "out")])
+    assert ended.value.code == 2 and not (tmp_path / "out").exists()
+    assert "error: --target v5e is another machine than this one: add --dry-run" in capsys.readouterr().err
+
+
+def test_a_machine_that_nobody_knows_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--dry-run", "--target", "v5f", "--out", str(tmp_path / "out")])
+    assert ended.value.code == 2
+    assert "error: --target v5f: there is no target 'v5f': did you mean v5" in capsys.readouterr().err

@@ -9,11 +9,12 @@ import pytest
 
 import bwsk_jax
 from bwsk_jax.engine.plan.solver import GUARD_MARGIN
+from bwsk_jax.targets import DoesNotFitError, FitError
 from bwsk_jax.train import main
 from bwsk_jax.training import memory
 from bwsk_jax.training.flags import Flags
 from bwsk_jax.training.loop.checkpoints import Checkpoints
-from bwsk_jax.training.memory import FitError, fit_memory, parse_bytes
+from bwsk_jax.training.memory import fit_memory
 from bwsk_jax.training.recipe import Recipe
 from bwsk_jax.training.setup import StepSetup
 from bwsk_jax.variants import find_variant
@@ -123,6 +124,22 @@ def train(tmp_path, capsys):
     return run
 
 
+@pytest.mark.parametrize("fits", [False, True])
+def test_a_step_that_the_compiler_gives_up_on_is_too_large(fits, setup, plans, monkeypatch, capsys):
+    def peak_bytes(self):
+        if fits and self.flags.max_bytes <= plans[1].saved_bytes:
+            return 10
+        raise DoesNotFitError("v5e: too much of everything")
+
+    monkeypatch.setattr(StepSetup, "peak_bytes", peak_bytes)
+    if fits:
+        assert fitted(setup, "1GB").flags.max_bytes == plans[1].saved_bytes
+    else:
+        with pytest.raises(FitError, match="the step takes more than this machine has: give more"):
+            fitted(setup, "1GB")
+    assert "too much (v5e: too much of everything)" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_run_resumes_with_the_plan_it_began_with(train, monkeypatch, tmp_path):
     monkeypatch.setattr(StepSetup, "peak_bytes", lambda self: 1000)
@@ -161,26 +178,3 @@ def test_what_does_not_fit_writes_nothing(train, tmp_path, capsys, monkeypatch):
     assert all(line.endswith("too much") for line in tried)
     assert error.startswith("error: --fit 1KiB is 1,024 bytes, and the step takes at least ")
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        *(("1", 1), ("7B", 7), ("2KB", 2000), ("3MB", 3_000_000), ("4GB", 4_000_000_000)),
-        *(("2KiB", 2048), ("3MiB", 3 * 2**20), ("8GiB", 8 * 2**30), ("1.5 GiB", 3 * 2**29)),
-    ],
-)
-def test_sizes(text, size):
-    assert parse_bytes(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "8gib", "8TB", "GiB", "-1", "1e9", "inf", "8GiB or so"])
-def test_what_is_no_size(text):
-    with pytest.raises(ValueError, match="a unit of B, KB, MB, GB, KiB, MiB, GiB"):
-        parse_bytes(text)
-
-
-def test_less_than_a_byte_is_refused():
-    for text in ("0", "0.4B"):
-        with pytest.raises(ValueError, match="at least one byte"):
-            parse_bytes(text)

@@ -150,38 +150,3 @@ def state_shapes(
         return initial_state(bert.init_params(config, jax.random.key(0)), optimizer, dtype=dtype)
 
     return jax.eval_shape(first_state)
-
-
-def compile_step(
-    config: bert.BertConfig,
-    optimizer: optax.GradientTransformation,
-    mask_id: int,
-    shape_abt: tuple[int, int, int],
-    *,
-    random_pieces: int | None = None,
-    dtype=jnp.float32,
-    scan: Callable = jax.lax.scan,
-) -> jax.stages.Compiled:
-    """Compile what `make_train_step` returns for tokens of `shape_abt`, without making any array."""
-    state = state_shapes(config, optimizer, dtype=dtype)
-    tokens_abt = jax.ShapeDtypeStruct(shape_abt, jnp.int32)
-    key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))
-    train_step = make_train_step(
-        config, optimizer, mask_id, random_pieces=random_pieces, dtype=dtype, scan=scan
-    )
-    return train_step.lower(state, tokens_abt, key).compile()
-
-
-def compiled_peak_bytes(compiled: jax.stages.Compiled) -> int:
-    """Return arguments + outputs + temporaries - aliased bytes of a compiled call.
-
-    Unlike a peak measured at run time, this is deterministic and defined on every platform.
-    """
-    memory = compiled.memory_analysis()
-    assert memory is not None
-    return (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        + memory.temp_size_in_bytes
-        - memory.alias_size_in_bytes
-    )

@@ -11,7 +11,7 @@ import bwsk_jax
 from bwsk_jax.training.step import train_step
 from bwsk_jax.training.step.evaluation import evaluation_set, make_window_loss, pseudo_perplexity
 from bwsk_jax.training.step.optimizer import make_optimizer
-from bwsk_jax.training.step.train_step import compiled_peak_bytes, initial_state, make_train_step
+from bwsk_jax.training.step.train_step import initial_state, make_train_step
 from tests.support.tiny import CONFIG, MASK_ID, WITHOUT_DROPOUT, params, tokens
 
 KEY = jax.random.key(7, impl="rbg")
@@ -98,11 +98,11 @@ def test_state_is_updated_in_place_and_parameters_stay_float32():
     optimizer = make_optimizer(1e-3, 10)
     step = make_train_step(CONFIG, optimizer, MASK_ID, dtype=jnp.bfloat16)
     state = initial_state(params(), optimizer)
-    compiled = step.lower(state, tokens(1, 3, 16), KEY).compile()
-    memory = compiled.memory_analysis()
+    program = bwsk_jax.compile_for(step, state, tokens(1, 3, 16), KEY)
+    compiled, memory = program.compiled, program.compiled.memory_analysis()
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     assert memory.alias_size_in_bytes >= state_bytes
-    assert compiled_peak_bytes(compiled) < memory.temp_size_in_bytes + state_bytes + 10_000
+    assert program.peak_bytes < memory.temp_size_in_bytes + state_bytes + 10_000
 
     new_state, loss = compiled(state, tokens(1, 3, 16), KEY)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
