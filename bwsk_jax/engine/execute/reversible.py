@@ -25,7 +25,7 @@ from bwsk_jax.engine.program.types import varying_axes
 from bwsk_jax.engine.program.vjp import VjpTrace, merge, split, trace_vjp
 from bwsk_jax.engine.rules.registry import registered_rules
 
-__all__ = ["forward_mode_explained", "pull_back", "reversible"]
+__all__ = ["barrier", "forward_mode_explained", "pull_back", "reversible"]
 
 
 def reversible(
@@ -123,12 +123,12 @@ class _ReversibleCall:
         return self._pull_back(kept, cotangents)
 
     def _pull_back(self, kept, cotangents):
-        inputs, saved, is_trusted = _barrier(kept)  # or XLA merges the replay with the forward pass
+        inputs, saved, is_trusted = barrier(kept)  # or XLA merges the replay with the forward pass
         known = dict(zip(self.vjp.program.inputs, inputs, strict=True)) | kept_values(self.plan, saved)
         return pull_back(self.vjp, self.plan, known, is_trusted, cotangents)[0]
 
 
-def _barrier(kept: Any) -> Any:
+def barrier(kept: Any) -> Any:
     """A barrier around what varies over the same mapped axes: a common one would make all vary over all."""
     leaves, tree = jax.tree.flatten(kept)
     groups: dict[frozenset[str], list[int]] = {}

@@ -21,7 +21,7 @@ from bwsk_jax.engine.execute.drift import DriftAlarm, spoiled, warn_if_lost
 from bwsk_jax.engine.execute.guard import trusted
 from bwsk_jax.engine.execute.keeping import keep, kept_values, reads_to_keep
 from bwsk_jax.engine.execute.named_axes import with_rules
-from bwsk_jax.engine.execute.reversible import forward_mode_explained, pull_back
+from bwsk_jax.engine.execute.reversible import barrier, forward_mode_explained, pull_back
 from bwsk_jax.engine.execute.segments import KeptCarries, Segments
 from bwsk_jax.engine.plan.api import Policy, check_save_every, longest_stretch, plan_for, wanted
 from bwsk_jax.engine.plan.plan import Limit, Plan, PortablePlan
@@ -37,10 +37,12 @@ __all__ = ["reversible_scan"]
 
 
 def reversible_scan(
-    body: Callable,
+    f: Callable,
     init: Any,
-    xs: Any,
+    xs: Any = None,
     length: int | None = None,
+    reverse: bool = False,
+    unroll: int | bool = 1,
     *,
     max_overhead: float | None = None,
     max_bytes: int | None = None,
@@ -50,19 +52,19 @@ def reversible_scan(
 ) -> tuple[Any, Any]:
     """`jax.lax.scan` whose backward pass recovers each iteration from the one after it.
 
-    Computes what `lax.scan(body, init, xs, length)` computes and differentiates what it differentiates,
+    Computes what `lax.scan` computes of the same arguments and differentiates what it differentiates,
     closed-over values included, keeping per iteration only what the plan saves. Each carry is recovered from
     the next, so rounding can build up. If the recovered `init` lacks half of its digits, all gradients
     through the scan are NaN, and a call outside `jax.jit` issues a `ReconstructionWarning`. Under
     `jax.debug_nans(True)` a compiled gradient does so too, because JAX then runs it again without `jit`.
 
     Args:
-      body, init, xs, length: as for `jax.lax.scan`.
+      f, init, xs, length, reverse, unroll: as for `jax.lax.scan`.
       max_overhead, max_bytes, invert: as for `plan`; bytes are counted per iteration.
       save_every: keep the carry every so many iterations and start afresh from it, which ends any drift.
-      plan: what to follow in place of limits: a plan of `plan_scan` for these arguments, also one read by
-        `Plan.from_json`, which is checked when the scan is differentiated; or, to compare with, one of
-        `jax.checkpoint_policies`, for which this is `lax.scan` over `jax.checkpoint(body, policy=plan)`.
+      plan: what to follow in place of limits: a plan of `plan_scan` for these arguments, also one from
+        `Plan.from_json`; it is checked when the scan is differentiated. Or, to compare with, one of
+        `jax.checkpoint_policies`: then this is `lax.scan` over `jax.checkpoint(f, policy=plan)`.
 
     Returns:
       `(carry, ys)`, as `jax.lax.scan` does.
@@ -70,32 +72,35 @@ def reversible_scan(
     Raises:
       TypeError: as `jax.lax.scan` does, and for forward-mode differentiation.
       ValueError: as `jax.lax.scan` does, and for a plan beside a limit, or a policy beside `save_every`.
-      PlanError: when differentiated, if the plan is for another scan or `max_bytes` is below the least
-        possible.
+      PlanError: when differentiated, if the plan is for another scan or `max_bytes` is out of reach.
 
     >>> import bwsk_jax, jax, jax.numpy as jnp
     >>> weights = jnp.linspace(-0.1, 0.1, 6 * 8 * 8).reshape(6, 8, 8)
     >>> def coupling(carry, w):
     ...     a = carry[0] + jnp.tanh(carry[1] @ w)
     ...     return (a, carry[1] + jnp.tanh(a @ w)), None
-    >>> def loss(scan, weights):
+    >>> def loss(weights, scan):
     ...     (a, b), _ = scan(coupling, (jnp.ones((2, 8)), jnp.ones((2, 8))), weights)
     ...     return (a * b).sum()
-    >>> ours = jax.grad(lambda w: loss(bwsk_jax.reversible_scan, w))(weights)
-    >>> plain = jax.grad(lambda w: loss(jax.lax.scan, w))(weights)
+    >>> ours, plain = (jax.grad(loss)(weights, s) for s in (bwsk_jax.reversible_scan, jax.lax.scan))
     >>> bool(jnp.allclose(ours, plain, atol=1e-4))
     True
     """
     followed = wanted(plan, max_overhead, max_bytes)
     check_save_every(save_every)
     if callable(followed):
-        return _scan_by_policy(followed, body, init, xs, length, save_every)
-    scan, consts = trace_body(body, init, xs, length)
+        return _scan_by_policy(followed, save_every, f, init, xs, length, reverse, unroll)
+    scan, consts = trace_body(f, init, xs, length, reverse=reverse, unroll=unroll)
     init_leaves = _cast_to_carry(scan, init)
     with forward_mode_explained("bwsk_jax.reversible_scan"):
-        rules = _ReversibleScan.of(scan, save_every, followed, invert)
+        rules = _ReversibleScan.of(scan, save_every, followed, invert, reverse, _at_once(unroll, scan.length))
         carry, ys = rules.differentiable()(consts, init_leaves, jax.tree.leaves(xs))
     return jax.tree.unflatten(scan.out_tree, map(cast_like, (*carry, *ys), scan.out_avals))
+
+
+def _at_once(unroll: int | bool, length: int) -> int:
+    """How many iterations are one of the compiled loop; True is all of them."""
+    return (max(1, length) if unroll else 1) if isinstance(unroll, bool) else unroll
 
 
 def _cast_to_carry(scan: ScanBody, init: Any) -> list[Any]:
@@ -104,10 +109,10 @@ def _cast_to_carry(scan: ScanBody, init: Any) -> list[Any]:
     return [cast_like(jnp.asarray(a), without_weak_type(t)) for a, t in zip(leaves, carry_avals, strict=True)]
 
 
-def _scan_by_policy(policy, body, init, xs, length, save_every):
+def _scan_by_policy(policy, save_every, f, *args):
     if save_every is not None:
         raise ValueError("save_every goes with a plan or a limit: a policy keeps the carry each time")
-    return lax.scan(jax.checkpoint(body, policy=policy, prevent_cse=False), init, xs, length)
+    return lax.scan(jax.checkpoint(f, policy=policy, prevent_cse=False), *args)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -121,6 +126,8 @@ class _ReversibleScan:
     save_every: int | None
     wanted: Limit | PortablePlan
     invert: bool
+    reverse: bool
+    unroll: int
 
     @classmethod
     def of(cls, scan: ScanBody, *options: Any) -> _ReversibleScan:
@@ -132,7 +139,7 @@ class _ReversibleScan:
 
     @functools.cached_property
     def segments(self) -> Segments:
-        return Segments.of(self.scan.length, self.save_every)
+        return Segments.of(self.scan.length, self.save_every, self.reverse, self.unroll)
 
     @functools.cached_property
     def plan(self) -> Plan:
@@ -145,8 +152,10 @@ class _ReversibleScan:
 
     @compiled_once
     def primal(self, consts, init, xs):
-        step = self._step(self.scan.program, consts, self.scan.program.outputs)
-        return lax.scan(step, init, xs, length=self.scan.length)
+        return self._scan(self._step(self.scan.program, consts, self.scan.program.outputs), init, xs)
+
+    def _scan(self, step, init, xs):
+        return lax.scan(step, init, xs, length=self.scan.length, reverse=self.reverse, unroll=self.unroll)
 
     def _step(self, program: Program, consts: Sequence[Any], outputs: Sequence[int | Literal]) -> Callable:
         """The body of a scan that gives the program's `outputs`, the carry first."""
@@ -180,7 +189,7 @@ class _ReversibleScan:
         def run(*varied):
             consts, init, xs = self.scan.split_inputs(merge(vjp.differentiable_inputs, varied, fixed))
             step = jax.checkpoint(self._step(self.scan.program, consts, self.scan.program.outputs))
-            carry, ys = lax.scan(step, init, xs, length=self.scan.length)
+            carry, ys = self._scan(step, init, xs)
             return split(vjp.differentiable_outputs, (*carry, *ys))
 
         outputs, pull, others = jax.vjp(run, *varied, has_aux=True)
@@ -203,6 +212,8 @@ class _ReversibleScan:
         """The cotangents of the differentiable inputs, and how far the carry drifted."""
         if self.plan.is_checkpoint:
             return list(kept([*ct_last, *ct_ys])), 0.0
+        # Without a loop between them, XLA would merge what is replayed with the forward pass.
+        kept = barrier(kept) if self.segments.has_no_loop else kept
         consts, xs, carries, saved, is_trusted = kept
         consts_mask, _, _ = self.scan.split_inputs(self.scan.vjp.differentiable_inputs)
         varied, _ = split(consts_mask, consts)

@@ -37,15 +37,37 @@ class KeptCarries(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Segments:
-    """A scan of `length` iterations as segments of `size` iterations; the last segment may be shorter."""
+    """A scan of `length` iterations as segments of `size` iterations; the last segment may be shorter.
+
+    With `reverse` it goes from the last slices to the first, and back from the first to the last. So many
+    iterations as `unroll` says are one of the compiled loop.
+    """
 
     length: int
     size: int
+    reverse: bool
+    unroll: int
 
     @classmethod
-    def of(cls, length: int, size: int | None) -> Segments:
+    def of(cls, length: int, size: int | None, reverse: bool, unroll: int) -> Segments:
         """Cut `length` iterations into segments of `size`, or leave them in one if that is None."""
-        return cls(length, max(1, length) if size is None else size)
+        return cls(length, max(1, length) if size is None else size, reverse, unroll)
+
+    @property
+    def has_no_loop(self) -> bool:
+        """Whether all iterations are one of the compiled loop, so that XLA sees them beside each other."""
+        return self.unroll >= self.length
+
+    @property
+    def _numbers(self) -> Any:
+        """Which iteration, in the order of going forward, each of the slices belongs to."""
+        numbers = jnp.arange(self.length)
+        return numbers[::-1] if self.reverse else numbers
+
+    def _scan(self, step: Callable, init: Any, xs: Any, *, back: bool = False) -> Any:
+        return lax.scan(
+            step, init, xs, length=self.length, reverse=self.reverse is not back, unroll=self.unroll
+        )
 
     @property
     def _later(self) -> int:
@@ -55,7 +77,7 @@ class Segments:
     def run(self, step: Callable, init: list[Any], xs: Any) -> tuple[list[Any], list[Any], Any]:
         """Scan; return the carries where a next segment begins, the last carry and the stacked outputs."""
         if not self._later:
-            return [], *lax.scan(step, init, xs, length=self.length)
+            return [], *self._scan(step, init, xs)
 
         def keeping(state, slices):
             carry, ends = state
@@ -64,7 +86,7 @@ class Segments:
             return (carry, [self._written(a, c, k) for a, c in zip(ends, carry, strict=True)]), outs
 
         ends = [jnp.broadcast_to(a[None], (self._later, *a.shape)) for a in init]
-        (last, ends), outs = lax.scan(keeping, (init, ends), (jnp.arange(self.length), xs))
+        (last, ends), outs = self._scan(keeping, (init, ends), (self._numbers, xs))
         return ends, last, outs
 
     def _written(self, ends: Any, carry: Any, k: Any) -> Any:
@@ -77,14 +99,13 @@ class Segments:
     def run_back(
         self, step: Callable, state: Any, kept: KeptCarries, stacked: Any, alarm: DriftAlarm
     ) -> tuple[Any, Any, Any]:
-        """Scan in reverse; return the state at the start, the stacked outputs and how far the carry drifted.
+        """Scan back; return the state at the start, the stacked outputs and how far the carry drifted.
 
         `step((carry, state), slices)` returns ((carry before, state), outputs).
         """
         end = alarm.summarise(kept.last)
         if not self._later:
-            start = kept.last, state
-            (carry, state), outs = lax.scan(step, start, stacked, length=self.length, reverse=True)
+            (carry, state), outs = self._scan(step, (kept.last, state), stacked, back=True)
             return state, outs, alarm.measure(carry, kept.starts, end)
 
         def afresh(state, slices):
@@ -105,8 +126,7 @@ class Segments:
             return (carry, state, drift, end), outs
 
         start = kept.last, state, _no_drift(kept.last), end
-        numbered = jnp.arange(self.length), stacked
-        (carry, state, drift, end), outs = lax.scan(afresh, start, numbered, reverse=True)
+        (carry, state, drift, end), outs = self._scan(afresh, start, (self._numbers, stacked), back=True)
         return state, outs, jnp.maximum(drift, alarm.measure(carry, kept.starts, end))
 
 

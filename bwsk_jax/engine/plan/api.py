@@ -65,10 +65,12 @@ def plan(
 
 
 def plan_scan(
-    body: Callable,
+    f: Callable,
     init: Any,
-    xs: Any,
+    xs: Any = None,
     length: int | None = None,
+    reverse: bool = False,
+    unroll: int | bool = 1,
     *,
     max_overhead: float | None = None,
     max_bytes: int | None = None,
@@ -78,10 +80,11 @@ def plan_scan(
     """The plan that `reversible_scan` follows for each iteration, given the same arguments.
 
     Args:
-      body, init, xs, length: as for `jax.lax.scan`, with `jax.ShapeDtypeStruct`s in place of arrays if you
+      f, init, xs, length: as for `jax.lax.scan`, with `jax.ShapeDtypeStruct`s in place of arrays if you
         like. The length matters: inverses that would amplify rounding too far in that many iterations are not
         used. Where the leaves of `xs` have no leading axis in common, they are taken for what one iteration
         alone sees, and a `DeprecationWarning` says so.
+      reverse, unroll: as for `jax.lax.scan`; the plan is the same for all of them.
       max_overhead, max_bytes, invert: as for `plan`; bytes are counted per iteration.
       save_every: as for `reversible_scan`; what bounds errors is then this many iterations.
 
@@ -101,14 +104,16 @@ def plan_scan(
     """
     limit = Limit(max_overhead, max_bytes)
     check_save_every(save_every)
-    return cached_plan(_scan_problem(body, init, xs, length, save_every, invert), limit)
+    return cached_plan(_scan_problem(f, init, xs, (length, reverse, unroll), save_every, invert), limit)
 
 
 def frontier(
-    body: Callable,
+    f: Callable,
     init: Any,
-    xs: Any,
+    xs: Any = None,
     length: int | None = None,
+    reverse: bool = False,
+    unroll: int | bool = 1,
     *,
     save_every: int | None = None,
     invert: bool = True,
@@ -130,7 +135,7 @@ def frontier(
     check_save_every(save_every)
     if points < 2:
         raise ValueError(f"points must be at least 2, got {points}")
-    problem = _scan_problem(body, init, xs, length, save_every, invert)
+    problem = _scan_problem(f, init, xs, (length, reverse, unroll), save_every, invert)
     found = [cached_plan(problem, Limit(max_overhead=math.inf))]
     most = found[0].overhead
     limits = [most * 2.0**-k for k in range(1, points - 1)] if most > 0 else []
@@ -157,8 +162,9 @@ def longest_stretch(length: int, save_every: int | None) -> int:
 
 
 def _scan_problem(
-    body: Callable, init: Any, xs: Any, length: int | None, save_every: int | None, invert: bool
+    f: Callable, init: Any, xs: Any, order: tuple[Any, Any, Any], save_every: int | None, invert: bool
 ) -> Problem:
+    length, reverse, unroll = order
     if length is None and not _have_a_common_axis(xs):
         warnings.warn(
             "the leaves of xs have no leading axis in common: they are taken for what one iteration sees, "
@@ -166,9 +172,9 @@ def _scan_problem(
             DeprecationWarning,
             stacklevel=3,
         )
-        scan = trace_iteration(body, init, xs)
+        scan = trace_iteration(f, init, xs)
     else:
-        scan, _ = trace_body(body, init, xs, length)
+        scan, _ = trace_body(f, init, xs, length, reverse=reverse, unroll=unroll)
     return scan_problem(scan, longest_stretch(scan.length, save_every), invert=invert)
 
 

@@ -60,12 +60,15 @@ class ScanBody:
         return trace_vjp(self.program)
 
 
-def trace_body(body: Callable, init: Any, xs: Any, length: int | None) -> tuple[ScanBody, list[Any]]:
+def trace_body(
+    body: Callable, init: Any, xs: Any, length: int | None, **order: Any
+) -> tuple[ScanBody, list[Any]]:
     """Trace `body`; return it and the constants that it closes over.
 
-    `lax.scan` checks the arguments first, so that its own messages tell of mistakes in them.
+    `lax.scan` checks the arguments first, and its own `reverse` and `unroll` in `order`, so that its own
+    messages tell of mistakes in them.
     """
-    carry, ys = jax.eval_shape(functools.partial(lax.scan, body, length=length), init, xs)
+    carry, ys = jax.eval_shape(functools.partial(lax.scan, body, length=length, **order), init, xs)
     carry, carry_tree = jax.tree.flatten(carry)
     out_avals = list(map(type_of, (*carry, *jax.tree.leaves(ys))))
     stacked = jax.tree.map(type_of, xs)

@@ -1,6 +1,7 @@
 """`reversible_scan` against `lax.scan`: the same values and gradients, however often the carry is kept."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 from jax import lax
 
 import bwsk_jax
-from tests.support.parity import INF, LEAST, B, H, L, W, X, assert_same, gradients, random, warned
+from tests.support.parity import INF, LEAST, B, H, L, W, X, assert_same, gradients, loss_of, random, warned
 from tests.support.scan_bodies import (
     CASES,
     coupling,
@@ -48,6 +49,65 @@ def test_a_scan_has_the_values_and_gradients_of_lax_scan(name, options):
     scan = functools.partial(bwsk_jax.reversible_scan, **OPTIONS[options])
     assert_same(gradients(lambda i, x: scan(body, i, x, length), init, xs), plain_gradients(name))
     jax.effects_barrier()
+
+
+ORDERS = {
+    "reverse": {"reverse": True},
+    "unrolled": {"unroll": True},
+    "two at a time, reverse": {"unroll": 2, "reverse": True},
+}
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["every other", *(pytest.param(o, marks=pytest.mark.slow) for o in ("least memory", "without inverses"))],
+)
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("name", ["coupling", "outputs", "integers, bools and keys"])
+def test_the_order_is_that_of_lax_scan(name, order, options):
+    body, init, xs, length = CASES[name]
+    ours = functools.partial(bwsk_jax.reversible_scan, **OPTIONS[options])
+    run = lambda scan: gradients(lambda i, x: scan(body, i, x, length, **ORDERS[order]), init, xs)
+    assert_same(run(ours), run(lax.scan))
+
+
+def test_the_arguments_of_lax_scan_have_its_names_and_its_places():
+    ours, theirs = (inspect.signature(scan).parameters for scan in (bwsk_jax.reversible_scan, lax.scan))
+    places = [(p.name, p.default) for p in ours.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert places == [(p.name, p.default) for p in theirs.values() if not p.name.startswith("_")]
+    for planned in (bwsk_jax.plan_scan, bwsk_jax.frontier):
+        assert list(inspect.signature(planned).parameters)[: len(places)] == [name for name, _ in places]
+
+
+def test_the_order_changes_no_plan():
+    plans = [bwsk_jax.plan_scan(*CASES["coupling"][:3], **order) for order in ({}, *ORDERS.values())]
+    assert len({plan.to_json() for plan in plans}) == 1
+
+
+@pytest.mark.parametrize("mistake", [{"unroll": -1}, {"unroll": "all"}, {"length": 99}])
+def test_mistakes_in_the_order_get_the_message_of_lax_scan(mistake):
+    def message(scan):
+        with pytest.raises((TypeError, ValueError)) as raised:
+            scan(*CASES["coupling"][:3], **mistake)
+        return str(raised.value)
+
+    assert message(bwsk_jax.reversible_scan) == message(lax.scan)
+
+
+def test_a_scan_over_nothing_takes_a_length():
+    body = lambda c, _: (jnp.sin(c), c)
+    run = lambda scan: gradients(lambda c: scan(body, c, length=5), X)
+    assert_same(run(LEAST), run(lax.scan))
+
+
+@pytest.mark.parametrize(("unroll", "loops"), [(1, 2), (True, 0), (2, 2), (L, 0), (False, 2)])
+def test_iterations_are_unrolled_both_ways_and_then_kept_apart(unroll, loops):
+    """XLA would merge what is replayed with the forward pass; not every backend heeds the barrier."""
+    body, init, xs, _ = CASES["coupling"]
+    run = lambda w: loss_of(LEAST(body, init, w, unroll=unroll))
+    text = jax.jit(jax.grad(run)).lower(xs).as_text()
+    assert text.count("stablehlo.while") == loops
+    assert (text.count("optimization_barrier") > 0) == (loops == 0)
 
 
 def test_a_weak_carry_stays_weak():
