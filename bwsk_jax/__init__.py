@@ -14,6 +14,7 @@ from bwsk_jax.engine.execute.reversible_scan import reversible_scan as reversibl
 from bwsk_jax.engine.plan.api import frontier as frontier
 from bwsk_jax.engine.plan.api import plan as plan
 from bwsk_jax.engine.plan.api import plan_scan as plan_scan
+from bwsk_jax.engine.plan.plan import LEAST_MEMORY as LEAST_MEMORY
 from bwsk_jax.engine.plan.plan import Plan as Plan
 from bwsk_jax.engine.plan.plan import PlanError as PlanError
 from bwsk_jax.engine.plan.plan import PortablePlan as PortablePlan

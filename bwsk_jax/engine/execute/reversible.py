@@ -19,6 +19,7 @@ from bwsk_jax.engine.execute.steps import Environment
 from bwsk_jax.engine.plan.api import Policy, plan_for, wanted
 from bwsk_jax.engine.plan.plan import Limit, Plan, PortablePlan
 from bwsk_jax.engine.plan.problem import call_problem
+from bwsk_jax.engine.program.arguments import StaticArguments, split_arguments, tracing_explained
 from bwsk_jax.engine.program.eager import compiled_once, remembered, traced
 from bwsk_jax.engine.program.jaxprs import Program, flatten, read
 from bwsk_jax.engine.program.types import varying_axes
@@ -28,31 +29,45 @@ from bwsk_jax.engine.rules.registry import registered_rules
 __all__ = ["barrier", "forward_mode_explained", "pull_back", "reversible"]
 
 
+_OF_CHECKPOINT = {
+    "policy": "a plan takes its place; to compare with jax.checkpoint, give the policy as plan=",
+    "prevent_cse": "a barrier stands wherever XLA would merge the replay with the forward pass",
+    "concrete": "give static_argnums or static_argnames",
+}
+"""Arguments of `jax.checkpoint` that have no counterpart, and why."""
+
+
 def reversible(
-    fun: Callable,
+    fun: Callable | None = None,
     *,
     max_overhead: float | None = None,
     max_bytes: int | None = None,
     invert: bool = True,
     plan: Plan | PortablePlan | Policy | None = None,
+    static_argnums: int | Sequence[int] = (),
+    static_argnames: str | Sequence[str] = (),
+    **of_checkpoint: Any,
 ) -> Callable:
     """`fun` with a backward pass that saves, inverts or replays each value by plan; sibling of
     `jax.checkpoint`.
 
     It is for blocks: around a whole network it cannot lower the peak. The arguments are kept, as
     `jax.checkpoint` keeps them; everything else by plan. `jax.grad`, `vmap` and `jit` compose with it;
-    forward-mode differentiation raises `TypeError`.
+    forward-mode differentiation raises `TypeError`. It decorates functions and methods, with arguments as
+    `@reversible(max_overhead=0.1)`.
 
     Args:
-      fun: a differentiable function of pytrees of arrays. What it closes over is differentiated too.
+      fun: a differentiable function of pytrees. What it closes over is differentiated too. Leaves that are
+        neither arrays nor numbers, such as functions in a module, are static.
       max_overhead, max_bytes, invert: as for `plan`.
       plan: the plan to follow, in place of limits: what `plan` returned for this function, or
         `Plan.from_json` of such a plan that was stored. It is checked when the function is differentiated. Or
         one of `jax.checkpoint_policies`: then this is `jax.checkpoint(fun, policy=plan)`, to compare with.
+      static_argnums, static_argnames: arguments that are not traced, as for `jax.jit`; they must be hashable.
 
     Raises:
-      PlanError: when differentiated, if the plan is for another function or `max_bytes` is below the least
-        possible.
+      PlanError: when differentiated, if the plan is for another function or `max_bytes` is out of reach.
+      TypeError: for an argument of `jax.checkpoint` that has no counterpart; the message says why.
 
     >>> import bwsk_jax, jax, jax.numpy as jnp
     >>> f = lambda x: jnp.sin(jnp.exp(x)).sum()
@@ -60,14 +75,36 @@ def reversible(
     >>> bool(jnp.allclose(jax.grad(bwsk_jax.reversible(f))(x), jax.grad(f)(x)))
     True
     """
-    followed = wanted(plan, max_overhead, max_bytes)
-    if callable(followed):
-        return jax.checkpoint(fun, policy=followed)
+    for name in of_checkpoint:
+        reason = _OF_CHECKPOINT.get(name, "there is no such argument")
+        raise TypeError(f"reversible() does not take {name}: {reason}")
+    options = (wanted(plan, max_overhead, max_bytes), invert, static_argnums, static_argnames)
+    return functools.partial(_wrapped, options=options) if fun is None else _wrapped(fun, options)
+
+
+def _wrapped(fun: Callable, options: tuple[Any, ...]) -> Callable:
+    followed: Any
+    followed, invert, *static = options
+    static = StaticArguments.of(fun, *static)
+
+    @functools.lru_cache
+    def of_traced(layout):
+        def call(*leaves):
+            args, kwargs = layout.joined(leaves)
+            return fun(*args, **kwargs)
+
+        return call
 
     @functools.wraps(fun)
     def wrapped(*args, **kwargs):
-        closed, out_tree = traced(fun, *args, **kwargs)
-        leaves = jax.tree.leaves((args, kwargs))
+        leaves, layout = split_arguments(args, kwargs, static)
+        with tracing_explained("bwsk_jax.reversible"):
+            if callable(followed):
+                return jax.checkpoint(of_traced(layout), policy=followed)(*leaves)
+            if layout.is_all_traced:  # by `fun` itself JAX knows what it has traced before
+                closed, out_tree = traced(fun, *args, **kwargs)
+            else:
+                closed, out_tree = traced(of_traced(layout), *leaves)
 
         def made():
             return _ReversibleCall(flatten(closed, hoist=True), followed, invert)

@@ -14,6 +14,7 @@ import jax
 from bwsk_jax.engine.plan.plan import Limit, Plan, PortablePlan
 from bwsk_jax.engine.plan.problem import Problem, call_problem, scan_problem
 from bwsk_jax.engine.plan.solver import solve
+from bwsk_jax.engine.program.arguments import split_arguments, tracing_explained
 from bwsk_jax.engine.program.jaxprs import trace
 from bwsk_jax.engine.program.scan_body import trace_body, trace_iteration
 from bwsk_jax.engine.program.types import type_of
@@ -43,7 +44,8 @@ def plan(
 
     Args:
       fun: a differentiable function of pytrees of arrays.
-      *args: arrays or `jax.ShapeDtypeStruct`s.
+      *args: pytrees of arrays or `jax.ShapeDtypeStruct`s. Leaves that are neither arrays nor numbers are
+        static, as for `reversible`.
       max_overhead: recomputation allowed, as a fraction of the FLOPs of one forward and backward pass.
         Infinity asks for the least memory.
       max_bytes: bytes that may be saved per call. At most one of the two; neither means `max_overhead=0.03`.
@@ -59,8 +61,9 @@ def plan(
     (0, 1024)
     """
     limit = Limit(max_overhead, max_bytes)
-    leaves, tree = jax.tree.flatten(args)
-    program, _, _ = trace(lambda *leaves: fun(*jax.tree.unflatten(tree, leaves)), *leaves)
+    leaves, layout = split_arguments(args, {})
+    with tracing_explained("bwsk_jax.plan"):
+        program, _, _ = trace(lambda *leaves: fun(*layout.joined(leaves)[0]), *leaves)
     return cached_plan(call_problem(trace_vjp(program), invert=invert), limit)
 
 
@@ -187,7 +190,7 @@ def _have_a_common_axis(xs: Any) -> bool:
 # --- plans that are given, and plans that are found ---------------------------------------------------------
 
 
-Policy = Callable[..., Any]
+Policy = Callable[..., bool]
 """One of `jax.checkpoint_policies`, in place of a plan."""
 
 

@@ -20,6 +20,8 @@ from bwsk_jax.engine.rules.exactness import Grade, Taint
 __all__ = ["Limit", "Plan", "PlanError", "PortablePlan", "check_plan", "outgrows"]
 
 DEFAULT_OVERHEAD = 0.03
+LEAST_MEMORY = math.inf
+"""As `max_overhead`: any recomputation, for the fewest bytes."""
 OVERHEAD_WEIGHT = 0.005
 """What an overhead of 1 is worth, as a fraction of the residuals' bytes.
 
