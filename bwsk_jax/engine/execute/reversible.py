@@ -83,9 +83,9 @@ def reversible(
 
 
 def _wrapped(fun: Callable, options: tuple[Any, ...]) -> Callable:
-    followed: Any
     followed, invert, *static = options
     static = StaticArguments.of(fun, *static)
+    policy: Any = followed if callable(followed) else None
 
     @functools.lru_cache
     def of_traced(layout):
@@ -99,8 +99,8 @@ def _wrapped(fun: Callable, options: tuple[Any, ...]) -> Callable:
     def wrapped(*args, **kwargs):
         leaves, layout = split_arguments(args, kwargs, static)
         with tracing_explained("bwsk_jax.reversible"):
-            if callable(followed):
-                return jax.checkpoint(of_traced(layout), policy=followed)(*leaves)
+            if policy is not None:
+                return jax.checkpoint(of_traced(layout), policy=policy)(*leaves)
             if layout.is_all_traced:  # by `fun` itself JAX knows what it has traced before
                 closed, out_tree = traced(fun, *args, **kwargs)
             else:
