@@ -78,14 +78,16 @@ def reversible(
     for name in of_checkpoint:
         reason = _OF_CHECKPOINT.get(name, "there is no such argument")
         raise TypeError(f"reversible() does not take {name}: {reason}")
-    options = (wanted(plan, max_overhead, max_bytes), invert, static_argnums, static_argnames)
-    return functools.partial(_wrapped, options=options) if fun is None else _wrapped(fun, options)
+    static = {"argnums": static_argnums, "argnames": static_argnames}
+    wrap = functools.partial(
+        _wrapped, followed=wanted(plan, max_overhead, max_bytes), invert=invert, **static
+    )
+    return wrap if fun is None else wrap(fun)
 
 
-def _wrapped(fun: Callable, options: tuple[Any, ...]) -> Callable:
-    followed, invert, *static = options
-    static = StaticArguments.of(fun, *static)
-    policy: Any = followed if callable(followed) else None
+def _wrapped(fun: Callable, followed: Any, invert: bool, argnums: Any, argnames: Any) -> Callable:
+    static = StaticArguments.of(fun, argnums, argnames)
+    policy = None if isinstance(followed, (Limit, PortablePlan)) else followed
 
     @functools.lru_cache
     def of_traced(layout):
