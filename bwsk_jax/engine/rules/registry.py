@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import operator
@@ -17,7 +18,7 @@ from bwsk_jax.engine.rules.exactness import Grade
 from bwsk_jax.engine.rules.intervals import ANY, IntervalOf
 from bwsk_jax.engine.rules.inverses import INVERSES, Inverse
 
-__all__ = ["inverses_of", "is_registered", "register_inverse", "registered_rules"]
+__all__ = ["RegisteredInverse", "inverses_of", "is_registered", "register_inverse", "registered_rules"]
 
 _OF_JAX = {*INVERSES, *(value for value in vars(p).values() if isinstance(value, Primitive))}
 
@@ -56,6 +57,24 @@ _REGISTERED: dict[Any, dict[int, _Rule]] = {}
 """The rules of users by what they are registered for, and by operand."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class RegisteredInverse(contextlib.AbstractContextManager):
+    """A rule that `register_inverse` has taken up, which stays until it is removed."""
+
+    _rule: _Rule
+
+    def remove(self) -> None:
+        """Take the rule out again. Nothing happens if it has gone, or another one has taken its place."""
+        rules = _REGISTERED.get(self._rule.key, {})
+        if rules.get(self._rule.operand) is self._rule:
+            del rules[self._rule.operand]
+            if not rules:
+                del _REGISTERED[self._rule.key]
+
+    def __exit__(self, *_: Any) -> None:
+        self.remove()
+
+
 def inverses_of(equation: Equation, interval_of: IntervalOf = lambda _: ANY) -> list[Inverse]:
     """All inverses of this equation. There is none for an operand that is a literal: it is known anyway."""
     entry = INVERSES.get(equation.primitive)
@@ -89,13 +108,14 @@ def register_inverse(
     grade: Grade | str = Grade.GUARDED,
     amplification: float = 1.0,
     condition: str = "",
-) -> None:
+) -> RegisteredInverse:
     """Say how your own primitive, or your function with a custom derivative, is solved for an operand.
 
     `classify` uses it for both, `reversible` and `reversible_scan` for primitives: of a function with a
     custom derivative they see what its forward rule is made of. Such a function is known by where it was
     defined: those that one definition makes, such as closures over different constants, share their rules.
-    A second rule for the same operand takes the place of the first.
+    A second rule for the same operand takes the place of the first. What is returned takes the rule out
+    again, by `remove()` or at the end of a `with` statement.
 
     Args:
       target: a `jax.extend.core.Primitive`, or what `jax.custom_vjp` or `jax.custom_jvp` returned.
@@ -116,7 +136,7 @@ def register_inverse(
     ... def double(x):
     ...     return 2 * x
     >>> double.defvjp(lambda x: (2 * x, None), lambda _, cotangent: (2 * cotangent,))
-    >>> bwsk_jax.register_inverse(double, lambda operands, outputs: outputs[0] / 2, grade="relative")
+    >>> rule = bwsk_jax.register_inverse(double, lambda operands, outputs: outputs[0] / 2, grade="relative")
     >>> [line.kind for line in bwsk_jax.classify(double, 1.0).lines]
     ['S']
     """
@@ -133,3 +153,4 @@ def register_inverse(
 
     rule = _Rule(key, solve, operand, grade, amplification, condition)
     _REGISTERED.setdefault(key, {})[operand] = rule
+    return RegisteredInverse(rule)

@@ -37,6 +37,22 @@ def test_a_rule_for_a_primitive_serves_both_report_and_plan():
     assert (line.kind, line.grade, line.operand) == ("S", "rounded", 0)
 
 
+def test_a_rule_can_be_removed_again():
+    shift = shift_primitive("shift_for_now")
+    kind = lambda: classify(shift.bind, X).lines[0].kind
+    back = lambda operands, outputs: outputs[0] - 1
+    with bwsk_jax.register_inverse(shift, back) as rule:
+        assert kind() == "S"
+    assert kind() == "K"
+    rule.remove()
+    first = bwsk_jax.register_inverse(shift, back)
+    second = bwsk_jax.register_inverse(shift, back)
+    first.remove()
+    assert kind() == "S"
+    second.remove()
+    assert kind() == "K"
+
+
 def test_a_rule_for_a_function_with_a_custom_derivative():
     @jax.custom_vjp
     def scaled(x, scale):
