@@ -68,6 +68,11 @@ class Target:
         return self.shape is None
 
     @property
+    def platform(self) -> str | None:
+        """As `jax.default_backend` would have it there; None for this machine."""
+        return None if self.is_here else {"cuda": "gpu"}.get(self.device.platform, self.device.platform)
+
+    @property
     def memory(self) -> int:
         """Bytes of one chip."""
         return self.device.memory

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from bwsk_jax.engine.program.platform import traced_for
 from bwsk_jax.errors import UserError
 from bwsk_jax.targets.hlo import Collective, collectives, estimated_cycles
 from bwsk_jax.targets.machines import Target, compiler_of, find_target
@@ -110,7 +111,9 @@ def compile_for(function: Callable, *args: Any, target: str | Target | None = No
     """
     aim = find_target(target)
     jitted: Any = function if hasattr(function, "lower") else jax.jit(function)
-    return compile_lowered(jitted.lower(*aimed(args, aim)), aim)
+    with traced_for(aim.platform):
+        lowered = jitted.lower(*aimed(args, aim))
+    return compile_lowered(lowered, aim)
 
 
 def compile_lowered(lowered: jax.stages.Lowered, target: Target) -> CompiledProgram:

@@ -10,6 +10,7 @@ import pytest
 from jax import lax
 
 import bwsk_jax
+from bwsk_jax.engine.program.platform import traced_for
 from tests.support.parity import INF, LEAST, B, H, L, W, X, assert_same, gradients, loss_of, random, warned
 from tests.support.scan_bodies import (
     CASES,
@@ -108,6 +109,18 @@ def test_iterations_are_unrolled_both_ways_and_then_kept_apart(unroll, loops):
     text = jax.jit(jax.grad(run)).lower(xs).as_text()
     assert text.count("stablehlo.while") == loops
     assert (text.count("optimization_barrier") > 0) == (loops == 0)
+
+
+def test_what_checkpoint_does_has_a_barrier_where_it_helps():
+    """The same function is traced again for another platform."""
+    replaying = functools.partial(LEAST, invert=False)
+    gradient = jax.jit(jax.grad(lambda w: replaying(dense, X, w)[0].sum()))
+
+    def barriers(target):
+        with traced_for(target):
+            return gradient.lower(W).as_text().count("optimization_barrier")
+
+    assert [barriers(target) for target in ("cpu", "tpu", "cpu", "gpu", None)] == [1, 0, 1, 0, 1]
 
 
 def test_a_weak_carry_stays_weak():
