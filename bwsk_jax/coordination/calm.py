@@ -70,7 +70,7 @@ def calm(
     numbered = number_equations(closed)
     # The platform has to be named where no device is; it chooses between lowerings that differ by platform.
     traced = jax.jit(jaxpr_as_fun(numbered.closed), out_shardings=out).trace(*jax.tree.leaves(placed))
-    module = traced.lower(lowering_platforms=("cpu",)).compiler_ir("stablehlo")
+    module: Any = traced.lower(lowering_platforms=("cpu",)).compiler_ir("stablehlo")
     sizes = dict(zip(mesh.axis_names, mesh.axis_sizes, strict=True))
     block = partition(module, numbered, sizes)
     equations = describe_equations(numbered)
@@ -81,9 +81,9 @@ def calm(
         meetings=tuple(meeting_of(e, _at(e.equation, equations), depth_of[e]) for e in found),
         phases=tuple(phases(block)),
         critical_path=critical_path(block),
-        reference_modules=classify(fun, *shapes, taxonomy="reference").leaf_modules,
         equations=equations,
         module=module,
+        classify_by_reference=lambda: classify(fun, *shapes, taxonomy="reference"),
     )
 
 

@@ -7,7 +7,6 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-
 from bwsk_jax.classification.bodies import UNMERGED, Body, inner_programs
 from bwsk_jax.classification.equations import COMPOSITION, strict_verdict
 from bwsk_jax.classification.modules import module_name
@@ -52,7 +51,7 @@ class NumberedEquation:
 
 
 def describe_equations(numbered: NumberedJaxpr) -> dict[int, NumberedEquation]:
-    """The equations by number. What stands inside an equation that is judged as a whole counts as that one."""
+    """The equations by number. What stands inside an equation that is judged as a whole counts as it."""
     program = flatten(numbered.closed, hoist=True, **UNMERGED)
     arguments = len(numbered.closed.jaxpr.invars)
     roles = [Role.KNOWN] * (len(program.inputs) - arguments) + [Role.ARGUMENT] * arguments

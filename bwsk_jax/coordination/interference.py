@@ -21,7 +21,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
@@ -31,6 +30,7 @@ from bwsk_jax.coordination.layouts import Layouts, layouts
 from bwsk_jax.coordination.meetings import Meeting
 from bwsk_jax.coordination.shardy import Sharding
 from bwsk_jax.engine.program.jaxprs import Equation
+from bwsk_jax.engine.program.types import is_key
 
 __all__ = ["Pair", "Proof", "prove"]
 
@@ -52,7 +52,11 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Proof:
-    """What the interference test found, for each equation outside of `shard_map` and each mesh axis."""
+    """What the interference test found, for each equation and each mesh axis.
+
+    Left out are equations inside a `shard_map`, where the program says itself what is sent, and those of
+    which the lowered program has nothing left, since they were constant or unused.
+    """
 
     pairs: tuple[Pair, ...]
 
@@ -89,7 +93,7 @@ def prove(
     sizes: dict[str, int],
     seed: int = 0,
 ) -> Proof:
-    """Test each equation that is no loop, conditional or call, along each mesh axis."""
+    """Test the equations that are no loops, conditionals or calls, along each mesh axis."""
     found = layouts(module)
     predicted = {
         (number, axis)
@@ -99,9 +103,9 @@ def prove(
     }
     pairs = []
     for number, described in equations.items():
-        if described.is_composed or described.is_manual:
+        if described.is_composed or described.is_manual or number not in found:
             continue
-        test = _Test(described.equation, found.get(number), sizes, seed)
+        test = _Test(described.equation, found[number], sizes, seed)
         for axis in sizes:
             needed = test.interferes(axis)
             pairs.append(Pair(number, described.primitive, axis, needed, (number, axis) in predicted))
@@ -111,13 +115,12 @@ def prove(
 class _Test:
     """One equation, its operands drawn at random, and how its values are split."""
 
-    def __init__(self, equation: Equation, layouts: Layouts | None, sizes: dict[str, int], seed: int):
+    def __init__(self, equation: Equation, layouts: Layouts, sizes: dict[str, int], seed: int):
         self.equation, self.sizes = equation, sizes
         self.generator = np.random.default_rng(seed)
         shapes = lambda avals: [tuple(aval.shape) for aval in avals]
-        known = layouts or Layouts([], [])
-        self.operands = known.of_operands(shapes(equation.in_avals))
-        self.results = known.of_results(shapes(equation.out_avals))
+        self.operands = layouts.of_operands(shapes(equation.in_avals))
+        self.results = layouts.of_results(shapes(equation.out_avals))
         for place, atom in enumerate(equation.inputs):
             if isinstance(atom, Literal):
                 self.operands[place] = ((),) * len(equation.in_avals[place].shape)
@@ -171,7 +174,7 @@ class _Test:
         return [drawn[id(atom) if isinstance(atom, Literal) else atom] for atom in self.equation.inputs]
 
     def one(self, aval: Any) -> np.ndarray:
-        if jax.dtypes.issubdtype(aval.dtype, jax.dtypes.extended):
+        if is_key(aval):
             raise _CannotEvaluate
         if aval.dtype == bool:
             return self.generator.integers(0, 2, aval.shape).astype(bool)

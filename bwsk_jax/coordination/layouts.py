@@ -15,7 +15,10 @@ from bwsk_jax.coordination.xla_import import main_of, operations
 __all__ = ["Layouts", "layouts"]
 
 _Value = tuple[tuple[int, ...], Sharding | None]
-"""The shape of a value, and how it is split; None if that is not known."""
+"""The shape of a value and how it is split, without axes of size 1; None if that is not known.
+
+XLA adds and removes such axes where it reads a program, and nothing can be split along them.
+"""
 
 
 @dataclasses.dataclass
@@ -36,16 +39,25 @@ class Layouts:
 
 def _matched(shapes: Sequence[tuple[int, ...]], values: Sequence[_Value]) -> list[Sharding | None]:
     """By shape: all values of a shape are split in one way, or there are as many as there are operands."""
+    squeezed = [tuple(size for size in shape if size != 1) for shape in shapes]
     found: list[Sharding | None] = []
-    for place, shape in enumerate(shapes):
-        alike = [sharding for other, sharding in values if other == shape]
-        if alike and all(sharding == alike[0] for sharding in alike):
-            found.append(alike[0])
-        elif len(alike) == shapes.count(shape):
-            found.append(alike[shapes[:place].count(shape)])
+    for place, (shape, wanted) in enumerate(zip(shapes, squeezed, strict=True)):
+        alike = [sharding for other, sharding in values if other == wanted]
+        if not wanted:
+            sharding = ()
+        elif alike and all(each == alike[0] for each in alike):
+            sharding = alike[0]
+        elif len(alike) == squeezed.count(wanted):
+            sharding = alike[squeezed[:place].count(wanted)]
         else:
-            found.append(() if not shape else None)
+            sharding = None
+        found.append(None if sharding is None else _with_axes_of_size_1(shape, sharding))
     return found
+
+
+def _with_axes_of_size_1(shape: tuple[int, ...], sharding: Sharding) -> Sharding:
+    split = iter(sharding)
+    return tuple(() if size == 1 else next(split) for size in shape)
 
 
 def layouts(module: ir.Module) -> dict[int, Layouts]:
@@ -90,8 +102,11 @@ def _layouts_of(group: Sequence[Any], number: int, main: Any) -> Layouts:
 def _value(value: Any, main: Any) -> _Value:
     if not isinstance(value.type, ir.RankedTensorType):
         return (), None
-    shape = tuple(ir.RankedTensorType(value.type).shape)
-    return shape, _sharding(value, len(shape), main)
+    shape = ir.RankedTensorType(value.type).shape
+    sharding = _sharding(value, len(shape), main)
+    kept = [place for place, size in enumerate(shape) if size != 1]
+    short = None if sharding is None else tuple(sharding[place] for place in kept)
+    return tuple(shape[place] for place in kept), short
 
 
 def _sharding(value: Any, rank: int, main: Any) -> Sharding | None:

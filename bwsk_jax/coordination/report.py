@@ -6,9 +6,10 @@ import dataclasses
 import functools
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from bwsk_jax.classification.report import Report
 from bwsk_jax.coordination.compiled import compiled_collectives
 from bwsk_jax.coordination.differences import Comparison, compare
 from bwsk_jax.coordination.equations import NumberedEquation
@@ -31,23 +32,28 @@ class CalmReport:
       meetings: the predicted meetings, in the order of the program.
       phases: runs of equations without meetings in between.
       critical_path: the largest number of meetings in a row, each of which waits for the one before.
-      reference_modules: how many leaf modules are S and how many K by the count of the PyTorch reference.
       equations: what is known of each equation, by number.
       module: the lowered program, which `prove` partitions again.
+      classify_by_reference: classifies the function by the count of the PyTorch reference.
     """
 
     mesh: dict[str, int]
     meetings: tuple[Meeting, ...]
     phases: tuple[Phase, ...]
     critical_path: int
-    reference_modules: dict[str, int]
     equations: dict[int, NumberedEquation] = dataclasses.field(repr=False)
     module: Any = dataclasses.field(repr=False)
+    classify_by_reference: Callable[[], Report] = dataclasses.field(repr=False)
 
     @property
     def bytes_per_axis(self) -> dict[str, int]:
-        """The bytes that one device sends in a run, by mesh axes; those that meet together are joined by "+"."""
+        """The bytes that one device sends in a run, by mesh axes; "+" joins axes that meet together."""
         return bytes_per_axis(self.meetings)
+
+    @functools.cached_property
+    def reference_modules(self) -> dict[str, int]:
+        """How many leaf modules are S and how many K by the reference's count, which knows no mesh."""
+        return self.classify_by_reference().leaf_modules
 
     @property
     def reference_ratio(self) -> float | None:
@@ -126,7 +132,7 @@ class CalmReport:
         ]
         if self.reference_ratio is not None:
             lines.append(
-                f"for comparison, the reference counts {self.reference_ratio:.1%} of the leaf modules as S: a "
+                f"for comparison, the reference counts {self.reference_ratio:.1%} of leaf modules as S: a "
                 "ratio of kinds of modules, the same on every mesh, which predicts none of these meetings"
             )
         return "\n".join(lines)

@@ -82,7 +82,7 @@ def _dimensions(sharding: ir.Attribute) -> list[Any]:
 
 
 def _axis_sizes(text: str, sizes: dict[str, int]) -> dict[str, int]:
-    """The mesh axes that are named in the text of an attribute; of a part of an axis, the size of the part."""
+    """The mesh axes in the text of an attribute, with their sizes, or those of the parts that it names."""
     found: dict[str, int] = {}
     for name, part in re.findall(r'"([^"]+)"(?::\(\d+\)(\d+))?', text):
         found[name] = found.get(name, 1) * int(part) if part else sizes[name]
@@ -152,7 +152,7 @@ class _Reader:
         equation = number_in(str(operation.location))
         reads = tuple(self.number(value, times) for value in operation.operands)
         exchanges, bodies, trips = (), (), 1
-        if operation.name in _BY_SHARDY:
+        if operation.name in _BY_SHARDY and not _is_constant(operation.operands[0]):
             # What a loop captures is laid out anew once, before the loop.
             times = min(times, self.computed[reads[0]])
             exchanges = (self.by_shardy(operation, equation, times),)
@@ -225,7 +225,21 @@ def _maker(operation: Any) -> int | None:
 
 
 def _readers(operation: Any) -> tuple[int, ...]:
-    """The equations that read the results."""
-    users = (use.owner.operation for result in operation.results for use in result.uses)
-    found = (number_in(str(user.location)) for user in users)
-    return tuple(sorted({number for number in found if number is not None}))
+    """The equations that read the results, also in another shape that no equation asked for."""
+    found: set[int] = set()
+    for user in (use.owner.operation for result in operation.results for use in result.uses):
+        number = number_in(str(user.location))
+        if number is not None:
+            found.add(number)
+        elif user.name == "stablehlo.reshape":
+            found.update(_readers(user))
+    return tuple(sorted(found))
+
+
+def _is_constant(value: Any) -> bool:
+    """Whether a value is computed from constants by operations that only shape it."""
+    if not isinstance(value, ir.OpResult):
+        return False
+    operation = value.owner.operation
+    shapes = operation.name in ("stablehlo.broadcast_in_dim", "stablehlo.reshape", "stablehlo.transpose")
+    return operation.name.endswith(".constant") or (shapes and _is_constant(operation.operands[0]))
