@@ -10,9 +10,9 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bwsk_jax.classification.classify import classify
-from bwsk_jax.coordination.equations import NumberedEquation, describe_equations
+from bwsk_jax.coordination.equations import describe_equations
 from bwsk_jax.coordination.meetings import meeting_of
-from bwsk_jax.coordination.numbering import number_equations
+from bwsk_jax.coordination.numbering import NumberedJaxpr, number_equations
 from bwsk_jax.coordination.phases import critical_path, depths, phases
 from bwsk_jax.coordination.report import CalmReport
 from bwsk_jax.coordination.shardy import partition
@@ -56,29 +56,19 @@ def calm(
     ...     print(meeting.kind, meeting.axes, meeting.bytes, meeting.primitive, "|", meeting.why)
     all-reduce ('data',) 16384 dot_general | sum over a split dimension
     """
-    axes = AbstractMesh(mesh.axis_sizes, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
     shapes = jax.eval_shape(lambda *args: args, *args)
-    placed = jax.tree.map(
-        lambda shape, sharding: jax.ShapeDtypeStruct(
-            shape.shape, shape.dtype, sharding=sharding, weak_type=shape.weak_type
-        ),
-        shapes,
-        _shardings(axes, in_specs, shapes),
-    )
-    closed, results = jax.make_jaxpr(fun, return_shape=True)(*placed)
-    out = None if out_specs is None else jax.tree.leaves(_shardings(axes, out_specs, results))
-    numbered = number_equations(closed)
-    # The platform has to be named where no device is; it chooses between lowerings that differ by platform.
-    traced = jax.jit(jaxpr_as_fun(numbered.closed), out_shardings=out).trace(*jax.tree.leaves(placed))
-    module: Any = traced.lower(lowering_platforms=("cpu",)).compiler_ir("stablehlo")
+    numbered, module = _lower(fun, shapes, mesh, in_specs, out_specs)
     sizes = dict(zip(mesh.axis_names, mesh.axis_sizes, strict=True))
     block = partition(module, numbered, sizes)
     equations = describe_equations(numbered)
     depth_of = depths(block)
-    found = (exchange for exchange in block.exchanges() if exchange.times)
     return CalmReport(
         mesh=sizes,
-        meetings=tuple(meeting_of(e, _at(e.equation, equations), depth_of[e]) for e in found),
+        meetings=tuple(
+            meeting_of(exchange, equations, depth_of[exchange])
+            for exchange in block.exchanges()
+            if exchange.times
+        ),
         phases=tuple(phases(block)),
         critical_path=critical_path(block),
         equations=equations,
@@ -87,8 +77,24 @@ def calm(
     )
 
 
-def _at(number: int | None, equations: dict[int, NumberedEquation]) -> NumberedEquation | None:
-    return None if number is None else equations.get(number)
+def _lower(
+    fun: Callable, shapes: Any, mesh: Mesh | AbstractMesh, in_specs: Any, out_specs: Any
+) -> tuple[NumberedJaxpr, Any]:
+    """The function as a numbered jaxpr, and the StableHLO that JAX lowers it to."""
+    axes = AbstractMesh(mesh.axis_sizes, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+    args = jax.tree.map(
+        lambda shape, sharding: jax.ShapeDtypeStruct(
+            shape.shape, shape.dtype, sharding=sharding, weak_type=shape.weak_type
+        ),
+        shapes,
+        _shardings(axes, in_specs, shapes),
+    )
+    closed, results = jax.make_jaxpr(fun, return_shape=True)(*args)
+    out = None if out_specs is None else jax.tree.leaves(_shardings(axes, out_specs, results))
+    numbered = number_equations(closed)
+    traced = jax.jit(jaxpr_as_fun(numbered.closed), out_shardings=out).trace(*jax.tree.leaves(args))
+    # The platform has to be named where no device is; some primitives lower in another way on others.
+    return numbered, traced.lower(lowering_platforms=("cpu",)).compiler_ir("stablehlo")
 
 
 def _shardings(mesh: AbstractMesh, specs: Any, values: Any) -> Any:

@@ -1,16 +1,13 @@
-"""Test whether a meeting is needed, by changing one shard of the operands of an equation.
+"""Test whether an equation needs a meeting, by changing one shard of its operands.
 
 An equation is *free* along a mesh axis if each shard of its results depends only on the same shard of its
-operands. A device can then compute its shard without a word from the others. Let one shard of the operands
-change: if another shard of the results changes with it, the equation is not free, and no compiler can run it
-without a message along this axis. The converse is not tested by it: an equation of which no change was seen
-may still depend, on values that were not drawn.
+operands. Each device can then compute its shard without a word from the others. Let one shard of the operands
+change. If another shard of the results changes with it, the equation is not free: as its values are split, no
+compiler can run it without a message along this axis. The converse is a test and no proof, for the change may
+not show for the values that were drawn.
 
-This is how the theorem behind CALM looks for arrays. It says that programs are free of coordination exactly
-if they are monotone (Ameloot, Neven and Van den Bussche, "Relational transducers for declarative
-networking", Journal of the ACM 60(2), 2013; Hellerstein and Alvaro, "Keeping CALM: when distributed
-consistency is easy", Communications of the ACM 63(9), 2020). Here a shard is what a device knows, and a
-result is monotone in it if what other devices know never changes it.
+How the values are split is read off Shardy's propagation. Neither its collectives nor a compiler take part in
+the answer, so that a prediction can fail this test in both directions.
 """
 
 from __future__ import annotations
@@ -18,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -95,21 +92,31 @@ def prove(
 ) -> Proof:
     """Test the equations that are no loops, conditionals or calls, along each mesh axis."""
     found = layouts(module)
-    predicted = {
-        (number, axis)
-        for meeting in meetings
-        for number in {meeting.equation, *(meeting.readers if meeting.why == "relayout" else ())}
-        for axis in meeting.axes
-    }
-    pairs = []
+    needs: dict[tuple[int, str], bool | None] = {}
     for number, described in equations.items():
         if described.is_composed or described.is_manual or number not in found:
             continue
         test = _Test(described.equation, found[number], sizes, seed)
-        for axis in sizes:
-            needed = test.interferes(axis)
-            pairs.append(Pair(number, described.primitive, axis, needed, (number, axis) in predicted))
-    return Proof(tuple(pairs))
+        needs |= {(number, axis): test.interferes(axis) for axis in sizes}
+    predicted = {pair for meeting in meetings for pair in _served(meeting, needs)}
+    return Proof(
+        tuple(
+            Pair(number, equations[number].primitive, axis, needed, (number, axis) in predicted)
+            for (number, axis), needed in needs.items()
+        )
+    )
+
+
+def _served(meeting: Meeting, needs: dict[Any, bool | None]) -> Iterator[tuple[Any, str]]:
+    """The pairs that a meeting is for.
+
+    A sum is for the equation that makes it. A relayout is for those of its readers that need it, and for all
+    of them if none does. A result of the whole function has no reader, but the equation that makes it.
+    """
+    for axis in meeting.axes:
+        readers = [(number, axis) for number in meeting.readers or (meeting.equation,)]
+        needing = [pair for pair in readers if needs.get(pair)]
+        yield from (needing or readers) if meeting.why == "relayout" else [(meeting.equation, axis)]
 
 
 class _Test:

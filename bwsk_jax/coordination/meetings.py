@@ -27,8 +27,8 @@ class Meeting:
       why: "sum over a split dimension" where each device has a part of a sum, or "maximum over a split
         dimension" and the like; "relayout" where an equation reads a value that lies otherwise than it needs;
         "written in the program" for collectives inside a `shard_map`.
-      equation: the number of the equation that is summed, or of the first that reads what is laid out anew;
-        None where that is no equation, but a result of the whole function.
+      equation: the number of the equation whose result is summed, or of the first that reads what is laid out
+        anew. If a result of the whole function is, that of the equation that makes it, or None.
       primitive: the name of its primitive.
       letter: S, ~S, K or B, as `bwsk_jax.classify` says of this equation by its strict count; "" for none.
       module: the module that it stands in, with those around it; "" outside of modules.
@@ -77,8 +77,9 @@ def wire_bytes(kind: str, devices: int, size: int) -> float:
     return share[kind] * size
 
 
-def meeting_of(exchange: Exchange, equation: NumberedEquation | None, depth: int) -> Meeting:
+def meeting_of(exchange: Exchange, equations: dict[int, NumberedEquation], depth: int) -> Meeting:
     """The meeting that an exchange is, with what is known of its equation."""
+    equation = None if exchange.equation is None else equations.get(exchange.equation)
     return Meeting(
         kind=exchange.kind,
         axes=exchange.axes,

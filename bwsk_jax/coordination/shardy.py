@@ -225,13 +225,13 @@ def _maker(operation: Any) -> int | None:
 
 
 def _readers(operation: Any) -> tuple[int, ...]:
-    """The equations that read the results, also in another shape that no equation asked for."""
+    """The equations that read the results, also in another shape, for Shardy gathers before a reshape."""
     found: set[int] = set()
     for user in (use.owner.operation for result in operation.results for use in result.uses):
         number = number_in(str(user.location))
         if number is not None:
             found.add(number)
-        elif user.name == "stablehlo.reshape":
+        if user.name == "stablehlo.reshape":
             found.update(_readers(user))
     return tuple(sorted(found))
 

@@ -152,6 +152,15 @@ MESHES = {
 }
 
 
+SCANS = {
+    "plain": jax.lax.scan,
+    "checkpoint": lambda body, init, xs: jax.lax.scan(jax.checkpoint(body), init, xs),
+    "reversible": functools.partial(bwsk_jax.reversible_scan, max_overhead=0.03),
+    "least": bwsk_jax.reversible_scan,
+}
+"""Ways in which the backward pass of the layers finds its residuals."""
+
+
 def _split_layers(path, x):
     """The weights of attention and feed-forward as Megatron splits them."""
     names = [key.key for key in path]
@@ -162,13 +171,13 @@ def _split_layers(path, x):
     return P(None, "model", None) if names[-2] in ("output", "down") and x.ndim == 3 else P()
 
 
-def bert_step(mesh, wrap=lambda fun: fun):
-    """The loss and gradients of masked-language modelling on one of `MESHES`; `wrap` changes the loss."""
+def bert_step(mesh, scan=jax.lax.scan):
+    """The loss and gradients of masked-language modelling on one of `MESHES`; `scan` walks the layers."""
     axes = MESHES[mesh]
     params = jax.eval_shape(lambda key: bert.init_params(CONFIG, key), jax.random.key(0))
 
     def loss(params, ids_bt, key):
-        hidden = bert.encode(CONFIG, params, ids_bt, dropout_key=key)
+        hidden = bert.encode(CONFIG, params, ids_bt, dropout_key=key, scan=scan)
         return jax.nn.log_softmax(bert.predict(CONFIG, params, hidden))[..., 0].mean()
 
     specs = jax.tree.map(lambda x: P(), params)
@@ -180,7 +189,7 @@ def bert_step(mesh, wrap=lambda fun: fun):
     ids = P("data" if "data" in axes else None, "seq" if "seq" in axes else None)
     key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))
     return Sharded(
-        jax.value_and_grad(wrap(loss)),
+        jax.value_and_grad(loss),
         (params, array(16, 32, dtype=jnp.int32), key),
         axes,
         (specs, ids, P()),
