@@ -138,6 +138,10 @@ def _reduced_instead(p: _Key, c: _Key) -> bool:
     return (p.kind, c.kind) == ("all-gather", "all-reduce") and p.bytes == c.bytes
 
 
+def _operands_gathered(p: _Key, c: _Key) -> bool:
+    return (p.kind, c.kind) == ("all-reduce", "all-gather") and p.bytes == c.bytes
+
+
 def _gathered_instead(p: _Key, c: _Key) -> bool:
     return (p.kind, c.kind) == ("all-to-all", "all-gather")
 
@@ -150,6 +154,7 @@ _SUBSTITUTES: dict[str, Callable[[_Key, _Key], bool]] = {
     "narrowed: the compiler sends a narrower type": _narrowed,
     "widened: the compiler sends a wider type": _widened,
     "a small gather done as a sum of parts": _reduced_instead,
+    "parts gathered in place of their sum, which each device computes whole": _operands_gathered,
     "gathered whole and then cut, in place of an exchange of parts": _gathered_instead,
     "windowed einsum: parts are passed on from device to device while others are multiplied": _passed_on,
 }

@@ -47,7 +47,7 @@ def collectives(text: str) -> tuple[Collective, ...]:
             parts=parts,
             instruction=run.line.strip(),
         )
-        for run in _runs(text)
+        for run in _exchanges(text)
         if (kind := _collective(run.line))
     )
 
@@ -98,6 +98,25 @@ def _runs_of(name: str, times: int, computations: dict[str, list[str]]) -> Itera
             yield from _runs_of(_called("to_apply", line), times, computations)
         else:
             yield _Run(line, times)
+
+
+def _exchanges(text: str) -> Iterator[_Run]:
+    """The instructions that may be collectives, those in fusions too.
+
+    A TPU computes while it receives: it fuses parts of one collective, which have its channel, with several
+    computations.
+    """
+    computations, _ = _computations(text)
+    seen: set[tuple[str | None, str | None]] = set()
+    for run in _runs(text):
+        if " fusion(" not in run.line:
+            yield run
+            continue
+        for line in computations.get(_called("calls", run.line), ()):
+            part = _collective(line), _first(r"channel_id=(\d+)", line)
+            if part[0] and part not in seen:
+                seen.add(part)
+                yield _Run(line, run.times)
 
 
 def _total(runs: list[_Run]) -> int:

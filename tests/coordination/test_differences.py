@@ -46,6 +46,7 @@ def test_what_is_the_same_in_another_form_is_no_difference(one, other):
         (predicted(), compiled(bytes=32), "narrowed"),
         (predicted(), compiled(bytes=128), "widened"),
         (predicted("all-gather"), compiled(), "a small gather done as a sum"),
+        (predicted(), compiled("all-gather"), "parts gathered in place of their sum"),
         (predicted("all-to-all", bytes=16), compiled("all-gather"), "gathered whole and then cut"),
         (predicted("all-gather"), compiled("collective-permute", bytes=16), "windowed einsum"),
     ],

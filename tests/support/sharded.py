@@ -184,7 +184,7 @@ def bert_step(mesh, scan=jax.lax.scan):
     if "model" in axes:
         specs = jax.tree_util.tree_map_with_path(_split_layers, params)
     if mesh == "fully sharded":
-        first = lambda x: next((k for k, size in enumerate(x.shape) if size % 4 == 0), None)
+        first = lambda x: next((k for k, size in enumerate(x.shape) if size % 16 == 0), None)
         specs = jax.tree.map(lambda x: P(*[None] * k, "data") if (k := first(x)) is not None else P(), params)
     ids = P("data" if "data" in axes else None, "seq" if "seq" in axes else None)
     key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))
