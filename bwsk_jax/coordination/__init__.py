@@ -18,7 +18,8 @@ them. The same question is asked of each equation, for a given way of splitting 
    `CalmReport.prove` tests this on numbers.
 2. `CalmReport.meetings` are those that Shardy writes, the partitioner of XLA, for the program in the form in
    which XLA shows it to Shardy. That compilers keep to them is not claimed but compared, by
-   `CalmReport.check`, and each difference is named.
+   `CalmReport.check`, and each difference is named. Not predicted are halos, which are what a convolution,
+   slice or pad along a split dimension reads of the neighbour's part: Shardy leaves them to XLA.
 3. Whether an equation preserves information (S) or erases it (K) does not decide whether devices meet: a
    transpose of what is split preserves and may need a meeting, a maximum along what is whole erases and needs
    none. Each meeting carries the letter of its equation, so that the two can be compared. The PyTorch

@@ -99,7 +99,8 @@ def _lower(
 
 def _shardings(mesh: AbstractMesh, specs: Any, values: Any) -> Any:
     """The sharding of each leaf of `values`, of which `specs` is a prefix."""
-    is_leaf = lambda spec: spec is None or isinstance(spec, PartitionSpec)
-    whole = jax.tree.map(lambda spec: PartitionSpec() if spec is None else spec, specs, is_leaf=is_leaf)
-    each = jax.tree.broadcast(whole, values, is_leaf=is_leaf)
-    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), each, is_leaf=is_leaf)
+    is_spec = lambda spec: isinstance(spec, PartitionSpec)
+    none_or_spec = lambda spec: spec is None or is_spec(spec)
+    whole = jax.tree.map(lambda spec: PartitionSpec() if spec is None else spec, specs, is_leaf=none_or_spec)
+    each = jax.tree.broadcast(whole, values, is_leaf=is_spec)
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), each, is_leaf=is_spec)

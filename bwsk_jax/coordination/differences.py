@@ -126,40 +126,24 @@ def _operation(meeting: Meeting | CompiledCollective) -> str:
 # --- reasons -----------------------------------------------------------------------------------------------
 
 
-def _narrowed(p: _Key, c: _Key) -> bool:
-    return p.kind == c.kind and p.bytes == 2 * c.bytes
-
-
-def _widened(p: _Key, c: _Key) -> bool:
-    return p.kind == c.kind and 2 * p.bytes == c.bytes
-
-
-def _reduced_instead(p: _Key, c: _Key) -> bool:
-    return (p.kind, c.kind) == ("all-gather", "all-reduce") and p.bytes == c.bytes
-
-
-def _operands_gathered(p: _Key, c: _Key) -> bool:
-    return (p.kind, c.kind) == ("all-reduce", "all-gather") and p.bytes == c.bytes
-
-
-def _gathered_instead(p: _Key, c: _Key) -> bool:
-    return (p.kind, c.kind) == ("all-to-all", "all-gather")
-
-
-def _passed_on(p: _Key, c: _Key) -> bool:
-    return p.kind in ("all-gather", "all-reduce") and c.kind == "collective-permute" and c.bytes < p.bytes
+def _is(predicted: str, compiled: str) -> Callable[[_Key, _Key], bool]:
+    return lambda p, c: (p.kind, c.kind) == (predicted, compiled)
 
 
 _SUBSTITUTES: dict[str, Callable[[_Key, _Key], bool]] = {
-    "narrowed: the compiler sends a narrower type": _narrowed,
-    "widened: the compiler sends a wider type": _widened,
-    "a small gather done as a sum of parts": _reduced_instead,
-    "parts gathered in place of their sum, which each device computes whole": _operands_gathered,
-    "gathered whole and then cut, in place of an exchange of parts": _gathered_instead,
-    "windowed einsum: parts are passed on from device to device while others are multiplied": _passed_on,
+    "narrowed: the compiler sends a narrower type": lambda p, c: p.kind == c.kind and p.bytes == 2 * c.bytes,
+    "widened: the compiler sends a wider type": lambda p, c: p.kind == c.kind and 2 * p.bytes == c.bytes,
+    "a small gather done as a sum of parts": lambda p, c: (
+        _is("all-gather", "all-reduce")(p, c) and p.bytes == c.bytes
+    ),
+    "parts gathered in place of their sum, which each device computes whole": lambda p, c: (
+        _is("all-reduce", "all-gather")(p, c) and p.bytes == c.bytes
+    ),
+    "gathered whole and then cut, in place of an exchange of parts": _is("all-to-all", "all-gather"),
 }
 """Reasons by which one compiled collective over the same axes stands in for a predicted one."""
 
+WINDOWED = "windowed einsum: parts are passed on from device to device while others are multiplied"
 HALO = "halo: a window, a shift or a pad reads the edge of the neighbour's part"
 _HALO_OPERATIONS = re.compile(
     r"conv_general_dilated|reduce_window|select_and|cum|pad|slice|concatenate|rev|roll|gather|split"
@@ -181,6 +165,7 @@ class _Rest:
     def differences(self) -> Iterator[Difference]:
         for reason, holds in _SUBSTITUTES.items():
             yield from self.substitutes(reason, holds)
+        yield from self.substitutes(WINDOWED, self.is_windowed)
         for key, times in self.only_predicted.items():
             reason = COMBINED if self.compiled.times[key] else UNEXPLAINED
             yield Difference(reason, key, None, times, self.predicted.where(key))
@@ -197,6 +182,13 @@ class _Rest:
                     self.only_compiled[c] -= times
                     yield Difference(reason, p, c, times, self.predicted.where(p))
         self.only_predicted, self.only_compiled = +self.only_predicted, +self.only_compiled
+
+    def is_windowed(self, p: _Key, c: _Key) -> bool:
+        contracted = "dot_general" in self.predicted.where(p)
+        passed_on = _is("all-gather", "collective-permute")(p, c) or _is("all-reduce", "collective-permute")(
+            p, c
+        )
+        return contracted and passed_on and not any(map(_HALO_OPERATIONS.search, self.compiled.where(c)))
 
     def reason_of_compiled(self, key: _Key, where: Sequence[str]) -> str:
         if key.kind == "collective-permute" and any(map(_HALO_OPERATIONS.search, where)):
