@@ -193,6 +193,8 @@ class _Rest:
     def reason_of_compiled(self, key: _Key, where: Sequence[str]) -> str:
         if key.kind == "collective-permute" and any(map(_HALO_OPERATIONS.search, where)):
             return HALO
+        if key.kind == "collective-permute" and "dot_general" in where:
+            return WINDOWED
         if any(map(_WHOLE_OPERATIONS.search, where)):
             return WHOLE_OPERAND
         if key.kind == "all-gather" and self.predicted.times[key]:

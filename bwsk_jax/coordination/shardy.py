@@ -4,8 +4,8 @@ Shardy is the partitioner that XLA runs. It decides for each value how it is spl
 writes the collectives between layouts that do not fit (explicit reshards). Both are passes over MLIR that
 jaxlib contains; they take neither devices nor a compiler. See https://openxla.org/shardy.
 
-Shardy leaves to XLA what a device needs of the edge of its neighbour's part (a halo), as in convolutions, slices
-and pads along a split dimension. XLA sends it by collective permutes, which are therefore not read here.
+Shardy leaves to XLA what a device needs of the edge of its neighbour's part (a halo), as in convolutions,
+slices and pads along a split dimension. XLA sends it by collective permutes, which are not predicted here.
 """
 
 from __future__ import annotations
