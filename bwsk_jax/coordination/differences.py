@@ -146,12 +146,12 @@ _SUBSTITUTES: dict[str, Callable[[_Key, _Key], bool]] = {
 WINDOWED = "windowed einsum: parts are passed on from device to device while others are multiplied"
 HALO = "halo: a window, a shift or a pad reads the edge of the neighbour's part"
 _HALO_OPERATIONS = re.compile(
-    r"conv_general_dilated|reduce_window|select_and|cum|pad|slice|concatenate|rev|roll|gather|split"
+    r"\b(conv_general_dilated|reduce_window\w*|select_and_\w+|cum\w+|pad|\w*slice|concatenate|rev|split)\b"
 )
 REPEATED = "gathered again: the compiler keeps the parts and gathers a second time"
 COMBINED = "combined: the compiler meets once for what was predicted to meet several times"
 WHOLE_OPERAND = "the compiler gathers the whole operand of a sort or selection"
-_WHOLE_OPERATIONS = re.compile(r"top_k|sort|custom_call|linalg|cholesky|lu|qr|eigh|svd")
+_WHOLE_OPERATIONS = re.compile(r"\b(top_k|sort|cholesky|lu|qr|eigh|svd|custom_linear_solve)\b")
 
 
 class _Rest:
@@ -184,11 +184,9 @@ class _Rest:
         self.only_predicted, self.only_compiled = +self.only_predicted, +self.only_compiled
 
     def is_windowed(self, p: _Key, c: _Key) -> bool:
-        contracted = "dot_general" in self.predicted.where(p)
-        passed_on = _is("all-gather", "collective-permute")(p, c) or _is("all-reduce", "collective-permute")(
-            p, c
-        )
-        return contracted and passed_on and not any(map(_HALO_OPERATIONS.search, self.compiled.where(c)))
+        kinds = p.kind in ("all-gather", "all-reduce") and c.kind == "collective-permute"
+        halo = any(map(_HALO_OPERATIONS.search, self.compiled.where(c)))
+        return kinds and not halo and "dot_general" in self.predicted.where(p)
 
     def reason_of_compiled(self, key: _Key, where: Sequence[str]) -> str:
         if key.kind == "collective-permute" and any(map(_HALO_OPERATIONS.search, where)):

@@ -64,6 +64,8 @@ def test_other_reasons():
     assert reasons([dataclasses.replace(gather, times=2)], [compiled("all-gather")]) == [differences.COMBINED]
     halo = compiled("collective-permute", operation="jit(f)/conv_general_dilated")
     assert reasons([], [halo]) == [differences.HALO]
+    shifted = compiled("collective-permute", operation="jit(f)/gelu")
+    assert reasons([], [shifted]) == [differences.UNEXPLAINED]
     assert reasons([], [compiled("collective-permute")]) == [differences.WINDOWED]
     assert reasons([], [compiled("all-gather", operation="jit(f)/top_k")]) == [differences.WHOLE_OPERAND]
 
