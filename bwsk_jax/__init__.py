@@ -8,6 +8,8 @@
 
 from bwsk_jax.classification.classify import classify as classify
 from bwsk_jax.classification.report import Report as Report
+from bwsk_jax.coordination.calm import calm as calm
+from bwsk_jax.coordination.report import CalmReport as CalmReport
 from bwsk_jax.engine.execute.drift import ReconstructionWarning as ReconstructionWarning
 from bwsk_jax.engine.execute.reversible import reversible as reversible
 from bwsk_jax.engine.execute.reversible_scan import reversible_scan as reversible_scan

@@ -30,13 +30,24 @@ class Collective:
     """Of its result on one device, each time."""
     operation: str
     """The operation of the traced function that it belongs to, as XLA's metadata names it."""
+    parts: tuple[int, ...] = dataclasses.field(default=(), compare=False)
+    """The bytes of each array of its result, for the compiler may let several meet at once."""
+    instruction: str = dataclasses.field(default="", compare=False, repr=False)
+    """As the program writes it."""
 
 
 def collectives(text: str) -> tuple[Collective, ...]:
     """Return the collectives of the optimised program in `text`, in its order."""
     return tuple(
-        Collective(kind, run.times, _bytes(run.line), _first(r'op_name="([^"]*)"', run.line) or "")
-        for run in _runs(text)
+        Collective(
+            kind=kind,
+            times=run.times,
+            bytes=sum(parts := _parts(run.line)),
+            operation=_first(r'op_name="([^"]*)"', run.line) or "",
+            parts=parts,
+            instruction=run.line.strip(),
+        )
+        for run in _exchanges(text)
         if (kind := _collective(run.line))
     )
 
@@ -89,6 +100,25 @@ def _runs_of(name: str, times: int, computations: dict[str, list[str]]) -> Itera
             yield _Run(line, times)
 
 
+def _exchanges(text: str) -> Iterator[_Run]:
+    """The instructions that may be collectives, those in fusions too.
+
+    A TPU computes while it receives: it fuses parts of one collective, which have its channel, with several
+    computations.
+    """
+    computations, _ = _computations(text)
+    seen: set[tuple[str | None, str | None]] = set()
+    for run in _runs(text):
+        if " fusion(" not in run.line:
+            yield run
+            continue
+        for line in computations.get(_called("calls", run.line), ()):
+            part = _collective(line), _first(r"channel_id=(\d+)", line)
+            if part[0] and part not in seen:
+                seen.add(part)
+                yield _Run(line, run.times)
+
+
 def _total(runs: list[_Run]) -> int:
     """Their cycles; nothing for those of which the compiler says nothing."""
     return sum(run.times * (_cycles(run.line) or 0) for run in runs)
@@ -135,15 +165,16 @@ def _collective(line: str) -> str | None:
     return kind if kind in _COLLECTIVES else None
 
 
-def _bytes(line: str) -> int:
-    """Of the result, which for a start is the last of a tuple."""
+def _parts(line: str) -> tuple[int, ...]:
+    """The bytes of each array of the result, which for a start is the last of a tuple."""
     result = line.split(" = ", 1)[1]
     opcode = re.search(r" [a-z][\w\-]*\(", result)
     assert opcode is not None, line
     types = re.findall(r"\b([a-z]\w*?)\[([\d,]*)\]", result[: opcode.start()])
     if "-start(" in line:
         types = [t for t in types if t[1]][-1:]
-    return sum(_bits(kind) * math.prod(int(n) for n in shape.split(",") if n) // 8 for kind, shape in types)
+    count = lambda shape: math.prod(int(n) for n in shape.split(",") if n)
+    return tuple(_bits(kind) * count(shape) // 8 for kind, shape in types)
 
 
 def _bits(kind: str) -> int:

@@ -23,23 +23,30 @@ HloModule jit_f, is_scheduled=true
 }
 
 %dear (x: f32[8]) -> f32[8] {
-  ROOT %dot = f32[8] fusion(%x), kind=kOutput, backend_config={"estimated_cycles":"1000"}
+  ROOT %dot = f32[8] fusion(%x), kind=kOutput, calls=%any, backend_config={"estimated_cycles":"1000"}
 }
 
 %cheap (x: f32[8]) -> f32[8] {
-  ROOT %add = f32[8] fusion(%x), kind=kLoop, backend_config={"estimated_cycles":"10"}
+  ROOT %add = f32[8] fusion(%x), kind=kLoop, calls=%any, backend_config={"estimated_cycles":"10"}
+}
+
+%gathered (x: f32[2]) -> f32[8] {
+  %part = f32[8] all-gather(%x), channel_id=7, metadata={op_name="jit(f)/c"}
+  ROOT %used = f32[8] add(%part, %part)
 }
 
 %inner (state: f32[8]) -> f32[8] {
   %sum = (bf16[4,8]{1,0}, bf16[32,8]{1,0}) all-gather-start(%state), metadata={op_name="jit(f)/a"}
   %end = bf16[32,8]{1,0} all-gather-done(%sum), metadata={op_name="jit(f)/a"}
-  ROOT %some = f32[8] fusion(%state), kind=kLoop, backend_config={"estimated_cycles":"7"}
+  %begun = f32[8] fusion(%state), kind=kCustom, calls=%gathered
+  %ended = f32[8] fusion(%begun), kind=kCustom, calls=%gathered
+  ROOT %some = f32[8] fusion(%state), kind=kLoop, calls=%any, backend_config={"estimated_cycles":"7"}
 }
 
 %outer.2 (state: f32[8]) -> f32[8] {
   %loop = f32[8]{0:T(128)} while(%state), condition=%five, body=%inner, metadata={op_name="jit(f)/while"}
   %either = f32[8] conditional(%p, %loop, %loop), branch_computations={%cheap, %dear}
-  ROOT %never = f32[8] fusion(%either), kind=kLoop, backend_config={"estimated_cycles":"-1"}
+  ROOT %never = f32[8] fusion(%either), kind=kLoop, calls=%any, backend_config={"estimated_cycles":"-1"}
 }
 
 ENTRY %main.3 (x: f32[8]) -> f32[8] {
@@ -59,6 +66,7 @@ def test_cycles_count_as_often_as_they_run():
 def test_collectives_are_found_with_what_they_move():
     assert collectives(TPU) == (
         Collective("all-gather", times=25, bytes=32 * 8 * 2, operation="jit(f)/a"),
+        Collective("all-gather", times=25, bytes=8 * 4, operation="jit(f)/c"),
         Collective("all-reduce", times=1, bytes=3 * 4 + 3 // 2, operation="jit(f)/b"),
     )
 

@@ -1,0 +1,248 @@
+"""Let Shardy partition a lowered module in this process, and read where its devices exchange messages.
+
+Shardy is the partitioner that XLA runs. It decides for each value how it is split (propagation), and then
+writes the collectives between layouts that do not fit (explicit reshards). Both are passes over MLIR that
+jaxlib contains; they take neither devices nor a compiler. See https://openxla.org/shardy.
+
+Shardy leaves to XLA what a device needs of the edge of its neighbour's part (a halo), as in convolutions,
+slices and pads along a split dimension. XLA sends it by collective permutes, which are not predicted here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from jaxlib.mlir import ir, passmanager
+from jaxlib.mlir.dialects import sdy
+
+from bwsk_jax.coordination.numbering import NumberedJaxpr, number_in
+from bwsk_jax.coordination.steps import Block, Exchange, Step
+from bwsk_jax.coordination.xla_import import as_xla_imports, main_of, operations
+
+__all__ = ["Sharding", "partition", "propagate", "shardings_of"]
+
+_PROPAGATION = "sdy-propagation-pipeline"
+_COLLECTIVES = (
+    "func.func(sdy-insert-explicit-reshards{enable-full-version=true}),canonicalize,"
+    "func.func(sdy-reshard-to-collectives),canonicalize"
+)
+_KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_BY_SHARDY = {f"sdy.{kind.replace('-', '_')}": kind for kind in _KINDS}
+_BY_THE_PROGRAM = {f"stablehlo.{kind.replace('-', '_')}": kind for kind in _KINDS}
+_AXES = {
+    "sdy.all_reduce": "reduction_axes",
+    "sdy.all_gather": "gathering_axes",
+    "sdy.reduce_scatter": "reduce_scatter_axes",
+    "sdy.all_to_all": "params",
+}
+"""The attribute in which an operation of Shardy names the mesh axes over which devices meet."""
+_SUMS = ("all-reduce", "reduce-scatter")
+
+Sharding = tuple[tuple[str, ...], ...]
+"""For each dimension of a value, the mesh axes over which it is split."""
+
+
+def partition(module: ir.Module, numbered: NumberedJaxpr, sizes: dict[str, int]) -> Block:
+    """The program that each device runs, as Shardy partitions `module` over mesh axes of these sizes."""
+    with module.context, ir.Location.unknown():
+        partitioned = _run(module, f"{_PROPAGATION},{_COLLECTIVES}")
+        return _Reader(numbered, sizes).function(main_of(partitioned))
+
+
+def propagate(module: ir.Module) -> Any:
+    """The module with the sharding that Shardy gives to each value, and no collectives yet."""
+    with module.context, ir.Location.unknown():
+        return _run(module, _PROPAGATION)
+
+
+def _run(module: ir.Module, passes: str) -> Any:
+    copy = as_xla_imports(module)
+    passmanager.PassManager.parse(f"builtin.module({passes})").run(copy)
+    return copy
+
+
+# --- shardings ---------------------------------------------------------------------------------------------
+
+
+def shardings_of(attribute: ir.Attribute) -> list[Sharding]:
+    """The shardings in an attribute, which has one, or one for each value."""
+    names = lambda dimension: tuple(sdy.AxisRefAttr(axis).name for axis in dimension.axes)
+    return [tuple(map(names, _dimensions(each))) for each in _per_value(attribute)]
+
+
+def _per_value(attribute: ir.Attribute) -> list[ir.Attribute]:
+    try:
+        return list(sdy.TensorShardingPerValueAttr(attribute).shardings)
+    except ValueError:  # it is the sharding of one value
+        return [attribute]
+
+
+def _dimensions(sharding: ir.Attribute) -> list[Any]:
+    return [sdy.DimensionShardingAttr(each) for each in sdy.TensorShardingAttr(sharding).dimension_shardings]
+
+
+def _axis_sizes(text: str, sizes: dict[str, int]) -> dict[str, int]:
+    """The mesh axes in the text of an attribute, with their sizes, or those of the parts that it names."""
+    found: dict[str, int] = {}
+    for name, part in re.findall(r'"([^"]+)"(?::\(\d+\)(\d+))?', text):
+        found[name] = found.get(name, 1) * int(part) if part else sizes[name]
+    return {name: found[name] for name in sizes if name in found}
+
+
+def _bytes(type_: ir.Type, splits: Iterable[int] = ()) -> int:
+    """Of a value of this type on one device, if its dimensions are split into so many parts."""
+    tensor = ir.RankedTensorType(type_)
+    shape = list(tensor.shape)
+    for dimension, parts in enumerate(splits):
+        shape[dimension] = -(-shape[dimension] // parts)
+    return math.prod(shape) * _bits(tensor.element_type) // 8
+
+
+def _bits(element: ir.Type) -> int:
+    if isinstance(element, ir.ComplexType):
+        return 2 * _bits(element.element_type)
+    width = (
+        ir.IntegerType(element).width if isinstance(element, ir.IntegerType) else ir.FloatType(element).width
+    )
+    return 8 if width == 1 else width
+
+
+# --- reading -----------------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """Turns operations into steps, and numbers the values between them."""
+
+    def __init__(self, numbered: NumberedJaxpr, sizes: dict[str, int]):
+        self.numbered, self.sizes = numbered, sizes
+        self.values: dict[Any, int] = {}
+        self.computed: dict[int, int] = {}
+        """How often each value is computed."""
+
+    def function(self, main: Any) -> Block:
+        return self.block(main.regions[0].blocks[0], times=1)
+
+    def number(self, value: Any, times: int) -> int:
+        number = self.values.setdefault(value, len(self.values))
+        self.computed.setdefault(number, times)
+        return number
+
+    def block(self, block: ir.Block, times: int) -> Block:
+        inputs = tuple(self.number(argument, times) for argument in block.arguments)
+        *body, end = operations(block)
+        steps = [step for each in body for step in self.steps(each, times)]
+        return Block(inputs, tuple(steps), tuple(self.number(value, times) for value in end.operands))
+
+    def steps(self, operation: Any, times: int) -> Iterable[Step]:
+        if operation.name == "sdy.manual_computation":
+            return self.manual_computation(operation, times)
+        return [self.step(operation, times)]
+
+    def manual_computation(self, operation: Any, times: int) -> Iterable[Step]:
+        """What a `shard_map` runs is part of the program around it."""
+        block = operation.regions[0].blocks[0]
+        for argument, operand in zip(block.arguments, operation.operands, strict=True):
+            self.values[argument] = self.number(operand, times)
+        body = self.block(block, times)
+        for result, value in zip(operation.results, body.outputs, strict=True):
+            self.values[result] = value
+        return body.steps
+
+    def step(self, operation: Any, times: int) -> Step:
+        equation = number_in(str(operation.location))
+        reads = tuple(self.number(value, times) for value in operation.operands)
+        exchanges, bodies, trips = (), (), 1
+        if operation.name in _BY_SHARDY and not _is_constant(operation.operands[0]):
+            # What a loop captures is laid out anew once, before the loop.
+            times = min(times, self.computed[reads[0]])
+            exchanges = (self.by_shardy(operation, equation, times),)
+        elif operation.name in _BY_THE_PROGRAM and equation is not None:
+            exchanges = tuple(self.by_the_program(operation, equation, times))
+        elif operation.name == "stablehlo.while":
+            trips = self.numbered.trips(equation)
+            bodies = tuple(self.block(region.blocks[0], times * trips) for region in operation.regions)
+        elif operation.name in ("stablehlo.case", "stablehlo.if"):
+            branches = [self.block(region.blocks[0], times) for region in operation.regions]
+            bodies = (max(branches, key=_moved),)
+        makes = tuple(self.number(value, times) for value in operation.results)
+        return Step(equation, reads, makes, exchanges, bodies, trips)
+
+    def by_shardy(self, operation: Any, equation: int | None, times: int) -> Exchange:
+        kind = _BY_SHARDY[operation.name]
+        out = operation.attributes["out_sharding"]
+        if operation.name in _AXES:
+            axes = _axis_sizes(str(operation.attributes[_AXES[operation.name]]), self.sizes)
+        else:
+            axes = _axis_sizes(_moved_axes(operation.operands[0], out), self.sizes)
+        splits = [math.prod(_axis_sizes(str(each), self.sizes).values()) for each in _dimensions(out)]
+        readers = _readers(operation)
+        return Exchange(
+            kind=kind,
+            axes=tuple(axes),
+            devices=math.prod(axes.values()),
+            bytes=_bytes(operation.results[0].type, splits),
+            times=times,
+            written=False,
+            equation=_maker(operation) if kind in _SUMS else next(iter(readers), equation),
+            readers=readers,
+        )
+
+    def by_the_program(self, operation: Any, equation: int, times: int) -> Iterable[Exchange]:
+        axes = tuple(name for name in self.sizes if name in self.numbered.axes(equation))
+        devices = math.prod(self.sizes[name] for name in axes)
+        kind, readers = _BY_THE_PROGRAM[operation.name], _readers(operation)
+        for result in operation.results:
+            yield Exchange(kind, axes, devices, _bytes(result.type), times, True, equation, readers)
+
+
+def _moved(block: Block) -> int:
+    return sum(exchange.bytes * exchange.times for exchange in block.exchanges())
+
+
+def _moved_axes(value: Any, out: ir.Attribute) -> str:
+    """The axes of the dimensions whose sharding a permutation of devices changes, as text."""
+    attributes = value.owner.attributes if isinstance(value, ir.OpResult) else {}
+    name = next((name for name in ("out_sharding", "sdy.sharding") if name in attributes), None)
+    if name is None:
+        return str(out)
+    before = _per_value(attributes[name])
+    changed = zip(
+        map(str, _dimensions(before[value.result_number if len(before) > 1 else 0])),
+        map(str, _dimensions(out)),
+        strict=True,
+    )
+    return " ".join(f"{old} {new}" for old, new in changed if old != new)
+
+
+def _maker(operation: Any) -> int | None:
+    """The equation that made what is summed: that of the operation, or else that of its operand."""
+    while (number := number_in(str(operation.location))) is None:
+        value = operation.operands[0] if len(operation.operands) else None
+        if not isinstance(value, ir.OpResult):
+            return None
+        operation = value.owner.operation
+    return number
+
+
+def _readers(operation: Any) -> tuple[int, ...]:
+    """The equations that read the results, also in another shape, for Shardy gathers before a reshape."""
+    found: set[int] = set()
+    for user in (use.owner.operation for result in operation.results for use in result.uses):
+        number = number_in(str(user.location))
+        if number is not None:
+            found.add(number)
+        if user.name == "stablehlo.reshape":
+            found.update(_readers(user))
+    return tuple(sorted(found))
+
+
+def _is_constant(value: Any) -> bool:
+    """Whether a value is computed from constants by operations that only shape it."""
+    if not isinstance(value, ir.OpResult):
+        return False
+    operation = value.owner.operation
+    shapes = operation.name in ("stablehlo.broadcast_in_dim", "stablehlo.reshape", "stablehlo.transpose")
+    return operation.name.endswith(".constant") or (shapes and _is_constant(operation.operands[0]))
