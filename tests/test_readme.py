@@ -80,9 +80,9 @@ def test_the_snippets_on_your_own_model():
     assert len(printed.splitlines()) > 5
 
 
-def test_the_snippet_with_a_rule_of_ones_own():
+def test_the_snippets_with_a_rule_of_ones_own_and_with_devices():
     _, printed = paste(SECTIONS["Look inside"])
-    assert "1 S" in printed
+    assert "1 S" in printed and "all-reduce" in printed
 
 
 def test_the_snippet_that_loads_an_export(tmp_path, monkeypatch):
