@@ -43,7 +43,12 @@ def _train(flags: Flags, interruption: Interruption) -> None:
     from bwsk_jax.training.memory import fit_memory
     from bwsk_jax.training.report.summary import print_summary
     from bwsk_jax.training.resolve import prepare
-    from bwsk_jax.training.resume import check_same_run, finished_results, with_recorded_limit
+    from bwsk_jax.training.resume import (
+        check_own_files,
+        check_same_run,
+        finished_results,
+        with_recorded_limit,
+    )
     from bwsk_jax.training.run import gather, run
 
     try:
@@ -51,6 +56,7 @@ def _train(flags: Flags, interruption: Interruption) -> None:
         if flags.dry_run:
             return print(json.dumps(dry_run(flags), indent=2))
         setup = prepare(flags)
+        check_own_files(setup.root)
         check_same_run(setup)
         results = finished_results(setup)
         if results is None:

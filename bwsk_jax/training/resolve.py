@@ -161,9 +161,6 @@ def _check(flags: Flags, variant: Variant) -> None:
     for flag, folder in (("--out", flags.out), ("--log-dir", flags.log_dir)):
         if folder is not None:
             _check_writable(flag, Path(folder), variant)
-    card = Path(flags.out, "README.md")
-    if card.is_file() and not card.read_bytes().startswith(b"---\n"):
-        raise FlagError(f"--out {flags.out}: its README.md is no model card and would be overwritten")
 
 
 def _check_writable(flag: str, root: Path, variant: Variant) -> None:

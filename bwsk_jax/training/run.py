@@ -18,6 +18,7 @@ from bwsk_jax.training.progress import Progress
 from bwsk_jax.training.report.card import write_model_card
 from bwsk_jax.training.report.metrics import final_metrics, make_evaluator
 from bwsk_jax.training.report.results import (
+    GATHERED_FILE,
     RESULTS_FILE,
     Outcome,
     gather_results,
@@ -61,7 +62,7 @@ def run(setup: Setup, interruption: Interruption) -> dict[str, Any]:
 
 def gather(setup: Setup, results: dict[str, Any]) -> None:
     """Write what the output folder says of all its variants."""
-    write_json(gather_results(setup.root, results), setup.root / "results.json")
+    write_json(gather_results(setup.root, results), setup.root / GATHERED_FILE)
     write_model_card(setup.root)
 
 

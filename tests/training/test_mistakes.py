@@ -57,7 +57,7 @@ from bwsk_jax.train import main
         ("--log-dir {file}", "--log-dir {file} cannot be written: Not a directory"),
         ("--out {file}", "--out {file} cannot be written: Not a directory"),
         ("--out {file}/below", "--out {file}/below cannot be written: Not a directory"),
-        ("--out {project}", "is no model card"),
+        ("--out {project}", "README.md was not written by this program"),
     ],
 )
 def test_mistakes_end_in_one_line_and_write_nothing(flags, message, text_folder, tmp_path, capsys):

@@ -143,4 +143,4 @@ def test_changed_text_and_unknown_runs_are_refused(finished, text_folder, tmp_pa
     options.write_text("{")
     assert "options.json is damaged" in refused()
     options.unlink()
-    assert "holds a run without options.json" in refused()
+    assert "holds files, but no options.json of a run" in refused()

@@ -30,7 +30,7 @@ OWN_KEYS = {
 
 ROOT_KEYS = [
     *("model_name", "slug", "hf_id", "arch_family", "arch_type"),
-    *("params_m", "s_ratio", "k_ratio", "runs", "timestamp"),
+    *("params_m", "s_ratio", "k_ratio", "runs", "timestamp", "written_by"),
 ]
 
 
