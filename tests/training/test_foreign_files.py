@@ -1,4 +1,4 @@
-"""Only what this program wrote is replaced: a folder with somebody else's files is refused and stays as it is."""
+"""Only what this program wrote is replaced: a folder with other files is refused and stays as it is."""
 
 import json
 import shutil

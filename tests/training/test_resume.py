@@ -23,8 +23,8 @@ def test_a_run_that_was_cut_short_goes_on_bit_for_bit(finished, text_folder, tmp
     flags += [*FLAGS, "--save-every", "0"]
     save = Checkpoints.save
 
-    def save_and_die(self, state, history, *, improved):
-        save(self, state, history, improved=improved)
+    def save_and_die(self, state, history):
+        save(self, state, history)
         if history.total_steps == 2:
             raise MemoryError
 
