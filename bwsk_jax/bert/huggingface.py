@@ -313,6 +313,11 @@ def _import_folder(folder: Path, config: BertConfig, tensors: dict[str, np.ndarr
         raise CheckpointError(f"{folder}: {error}") from None
 
 
+def holds_model(folder: str | os.PathLike[str]) -> bool:
+    """Return whether both files that ``save_pretrained`` writes are in ``folder``."""
+    return all((Path(folder) / name).is_file() for name in (WEIGHTS_FILE, CONFIG_FILE))
+
+
 def save_pretrained(folder: str | os.PathLike[str], config: BertConfig, params: Params) -> None:
     """Write ``model.safetensors`` and ``config.json`` so that ``AutoModelForMaskedLM`` loads them.
 

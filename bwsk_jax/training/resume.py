@@ -11,6 +11,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from bwsk_jax import bert
 from bwsk_jax.errors import UserError
 from bwsk_jax.training.flags import Flags
 from bwsk_jax.training.loop.checkpoints import has_checkpoint
@@ -109,9 +110,12 @@ def with_recorded_limit(setup: Setup) -> Setup:
 
 
 def finished_results(setup: Setup) -> dict[str, Any] | None:
-    """Return the results in the variant's folder if its run is finished, else None. Raises `ResultsError`."""
+    """Return the results in the variant's folder if its run is finished, else None. Raises `ResultsError`.
+
+    Without its model a run is not finished.
+    """
     file = setup.folder / RESULTS_FILE
-    return read_results(file) if file.is_file() else None
+    return read_results(file) if file.is_file() and bert.holds_model(setup.folder) else None
 
 
 def _saved_flags(folder: Path) -> dict[str, Any] | None:

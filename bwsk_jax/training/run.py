@@ -1,6 +1,7 @@
 """One run: compile, train, test, export, report. The table of contents of training."""
 
 import contextlib
+import sys
 import time
 from typing import Any
 
@@ -81,6 +82,10 @@ def _train(setup: Setup, interruption: Interruption) -> tuple[History, float, in
             for leaf in jax.tree.leaves(state):
                 leaf.delete()  # `setup` refers to these arrays, and now no step will donate them
             state, history = restored
+            if history.val_curve and not bert.holds_model(setup.folder):
+                best = checkpoints.best(state, history)
+                bert.save_pretrained(setup.folder, setup.config, best.params)
+                print(f"note: the model in {setup.folder} was gone; it is exported again", file=sys.stderr)
             print(f"resuming after step {history.total_steps}/{setup.total_steps}", flush=True)
         earlier_seconds = history.seconds
         tokens_per_step = setup.recipe.tokens_per_step

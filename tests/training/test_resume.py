@@ -4,13 +4,17 @@ import os
 import shutil
 import signal
 
+import jax
 import numpy as np
 import pytest
 
+from bwsk_jax import bert
 from bwsk_jax.train import main
 from bwsk_jax.training.loop.checkpoints import Checkpoints
 from bwsk_jax.training.loop.interruption import STOPPED
 from bwsk_jax.training.progress import Progress, TaskProgress
+from bwsk_jax.training.step.optimizer import make_optimizer
+from bwsk_jax.training.step.train_step import initial_state
 from tests.support.events import read_events
 from tests.support.runs import FLAGS, results
 
@@ -121,6 +125,31 @@ def test_a_finished_run_is_reported_again_and_another_one_refused(finished, text
     message = capsys.readouterr().err
     assert "holds another run: --batch-size was 4, now 5; --seed was 0, now 1: give another --out" in message
     assert before == {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
+
+
+@pytest.mark.parametrize("lost", ["model.safetensors", "config.json"])
+def test_a_model_that_is_gone_is_exported_again(finished, text_folder, tmp_path, capsys, lost):
+    """From the best state, though the latest is another one."""
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    folder, latest = out / "scratch-conventional", Checkpoints(out / "scratch-conventional", 60)
+    state, history = latest.restore(like_of(folder))
+    worse = state._replace(params=jax.tree.map(lambda leaf: leaf + 1, state.params))
+    history.val_curve.append((history.total_steps, history.best + 1))
+    latest.save(worse, history)
+    before = (folder / lost).read_bytes()
+    (folder / lost).unlink()
+    main(["--variant", "scratch-conventional", "--dataset", text_folder, "--out", str(out), *FLAGS])
+    assert (folder / lost).read_bytes() == before
+    assert "it is exported again" in capsys.readouterr().err
+    for name in ("test_metric", "best_val_metric"):
+        assert results(out, "scratch-conventional")[name] == results(finished, "scratch-conventional")[name]
+
+
+def like_of(folder):
+    """The shapes of the state of the run in `folder`."""
+    _, params = bert.load_pretrained(folder)
+    return initial_state(params, make_optimizer(1e-2, 4))
 
 
 def test_changed_text_and_unknown_runs_are_refused(finished, text_folder, tmp_path, capsys):
