@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from bwsk_jax import bert
+from bwsk_jax.locking import locked
 from bwsk_jax.training.loop.callbacks import Callbacks
 from bwsk_jax.training.loop.checkpoints import Checkpoints
 from bwsk_jax.training.loop.event_log import EventLog, TrainingEvents
@@ -32,6 +33,9 @@ from bwsk_jax.training.setup import Setup
 from bwsk_jax.training.step.optimizer import learning_rate_schedule
 from bwsk_jax.training.step.train_step import initial_state
 
+# Two variants may be trained side by side; what one of them gathers takes less than a second.
+SECONDS_TO_GATHER = 30.0
+
 
 def run(setup: Setup, interruption: Interruption) -> dict[str, Any]:
     """Train `setup`'s variant, export its best parameters and return its training results.
@@ -39,11 +43,18 @@ def run(setup: Setup, interruption: Interruption) -> dict[str, Any]:
     From the first validation on, the variant's folder holds the best parameters so far, ready to be loaded.
     Its training_results.json appears when all is done. If an earlier session began the run, it goes on.
 
-    Raises `OSError` if something cannot be written, as on a full disk, and `RunInterruptedError`. What was
-    saved before is whole in both cases.
+    Raises `InUseError` if another process does the same. Raises `OSError` if something cannot be written, as
+    on a full disk, and `RunInterruptedError`; what was saved before is whole in both cases.
     """
     started = time.perf_counter()
     setup.folder.mkdir(parents=True, exist_ok=True)
+    with locked(setup.folder):
+        results = _run(setup, interruption, started)
+    gather(setup, results)
+    return results
+
+
+def _run(setup: Setup, interruption: Interruption, started: float) -> dict[str, Any]:
     save_flags(setup)
     bert.save_tokenizer(setup.tokenizer, setup.folder)
 
@@ -57,14 +68,14 @@ def run(setup: Setup, interruption: Interruption) -> dict[str, Any]:
     if setup.log_folder is not None:
         with EventLog(setup.log_folder, first=history.total_steps + 1) as log:
             log.log(history.total_steps, {f"test/{final.name}": final.test})
-    gather(setup, results)
     return results
 
 
 def gather(setup: Setup, results: dict[str, Any]) -> None:
     """Write what the output folder says of all its variants."""
-    write_json(gather_results(setup.root, results), setup.root / GATHERED_FILE)
-    write_model_card(setup.root)
+    with locked(setup.root, SECONDS_TO_GATHER):
+        write_json(gather_results(setup.root, results), setup.root / GATHERED_FILE)
+        write_model_card(setup.root)
 
 
 def _train(setup: Setup, interruption: Interruption) -> tuple[History, float, int]:

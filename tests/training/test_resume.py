@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bwsk_jax import bert
+from bwsk_jax.locking import locked
 from bwsk_jax.train import main
 from bwsk_jax.training.loop.checkpoints import Checkpoints
 from bwsk_jax.training.loop.interruption import STOPPED
@@ -150,6 +151,19 @@ def like_of(folder):
     """The shapes of the state of the run in `folder`."""
     _, params = bert.load_pretrained(folder)
     return initial_state(params, make_optimizer(1e-2, 4))
+
+
+def test_a_second_process_on_the_same_run_is_refused(text_folder, tmp_path, capsys):
+    folder = tmp_path / "scratch-conventional"
+    saving = folder / "checkpoints" / "2.tmp"
+    saving.mkdir(parents=True)
+    (folder / "options.json").write_text('{"text": "digest"}')
+    with locked(folder), pytest.raises(SystemExit) as ended:
+        main(["--variant", folder.name, "--dataset", text_folder, "--out", str(tmp_path), *FLAGS])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{folder} is in use by process {os.getpid()} on " in line
+    assert saving.is_dir() and (folder / "options.json").read_text() == '{"text": "digest"}'
 
 
 def test_changed_text_and_unknown_runs_are_refused(finished, text_folder, tmp_path, capsys):
