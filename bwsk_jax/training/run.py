@@ -17,7 +17,7 @@ from bwsk_jax.training.loop.fit import Epochs, Hooks, fit
 from bwsk_jax.training.loop.history import History
 from bwsk_jax.training.loop.interruption import Interruption
 from bwsk_jax.training.progress import Progress
-from bwsk_jax.training.report.card import write_model_card
+from bwsk_jax.training.report.card import CARD_FILE, write_model_card
 from bwsk_jax.training.report.metrics import final_metrics, make_evaluator
 from bwsk_jax.training.report.results import (
     GATHERED_FILE,
@@ -32,6 +32,7 @@ from bwsk_jax.training.resume import save_flags
 from bwsk_jax.training.setup import Setup
 from bwsk_jax.training.step.optimizer import learning_rate_schedule
 from bwsk_jax.training.step.train_step import initial_state
+from bwsk_jax.writing import remove_leftovers
 
 # Two variants may be trained side by side; what one of them gathers takes less than a second.
 SECONDS_TO_GATHER = 30.0
@@ -55,6 +56,7 @@ def run(setup: Setup, interruption: Interruption) -> dict[str, Any]:
 
 
 def _run(setup: Setup, interruption: Interruption, started: float) -> dict[str, Any]:
+    remove_leftovers(setup.folder)
     save_flags(setup)
     bert.save_tokenizer(setup.tokenizer, setup.folder)
 
@@ -74,6 +76,8 @@ def _run(setup: Setup, interruption: Interruption, started: float) -> dict[str, 
 def gather(setup: Setup, results: dict[str, Any]) -> None:
     """Write what the output folder says of all its variants."""
     with locked(setup.root, SECONDS_TO_GATHER):
+        remove_leftovers(setup.root, GATHERED_FILE)
+        remove_leftovers(setup.root, CARD_FILE)
         write_json(gather_results(setup.root, results), setup.root / GATHERED_FILE)
         write_model_card(setup.root)
 

@@ -140,9 +140,17 @@ def test_a_model_that_is_gone_is_exported_again(finished, text_folder, tmp_path,
     latest.save(worse, history)
     before = (folder / lost).read_bytes()
     (folder / lost).unlink()
+    for killed in (
+        folder / ".model.safetensors.1.tmp",
+        folder / ".tokenizer.x.tmp" / "t",
+        out / ".README.md.1.tmp",
+    ):
+        killed.parent.mkdir(exist_ok=True)
+        killed.touch()
     main(["--variant", "scratch-conventional", "--dataset", text_folder, "--out", str(out), *FLAGS])
     assert (folder / lost).read_bytes() == before
     assert "it is exported again" in capsys.readouterr().err
+    assert not [path for path in out.rglob("*") if path.name.startswith(".")]
     for name in ("test_metric", "best_val_metric"):
         assert results(out, "scratch-conventional")[name] == results(finished, "scratch-conventional")[name]
 
