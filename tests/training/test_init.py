@@ -49,6 +49,13 @@ def edit_config(**values):
     return spoil
 
 
+def store_nan(folder):
+    tensors = load_file(folder / "model.safetensors")
+    for name in ("bert.embeddings.LayerNorm.bias", "cls.predictions.bias"):
+        tensors[name].flat[1] = float("nan")
+    save_file(tensors, folder / "model.safetensors")
+
+
 def cut(folder):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -57,6 +64,10 @@ def cut(folder):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (
+            store_nan,
+            "NaN or infinity is stored in 2 places: bert.embeddings.LayerNorm.bias; cls.predictions.bias",
+        ),
         (cut, "model.safetensors cannot be read as safetensors"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"no"), "cannot be read as safetensors"),
         (lambda folder: (folder / "model.safetensors").unlink(), "has neither model.safetensors nor"),
