@@ -94,6 +94,17 @@ def test_a_vocabulary_much_smaller_than_the_model_is_refused(damaged, tmp_path):
     assert "has 6 pieces, but the model in" in line
 
 
+def test_a_vocabulary_of_other_words_is_refused(damaged, tmp_path):
+    def swap(folder):
+        words = sorted(bert.load_tokenizer(folder).get_vocab().items(), key=lambda entry: entry[1])
+        (tmp_path / "vocab.txt").write_text("\n".join(word for word, _ in [*words[:5], *words[:4:-1]]))
+
+    line = damaged(swap, "--tokenizer", str(tmp_path / "vocab.txt"))
+    assert (
+        "has other words than the model in" in line and "(5 is " in line and "leave --tokenizer out" in line
+    )
+
+
 def test_an_encoder_gets_a_head_and_the_run_says_so(finished, text_folder, tmp_path, capsys):
     init = shutil.copytree(finished / "scratch-conventional", tmp_path / "init")
     tensors = load_file(init / "model.safetensors")
