@@ -130,8 +130,8 @@ class Checkpoints:
         place = self._folder / str(number)
         if (place / DIGESTS_FILE).read_bytes() != _digests(place):
             raise DamagedError("its bytes are not those that were saved")
-        metadata: Any = ocp.metadata(place).custom_metadata
-        return ocp.load(place, jax.tree.map(_abstract, like)), _history(metadata["history"])
+        metadata: Any = ocp.metadata(str(place)).custom_metadata
+        return ocp.load(str(place), jax.tree.map(_abstract, like)), _history(metadata["history"])
 
     def due(self, upcoming_seconds: float) -> bool:
         """Return whether `upcoming_seconds` more of work and then a save would exceed `save_every`."""
@@ -152,7 +152,7 @@ class Checkpoints:
         temporary = place.with_suffix(TEMPORARY)
         try:
             if number not in self.numbers:  # else nothing has happened since it was restored
-                ocp.save(temporary, state, custom_metadata=metadata)
+                ocp.save(str(temporary), state, custom_metadata=metadata)
                 (temporary / DIGESTS_FILE).write_bytes(_digests(temporary))
                 temporary.rename(place)
             for other in set(self.numbers) - {number, _number_of_best(history)}:
