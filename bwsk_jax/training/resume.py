@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def check_own_files(root: Path) -> None:
     """Raise `ForeignFileError` if `root` holds a model card or results that this program did not write."""
     for name, is_own in ((CARD_FILE, is_own_card), (GATHERED_FILE, is_own_gathering)):
         file = root / name
-        if file.exists() and not is_own(file):
+        if os.path.lexists(file) and not (file.is_file() and is_own(file)):
             raise ForeignFileError(
                 f"--out {root}: its {name} was not written by this program and would be replaced: "
                 "give another --out, or move the file away"

@@ -39,6 +39,14 @@ def test_somebody_else_s_file_is_refused_and_kept(text_folder, tmp_path, capsys,
     assert contents(tmp_path) == {file: content}
 
 
+def test_a_foreign_link_is_refused_and_kept(text_folder, tmp_path, capsys):
+    (tmp_path / "README.md").symlink_to("elsewhere")
+    with pytest.raises(SystemExit) as ended:
+        main(["--variant", VARIANT, "--dataset", text_folder, "--out", str(tmp_path), *FLAGS])
+    assert ended.value.code == 2 and (tmp_path / "README.md").is_symlink()
+    assert "README.md was not written by this program" in capsys.readouterr().err
+
+
 def test_a_finished_run_whose_card_somebody_replaced_is_refused(finished, text_folder, tmp_path, capsys):
     out = shutil.copytree(finished, tmp_path / "out")
     (out / "README.md").write_bytes(CARD)

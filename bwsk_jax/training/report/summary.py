@@ -7,8 +7,8 @@ from bwsk_jax.training.report.loading import loading_snippet, show_loading
 from bwsk_jax.training.setup import Setup
 
 LEARNED_NOTHING = (
-    "On the test split the model is no better than the frequencies of the tokens: it has learned nothing "
-    "beyond them. Train longer, or try another --lr."
+    "On the validation split the model is no better than the frequencies of the tokens: it has learned "
+    "nothing beyond them. Train longer, or try another --lr."
 )
 
 
@@ -32,7 +32,7 @@ def print_summary(setup: Setup, results: dict[str, Any]) -> None:
     print(f"\n{setup.variant.name}, {setup.model_slug}, exported to {setup.folder}")
     for name, value in rows.items():
         print(f"  {name:<{width}}  {value}")
-    if results["test_metric"] >= results["test_unigram_perplexity"]:
+    if results["final_val_metric"] >= results["final_val_unigram_perplexity"]:
         print(f"  {LEARNED_NOTHING}")
     print(f"\n{show_loading(setup.folder, setup.tokenizer.decode(setup.validation.tokens_wt[0]))}")
     print(f"\n{loading_snippet(str(setup.root), setup.variant.name)}")

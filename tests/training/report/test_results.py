@@ -81,13 +81,13 @@ def test_root_gathers_the_variants(finished):
     assert (finished / "scratch-reversible" / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(("test_metric", "said"), [(1e6, True), (1.5, False)])
+@pytest.mark.parametrize(("validation", "said"), [(1e6, True), (1.5, False)])
 def test_a_model_that_is_no_better_than_frequencies_is_said_to_be(
-    finished, text_folder, tmp_path, capsys, test_metric, said
+    finished, text_folder, tmp_path, capsys, validation, said
 ):
     out = shutil.copytree(finished, tmp_path / "out")
     file = out / "scratch-conventional" / "training_results.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"test_metric": test_metric}))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"final_val_metric": validation}))
     main(["--variant", "scratch-conventional", "--dataset", text_folder, "--out", str(out), *FLAGS])
     assert ("no better than the frequencies of the tokens" in capsys.readouterr().out) is said
 
