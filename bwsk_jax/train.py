@@ -6,10 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from bwsk_jax import PlanError
 from bwsk_jax.errors import UserError
-from bwsk_jax.training.command_line import parse
-from bwsk_jax.training.flags import Flags
 from bwsk_jax.training.loop.interruption import Interruption, RunInterruptedError
 
 
@@ -24,7 +21,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     try:
         with Interruption() as interruption:
-            _train(parse(args), interruption)
+            _train(args, interruption)
     except UserError as mistake:
         _quit(mistake, status=2)
     except RunInterruptedError as ended:
@@ -32,18 +29,28 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(ended.exit_status)
 
 
-def _train(flags: Flags, interruption: Interruption) -> None:
+def _train(args: Sequence[str] | None, interruption: Interruption) -> None:
+    # Everything else is imported where a signal is answered, and what is slow after the flags are known to be
+    # right and these variables are set.
+    from bwsk_jax.training.command_line import parse
+
+    flags = parse(args)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     # Not to be told that there is no PyTorch: none is needed.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    # What is slow to import comes after the flags are known to be right, and after these variables are set.
+    from bwsk_jax import PlanError
     from bwsk_jax.training.device import select_device
     from bwsk_jax.training.dry_run import dry_run
     from bwsk_jax.training.loop.fit import DivergedError
     from bwsk_jax.training.memory import fit_memory
     from bwsk_jax.training.report.summary import print_summary
     from bwsk_jax.training.resolve import prepare
-    from bwsk_jax.training.resume import check_same_run, finished_results, with_recorded_limit
+    from bwsk_jax.training.resume import (
+        check_own_files,
+        check_same_run,
+        finished_results,
+        with_recorded_limit,
+    )
     from bwsk_jax.training.run import gather, run
 
     try:
@@ -51,6 +58,7 @@ def _train(flags: Flags, interruption: Interruption) -> None:
         if flags.dry_run:
             return print(json.dumps(dry_run(flags), indent=2))
         setup = prepare(flags)
+        check_own_files(setup.root)
         check_same_run(setup)
         results = finished_results(setup)
         if results is None:

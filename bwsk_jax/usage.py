@@ -3,6 +3,8 @@
 import contextlib
 import io
 import itertools
+import re
+import typing
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -13,6 +15,14 @@ from bwsk_jax.errors import UserError
 __all__ = ["UsageError", "parse"]
 
 Flags = TypeVar("Flags")
+TYPE_NAMES = {
+    str: "a string",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
+WRONG_TYPE = re.compile(r"Error parsing --(?P<flag>[\w-]+): .*'(?P<value>.*)'")
 
 
 class UsageError(UserError):
@@ -33,7 +43,20 @@ def parse(flags: type[Flags], args: Sequence[str] | None, **options: Any) -> Fla
     except SystemExit as ended:
         if not ended.code:
             raise
-        raise UsageError(_in_one_line(said.getvalue())) from None
+        message = _in_one_line(said.getvalue())
+        raise UsageError(_wrong_type(flags, message) or message) from None
+
+
+def _wrong_type(flags: type, message: str) -> str | None:
+    """Return which type a flag must have if `message` says that its value has another, else None.
+
+    >>> _wrong_type(type("Flags", (), {"__annotations__": {"n": int | None}}), "Error parsing --n: no 'x'.")
+    '--n x must be an integer'
+    """
+    found = WRONG_TYPE.match(message)
+    hint = found and typing.get_type_hints(flags).get(found["flag"].replace("-", "_"))
+    kinds = [TYPE_NAMES[kind] for kind in typing.get_args(hint) or (hint,) if kind in (int, float)]
+    return f"--{found['flag']} {found['value']} must be {kinds[0]}" if found and kinds else None
 
 
 def _in_one_line(message: str) -> str:

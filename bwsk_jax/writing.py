@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,13 +37,32 @@ def replacing(file: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove what `replacing` left beside the file `name`, by default any, because it was killed.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in (".a.txt.12.tmp", ".b.txt.12.tmp", "a.txt"):
+    ...         Path(folder, name).touch()
+    ...     remove_leftovers(Path(folder), "a.txt")
+    ...     sorted(os.listdir(folder))
+    ['.b.txt.12.tmp', 'a.txt']
+    """
+    for leftover in folder.glob(f".{name}.*.tmp"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
 def check_writable(folder: Path) -> None:
     """Raise `OSError` if no file can be created in `folder`, or in the nearest folder above it that exists.
 
-    A long run asks this before it starts. The answer comes from creating a file, which is deleted at once:
-    permissions alone say little, because root has them all and a file system may be read-only.
+    A link that leads nowhere exists, and takes no file. A long run asks this before it starts. The answer
+    comes from creating a file, which is deleted at once: permissions alone say little, because root has them
+    all and a file system may be read-only.
     """
     for place in (folder, *folder.parents):
-        if place.exists():
+        if os.path.lexists(place):
             tempfile.TemporaryFile(dir=place).close()
             return

@@ -4,9 +4,10 @@
 
 Each round starts a run of the demo model, kills it with SIGKILL after a random time, gives the same command
 again, and so on until the run finishes. Its loss curve, validation curve, test metric and exported weights
-have to be those of the unbroken run, bit for bit. The moments lie between the end of the set-up and the end
-of the run, so that kills hit saves, validations, exports, the test and the report as well as steps. The
-script prints one line per round and a total, and ends with status 1 if anything differs.
+have to be those of the unbroken run, bit for bit, and no other files may be left. The moments lie between the
+end of the set-up and the end of the run, so that kills hit saves, validations, exports, the test and the
+report as well as steps. The script prints one line per round and a total, and ends with status 1 if anything
+differs.
 """
 
 import json
@@ -110,10 +111,17 @@ def newest_checkpoint(out: Path) -> int:
     return max((int(path.name) for path in found if path.name.isdigit()), default=0)
 
 
-def outcome(out: Path) -> tuple[dict, bytes]:
-    """Return what has to be the same as without kills: curves, metrics and weights."""
+def outcome(out: Path) -> tuple[dict, bytes, set[str]]:
+    """Return what has to be the same as without kills: curves, metrics, weights, and the names of files."""
     results = json.loads((out / VARIANT / "training_results.json").read_text())
-    return {name: results[name] for name in COMPARED}, (out / VARIANT / "model.safetensors").read_bytes()
+    compared = {name: results[name] for name in COMPARED}
+    return compared, (out / VARIANT / "model.safetensors").read_bytes(), files(out)
+
+
+def files(out: Path) -> set[str]:
+    """Return what lies in `out`. Inside a checkpoint, Orbax draws the names at random."""
+    checkpoints = out / VARIANT / CHECKPOINT_FOLDER
+    return {str(path.relative_to(out)) for path in out.rglob("*") if checkpoints not in path.parents[1:]}
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ import pytest
 import tyro
 
 import bwsk_jax
-from bwsk_jax import bert, train, usage
+from bwsk_jax import bert, usage
 from bwsk_jax.inspection.options import Options
+from bwsk_jax.training import command_line
 from tests.support.bert_models import TINY
 
 ROOT = Path(__file__).parents[1]
@@ -116,11 +117,11 @@ def understood(words):
             pass
         case ["python", "-m", "bwsk_jax.train", "--help"]:
             with pytest.raises(SystemExit, match="0"):
-                train.parse(["--help"])
+                command_line.parse(["--help"])
         case ["python", "-m", "bwsk_jax.train", "--config", _, *flags]:
-            train.parse(flags)
+            command_line.parse(flags)
         case ["python", "-m", "bwsk_jax.train", *flags]:
-            train.parse(flags)
+            command_line.parse(flags)
         case ["python", "-m", "experiments.families"]:
             assert importlib.util.find_spec("experiments.families.__main__")
         case ["python", "scripts/inspect_jaxpr.py", *flags]:

@@ -10,6 +10,7 @@ from bwsk_jax.bert.abstract import abstract_encoder, classify_training
 from bwsk_jax.bert.config import PRESETS, BertConfig, BertConfigError
 from bwsk_jax.bert.huggingface import (
     CheckpointError,
+    holds_model,
     load_config,
     load_for_finetuning,
     load_pretrained,
@@ -29,6 +30,7 @@ __all__ = [
     "classify_training",
     "encode",
     "forward",
+    "holds_model",
     "init_params",
     "layer_body",
     "load_config",

@@ -149,7 +149,8 @@ def import_tensors(config: BertConfig, tensors: Mapping[str, np.ndarray]) -> Par
     The prefix that a wrapper puts before the names is removed.
 
     Raises:
-        CheckpointError: tensors are missing, unexpected, of another shape, or not floats; all are named.
+        CheckpointError: tensors are missing, unexpected, of another shape, no floats, or not finite; all are
+            named.
     """
     slots = layout(config)
     tensors, faults = _canonical(tensors)
@@ -163,9 +164,12 @@ def import_tensors(config: BertConfig, tensors: Mapping[str, np.ndarray]) -> Par
             faults.append(f"type: {name} is {tensor.dtype}, expected floats")
     _raise_all(faults, "tensors and config.json disagree")
 
+    tensors = {name: tensors[name].astype(np.float32) for name in slots}
+    _raise_all([name for name in slots if not np.isfinite(tensors[name]).all()], "NaN or infinity is stored")
+
     leaves: dict[tuple[str, ...], list[np.ndarray]] = {}
     for name, slot in slots.items():
-        tensor = tensors[name].astype(np.float32)
+        tensor = tensors[name]
         leaves.setdefault(slot.path, []).append(tensor.T if slot.transposed else tensor)
     params: Params = {}
     for path, values in leaves.items():
@@ -311,6 +315,11 @@ def _import_folder(folder: Path, config: BertConfig, tensors: dict[str, np.ndarr
         return import_tensors(config, tensors)
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from None
+
+
+def holds_model(folder: str | os.PathLike[str]) -> bool:
+    """Return whether both files that ``save_pretrained`` writes are in ``folder``."""
+    return all((Path(folder) / name).is_file() for name in (WEIGHTS_FILE, CONFIG_FILE))
 
 
 def save_pretrained(folder: str | os.PathLike[str], config: BertConfig, params: Params) -> None:

@@ -100,7 +100,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | os.PathLike
     fresh.backend_tokenizer.no_truncation()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".tokenizer-", dir=folder) as beside:
+    with tempfile.TemporaryDirectory(prefix=".tokenizer.", suffix=".tmp", dir=folder) as beside:
         try:
             fresh.save_pretrained(beside)
         # The Rust library raises bare exceptions.

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import jax.numpy as jnp
+
 from bwsk_jax import Plan, Report, bert
 from bwsk_jax.inspection.differences import explanation
 from bwsk_jax.inspection.document import document
@@ -115,7 +117,8 @@ def _subject(options: Options) -> Subject:
         raise SubjectError(f"--preset {options.preset} is none of {', '.join(RECIPES)}")
     batch_size = options.batch_size or recipe.batch_size
     seq_len = options.seq_len or min(recipe.seq_len, config.max_position_embeddings)
-    return subject_of_bert(name, config, batch_size, seq_len, DTYPES[options.precision or "float32"])
+    dtype = getattr(jnp, DTYPES[options.precision or "float32"])
+    return subject_of_bert(name, config, batch_size, seq_len, dtype)
 
 
 def _text(options: Options, subject: Subject, strict: Report, reference: Report, plan: Plan | None) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +30,17 @@ def parse(args: Sequence[str] | None) -> Flags:
     """
     given = _parse(args, _CommandLine())
     if given.config is not None:
+        _check("config", given.config)
         given = _parse(args, _CommandLine(**read_flags(given.config)))
     values = {field.name: getattr(given, field.name) for field in dataclasses.fields(Flags)}
     for name, value in values.items():
-        if fault := value_fault(name, value):
-            raise FlagError(f"--{name.replace('_', '-')} {value} {fault}")
+        _check(name, value)
     return Flags(**values)
+
+
+def _check(name: str, value: Any) -> None:
+    if fault := value_fault(name, value):
+        raise FlagError(f"--{name.replace('_', '-')} {shlex.quote(str(value))} {fault}")
 
 
 def _parse(args: Sequence[str] | None, default: _CommandLine) -> _CommandLine:

@@ -2,19 +2,20 @@
 
 import difflib
 import math
+import os
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import jax.numpy as jnp
 import tyro
 
 from bwsk_jax.errors import UserError
+from bwsk_jax.usage import TYPE_NAMES
 from bwsk_jax.variants import UnknownVariantError, find_variant
 
-DTYPES = {"float32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}
-"""What the model computes in, by the name that `--precision` has for it."""
+DTYPES = {"float32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""JAX's name of what the model computes in, by the name that `--precision` has for it."""
 CHOICES = {
     "preset": ("demo", "mini", "base"),
     "precision": tuple(DTYPES),
@@ -98,12 +99,17 @@ NOT_NEGATIVE = ("max_overhead", "save_every", "seed")
 # JAX takes a seed as a signed integer of 64 bits.
 LIMITS = {"seed": 2**63}
 TYPES = {name: typing.get_args(hint) or (hint,) for name, hint in typing.get_type_hints(Flags).items()}
-TYPE_NAMES = {
-    str: "a string",
-    int: "an integer",
-    float: "a number",
-    bool: "true or false",
-    type(None): "null",
+PATHS = ("dataset", "tokenizer", "init", "out", "log_dir", "config")
+# What transformers and its examples call a flag.
+OTHER_NAMES = {
+    "learning_rate": "lr",
+    "per_device_train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "grad_accum",
+    "num_train_epochs": "epochs",
+    "max_seq_length": "seq_len",
+    "model_name_or_path": "init",
+    "output_dir": "out",
+    "logging_dir": "log_dir",
 }
 
 
@@ -136,6 +142,10 @@ def value_fault(name: str, value: Any) -> str | None:
     """
     if value is None:
         return None
+    if value == "":
+        return "is empty: give a value, or leave it out"
+    if name in PATHS and value.startswith("~"):
+        return f"begins with a ~ that no shell has replaced: give {os.path.expanduser(value)}"
     if name in CHOICES and value not in CHOICES[name]:
         return f"is not one of {', '.join(CHOICES[name])}: did you mean {nearest(value, CHOICES[name])!r}?"
     if name in POSITIVE and not value > 0:
@@ -155,6 +165,12 @@ def value_fault(name: str, value: Any) -> str | None:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Return the one of `names` that is spelt most like `name`."""
+    """Return the one of `names` that is spelt most like `name`, or that transformers calls so.
+
+    >>> nearest("epoch", TYPES), nearest("learning_rate", TYPES)
+    ('epochs', 'lr')
+    """
+    if name in OTHER_NAMES:
+        return OTHER_NAMES[name]
     (closest,) = difflib.get_close_matches(name, list(names), n=1, cutoff=0.0)
     return closest

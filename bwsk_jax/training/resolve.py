@@ -6,6 +6,7 @@ files: see `bwsk_jax.training.data.sources`.
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ from bwsk_jax.writing import check_writable
 MOST_STEPS = 2**31 - 1
 # Word embeddings are often padded to a multiple of one of these, because it is faster.
 PADDED_TO = (8, 16, 32, 64, 128)
+# Rows of a vocabulary that are there to be given to words.
+UNUSED = "[unused"
 # Where the tokenizer is not at hand: that of bert-base-uncased. Memory does not depend on it.
 ASSUMED_MASK_ID = 103
 # Where the text is not at hand. Memory does not depend on it.
@@ -158,12 +161,13 @@ def _check(flags: Flags, variant: Variant) -> None:
         raise FlagError(
             f"{variant.name} starts from random parameters: drop --init, or use a finetune variant"
         )
+    for name in ("dataset", "tokenizer", "init"):
+        value = getattr(flags, name)
+        if value is not None and os.path.islink(value) and not os.path.exists(value):
+            raise FlagError(f"--{name} {value} is a link that leads nowhere: give what it should lead to")
     for flag, folder in (("--out", flags.out), ("--log-dir", flags.log_dir)):
         if folder is not None:
             _check_writable(flag, Path(folder), variant)
-    card = Path(flags.out, "README.md")
-    if card.is_file() and not card.read_bytes().startswith(b"---\n"):
-        raise FlagError(f"--out {flags.out}: its README.md is no model card and would be overwritten")
 
 
 def _check_writable(flag: str, root: Path, variant: Variant) -> None:
@@ -171,7 +175,7 @@ def _check_writable(flag: str, root: Path, variant: Variant) -> None:
         check_writable(root)
         check_writable(root / variant.name)
     except OSError as error:
-        raise FlagError(f"{flag} {root} cannot be written: {error.strerror}") from None
+        raise FlagError(f"{flag} {root} cannot be written: {error.strerror}: give another folder") from None
 
 
 def _check_fit(fit: str, variant: Variant) -> None:
@@ -233,7 +237,28 @@ def _model_config(flags: Flags, recipe: Recipe, init: Path | None, tokenizer: An
         raise FlagError(
             f"--seq-len {recipe.seq_len} is beyond the model's {config.max_position_embeddings} positions"
         )
+    if init is not None and tokenizer is not None and flags.tokenizer != flags.init:
+        _check_same_words(flags, init, tokenizer)
     return config
+
+
+def _check_same_words(flags: Flags, init: Path, tokenizer: Any) -> None:
+    """Raise `FlagError` if the folder of the model has a tokenizer to which the ids are other words."""
+    try:
+        own = bert.load_tokenizer(init).get_vocab()
+    except bert.TokenizerError:
+        return
+    words = {row: word for word, row in tokenizer.get_vocab().items()}
+    others = [
+        f"{row} is {word!r} there, {words[row]!r} here"
+        for word, row in sorted(own.items(), key=lambda entry: entry[1])
+        if words.get(row, word) != word and not word.startswith(UNUSED)
+    ]
+    if others:
+        raise FlagError(
+            f"--tokenizer {flags.tokenizer} has other words than the model in {flags.init}, {len(others)} in "
+            f"all ({others[0]}): leave --tokenizer out"
+        )
 
 
 def _cut_train_windows(tokens: np.ndarray, recipe: Recipe) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Whether a folder holds the same run, an unfinished one to go on with, or another one.
+"""Whether a folder holds the same run, an unfinished one to go on with, another run, or foreign files.
 
 Each run leaves its flags in options.json, with everything filled in that the preset or another flag decided,
 so that nothing else is ever trained into its folder.
@@ -8,15 +8,24 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
+from bwsk_jax import bert
 from bwsk_jax.errors import UserError
 from bwsk_jax.training.flags import Flags
 from bwsk_jax.training.loop.checkpoints import has_checkpoint
 from bwsk_jax.training.memory import limited
 from bwsk_jax.training.recipe import IN_RECIPE
-from bwsk_jax.training.report.results import RESULTS_FILE, read_results, write_json
+from bwsk_jax.training.report.card import CARD_FILE, is_own_card
+from bwsk_jax.training.report.results import (
+    GATHERED_FILE,
+    RESULTS_FILE,
+    is_own_gathering,
+    read_results,
+    write_json,
+)
 from bwsk_jax.training.setup import Setup
 
 FLAGS_FILE = "options.json"
@@ -29,6 +38,10 @@ WORK = (RESULTS_FILE, "model.safetensors")
 
 class OtherRunError(UserError):
     """The output folder holds the work of a run with other flags or another text."""
+
+
+class ForeignFileError(UserError):
+    """The output folder holds a file that would be replaced, but that this program did not write."""
 
 
 def resolved_flags(setup: Setup) -> dict[str, Any]:
@@ -52,6 +65,17 @@ def save_flags(setup: Setup) -> None:
     fitted = {} if setup.flags.fit is None else {FITTED: setup.flags.max_bytes}
     beside = fitted | {TEXT: _text_digest(setup)}
     write_json(resolved_flags(setup) | beside, setup.folder / FLAGS_FILE)
+
+
+def check_own_files(root: Path) -> None:
+    """Raise `ForeignFileError` if `root` holds a model card or results that this program did not write."""
+    for name, is_own in ((CARD_FILE, is_own_card), (GATHERED_FILE, is_own_gathering)):
+        file = root / name
+        if os.path.lexists(file) and not (file.is_file() and is_own(file)):
+            raise ForeignFileError(
+                f"--out {root}: its {name} was not written by this program and would be replaced: "
+                "give another --out, or move the file away"
+            )
 
 
 def check_same_run(setup: Setup) -> None:
@@ -87,21 +111,31 @@ def with_recorded_limit(setup: Setup) -> Setup:
 
 
 def finished_results(setup: Setup) -> dict[str, Any] | None:
-    """Return the results in the variant's folder if its run is finished, else None. Raises `ResultsError`."""
+    """Return the results in the variant's folder if its run is finished, else None. Raises `ResultsError`.
+
+    Without its model a run is not finished.
+    """
     file = setup.folder / RESULTS_FILE
-    return read_results(file) if file.is_file() else None
+    return read_results(file) if file.is_file() and bert.holds_model(setup.folder) else None
 
 
 def _saved_flags(folder: Path) -> dict[str, Any] | None:
-    """Return what `save_flags` wrote for the work in `folder`, None if there is no work."""
-    if not has_checkpoint(folder) and not any((folder / name).exists() for name in WORK):
+    """Return what `save_flags` wrote for the work in `folder`, None if there is no work.
+
+    The flags are the first file of a run. Files without them, hidden ones aside, are somebody else's.
+    """
+    if not any(not file.name.startswith(".") for file in folder.glob("*")):
         return None
     try:
-        return json.loads((folder / FLAGS_FILE).read_text("utf-8"))
+        saved = json.loads((folder / FLAGS_FILE).read_text("utf-8"))
     except FileNotFoundError:
-        raise OtherRunError(f"{folder} holds a run without {FLAGS_FILE}: {ADVICE}") from None
+        raise OtherRunError(f"{folder} holds files, but no {FLAGS_FILE} of a run: {ADVICE}") from None
     except ValueError as fault:
         raise OtherRunError(f"{folder / FLAGS_FILE} is damaged ({fault}): {ADVICE}") from None
+    if not isinstance(saved, dict) or TEXT not in saved:
+        raise OtherRunError(f"{folder / FLAGS_FILE} was not written by this program: {ADVICE}")
+    has_work = has_checkpoint(folder) or any((folder / name).exists() for name in WORK)
+    return saved if has_work else None
 
 
 def _shown(value: Any) -> str:

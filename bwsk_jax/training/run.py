@@ -1,6 +1,7 @@
 """One run: compile, train, test, export, report. The table of contents of training."""
 
 import contextlib
+import sys
 import time
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 
 from bwsk_jax import bert
+from bwsk_jax.locking import locked
 from bwsk_jax.training.loop.callbacks import Callbacks
 from bwsk_jax.training.loop.checkpoints import Checkpoints
 from bwsk_jax.training.loop.event_log import EventLog, TrainingEvents
@@ -15,9 +17,10 @@ from bwsk_jax.training.loop.fit import Epochs, Hooks, fit
 from bwsk_jax.training.loop.history import History
 from bwsk_jax.training.loop.interruption import Interruption
 from bwsk_jax.training.progress import Progress
-from bwsk_jax.training.report.card import write_model_card
+from bwsk_jax.training.report.card import CARD_FILE, write_model_card
 from bwsk_jax.training.report.metrics import final_metrics, make_evaluator
 from bwsk_jax.training.report.results import (
+    GATHERED_FILE,
     RESULTS_FILE,
     Outcome,
     gather_results,
@@ -29,6 +32,10 @@ from bwsk_jax.training.resume import save_flags
 from bwsk_jax.training.setup import Setup
 from bwsk_jax.training.step.optimizer import learning_rate_schedule
 from bwsk_jax.training.step.train_step import initial_state
+from bwsk_jax.writing import remove_leftovers
+
+# Two variants may be trained side by side; what one of them gathers takes less than a second.
+SECONDS_TO_GATHER = 30.0
 
 
 def run(setup: Setup, interruption: Interruption) -> dict[str, Any]:
@@ -37,11 +44,19 @@ def run(setup: Setup, interruption: Interruption) -> dict[str, Any]:
     From the first validation on, the variant's folder holds the best parameters so far, ready to be loaded.
     Its training_results.json appears when all is done. If an earlier session began the run, it goes on.
 
-    Raises `OSError` if something cannot be written, as on a full disk, and `RunInterruptedError`. What was
-    saved before is whole in both cases.
+    Raises `InUseError` if another process does the same. Raises `OSError` if something cannot be written, as
+    on a full disk, and `RunInterruptedError`; what was saved before is whole in both cases.
     """
     started = time.perf_counter()
     setup.folder.mkdir(parents=True, exist_ok=True)
+    with locked(setup.folder):
+        results = _run(setup, interruption, started)
+    gather(setup, results)
+    return results
+
+
+def _run(setup: Setup, interruption: Interruption, started: float) -> dict[str, Any]:
+    remove_leftovers(setup.folder)
     save_flags(setup)
     bert.save_tokenizer(setup.tokenizer, setup.folder)
 
@@ -55,14 +70,16 @@ def run(setup: Setup, interruption: Interruption) -> dict[str, Any]:
     if setup.log_folder is not None:
         with EventLog(setup.log_folder, first=history.total_steps + 1) as log:
             log.log(history.total_steps, {f"test/{final.name}": final.test})
-    gather(setup, results)
     return results
 
 
 def gather(setup: Setup, results: dict[str, Any]) -> None:
     """Write what the output folder says of all its variants."""
-    write_json(gather_results(setup.root, results), setup.root / "results.json")
-    write_model_card(setup.root)
+    with locked(setup.root, SECONDS_TO_GATHER):
+        remove_leftovers(setup.root, GATHERED_FILE)
+        remove_leftovers(setup.root, CARD_FILE)
+        write_json(gather_results(setup.root, results), setup.root / GATHERED_FILE)
+        write_model_card(setup.root)
 
 
 def _train(setup: Setup, interruption: Interruption) -> tuple[History, float, int]:
@@ -80,6 +97,10 @@ def _train(setup: Setup, interruption: Interruption) -> tuple[History, float, in
             for leaf in jax.tree.leaves(state):
                 leaf.delete()  # `setup` refers to these arrays, and now no step will donate them
             state, history = restored
+            if history.val_curve and not bert.holds_model(setup.folder):
+                best = checkpoints.best(state, history)
+                bert.save_pretrained(setup.folder, setup.config, best.params)
+                print(f"note: the model in {setup.folder} was gone; it is exported again", file=sys.stderr)
             print(f"resuming after step {history.total_steps}/{setup.total_steps}", flush=True)
         earlier_seconds = history.seconds
         tokens_per_step = setup.recipe.tokens_per_step

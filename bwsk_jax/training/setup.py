@@ -46,7 +46,7 @@ class StepSetup:
     @property
     def dtype(self) -> Any:
         """What the model computes in."""
-        return DTYPES[self.flags.precision]
+        return getattr(jnp, DTYPES[self.flags.precision])
 
     @property
     def peak_lr(self) -> float:

@@ -36,6 +36,8 @@ def test_flag_over_file_over_default(written):
     ("flags", "message"),
     [
         ({"batchsize": 3}, "unknown key 'batchsize': did you mean 'batch_size'?"),
+        ({"learning_rate": 1e-3}, "unknown key 'learning_rate': did you mean 'lr'?"),
+        ({"out": "~/x"}, 'out "~/x" begins with a ~'),
         ({"config": "other.json"}, "unknown key 'config'"),
         ({"batch_size": "3"}, 'batch_size "3" must be an integer or null'),
         ({"batch_size": 3.5}, "batch_size 3.5 must be an integer or null"),

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import socket
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -144,7 +145,7 @@ def test_a_model_needs_its_configuration_only(dry, uncompiled, model_folder, tex
 
 
 def test_a_model_in_the_cache_is_found_by_its_name(dry, uncompiled, monkeypatch, model_folder):
-    monkeypatch.setattr(sources, "cached_folder", lambda name, files: model_folder)
+    monkeypatch.setattr(sources, "cached_folder", lambda name, files: Path(model_folder))
     flags = ["--variant", "finetune-conventional", "--init", "some/bert", "--dataset", "some/text", *STEPS]
     named, notes = dry(*flags)
     local, _ = dry(*flags[:2], "--init", model_folder, *flags[4:])

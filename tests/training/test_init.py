@@ -49,6 +49,13 @@ def edit_config(**values):
     return spoil
 
 
+def store_nan(folder):
+    tensors = load_file(folder / "model.safetensors")
+    for name in ("bert.embeddings.LayerNorm.bias", "cls.predictions.bias"):
+        tensors[name].flat[1] = float("nan")
+    save_file(tensors, folder / "model.safetensors")
+
+
 def cut(folder):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -57,6 +64,10 @@ def cut(folder):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (
+            store_nan,
+            "NaN or infinity is stored in 2 places: bert.embeddings.LayerNorm.bias; cls.predictions.bias",
+        ),
         (cut, "model.safetensors cannot be read as safetensors"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"no"), "cannot be read as safetensors"),
         (lambda folder: (folder / "model.safetensors").unlink(), "has neither model.safetensors nor"),
@@ -81,6 +92,17 @@ def test_a_vocabulary_much_smaller_than_the_model_is_refused(damaged, tmp_path):
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe\n")
     line = damaged(lambda folder: None, "--tokenizer", str(tmp_path / "vocab.txt"))
     assert "has 6 pieces, but the model in" in line
+
+
+def test_a_vocabulary_of_other_words_is_refused(damaged, tmp_path):
+    def swap(folder):
+        words = sorted(bert.load_tokenizer(folder).get_vocab().items(), key=lambda entry: entry[1])
+        (tmp_path / "vocab.txt").write_text("\n".join(word for word, _ in [*words[:5], *words[:4:-1]]))
+
+    line = damaged(swap, "--tokenizer", str(tmp_path / "vocab.txt"))
+    assert (
+        "has other words than the model in" in line and "(5 is " in line and "leave --tokenizer out" in line
+    )
 
 
 def test_an_encoder_gets_a_head_and_the_run_says_so(finished, text_folder, tmp_path, capsys):

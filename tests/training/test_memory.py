@@ -145,8 +145,8 @@ def test_a_run_resumes_with_the_plan_it_began_with(train, monkeypatch, tmp_path)
     monkeypatch.setattr(StepSetup, "peak_bytes", lambda self: 1000)
     save = Checkpoints.save
 
-    def save_and_die(self, state, history, *, improved):
-        save(self, state, history, improved=improved)
+    def save_and_die(self, state, history):
+        save(self, state, history)
         raise MemoryError
 
     with monkeypatch.context() as patch, pytest.raises(MemoryError):

@@ -1,5 +1,6 @@
 """Mistakes of the user end in one line and exit status 2, and nothing is written."""
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -57,7 +58,21 @@ from bwsk_jax.train import main
         ("--log-dir {file}", "--log-dir {file} cannot be written: Not a directory"),
         ("--out {file}", "--out {file} cannot be written: Not a directory"),
         ("--out {file}/below", "--out {file}/below cannot be written: Not a directory"),
-        ("--out {project}", "is no model card"),
+        ("--dataset ''", "--dataset '' is empty: give a value, or leave it out"),
+        ("--out ''", "--out '' is empty"),
+        ("--config ''", "--config '' is empty"),
+        ("--out '~/x'", "--out '~/x' begins with a ~ that no shell has replaced: give /"),
+        ("--config '~/x'", "--config '~/x' begins with a ~"),
+        ("--out {loop}", "--out {loop} cannot be written: Too many levels of symbolic links: give another"),
+        ("--out {loop}/below", "--out {loop}/below cannot be written: Too many levels of symbolic links"),
+        ("--log-dir {loop}", "--log-dir {loop} cannot be written: Too many levels of symbolic links"),
+        ("--dataset {loop}", "--dataset {loop} is a link that leads nowhere: give what it should lead to"),
+        ("--tokenizer {loop}", "--tokenizer {loop} is a link that leads nowhere"),
+        ("--variant finetune-conventional --init {loop}", "--init {loop} is a link that leads nowhere"),
+        ("--config {loop}", "--config {loop} cannot be read: Too many levels of symbolic links"),
+        ("--variant finetune-conventional --init {file}", "--init {file} is a file: give the folder that"),
+        ("--variant finetune-conventional --init {lora}", "--init {lora} holds a LoRA adapter and no whole"),
+        ("--out {project}", "README.md was not written by this program"),
     ],
 )
 def test_mistakes_end_in_one_line_and_write_nothing(flags, message, text_folder, tmp_path, capsys):
@@ -75,13 +90,16 @@ def test_mistakes_end_in_one_line_and_write_nothing(flags, message, text_folder,
     project.mkdir()
     (project / "README.md").write_text("# A project")
     (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "lora").mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / "lora" / name).write_text("{}")
     before = sorted(tmp_path.rglob("*"))
-    places = {name: tmp_path / name for name in ("short", "empty", "latin", "unreadable", "project", "file")}
-    places["tmp"] = tmp_path
+    places = {path.name: path for path in tmp_path.iterdir()} | {"tmp": tmp_path}
 
     defaults = ["--variant", "scratch-conventional", "--dataset", text_folder, "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as ended:
-        main([*defaults, *flags.format(**places).split()])
+        main([*defaults, *shlex.split(flags.format(**places))])
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and message.format(**places) in line
@@ -93,7 +111,9 @@ def test_mistakes_end_in_one_line_and_write_nothing(flags, message, text_folder,
     [
         ("--batchsize 3", "Unrecognized options: --batchsize, 3 (did you mean --batch-size?)"),
         ("nonsense", "Unrecognized options: nonsense"),
-        ("--seq-len 1.5", "Error parsing --seq-len"),
+        ("--seq-len 1.5", "--seq-len 1.5 must be an integer"),
+        ("--batch-size 2.5", "--batch-size 2.5 must be an integer"),
+        ("--save-every x", "--save-every x must be a number"),
         ("--out", "Missing value for argument '--out'"),
     ],
 )
@@ -112,7 +132,7 @@ def test_help_imports_nothing_slow():
         "import sys; from bwsk_jax.train import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
-        "slow = {'transformers', 'tokenizers', 'datasets', 'orbax', 'matplotlib', 'huggingface_hub'}\n"
+        "slow = {'jax', 'numpy', 'scipy', 'transformers', 'tokenizers', 'datasets', 'orbax', 'matplotlib'}\n"
         "assert not slow & set(sys.modules), slow & set(sys.modules)"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -4,13 +4,18 @@ import os
 import shutil
 import signal
 
+import jax
 import numpy as np
 import pytest
 
+from bwsk_jax import bert
+from bwsk_jax.locking import locked
 from bwsk_jax.train import main
 from bwsk_jax.training.loop.checkpoints import Checkpoints
 from bwsk_jax.training.loop.interruption import STOPPED
 from bwsk_jax.training.progress import Progress, TaskProgress
+from bwsk_jax.training.step.optimizer import make_optimizer
+from bwsk_jax.training.step.train_step import initial_state
 from tests.support.events import read_events
 from tests.support.runs import FLAGS, results
 
@@ -23,8 +28,8 @@ def test_a_run_that_was_cut_short_goes_on_bit_for_bit(finished, text_folder, tmp
     flags += [*FLAGS, "--save-every", "0"]
     save = Checkpoints.save
 
-    def save_and_die(self, state, history, *, improved):
-        save(self, state, history, improved=improved)
+    def save_and_die(self, state, history):
+        save(self, state, history)
         if history.total_steps == 2:
             raise MemoryError
 
@@ -123,6 +128,52 @@ def test_a_finished_run_is_reported_again_and_another_one_refused(finished, text
     assert before == {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
 
 
+@pytest.mark.parametrize("lost", ["model.safetensors", "config.json"])
+def test_a_model_that_is_gone_is_exported_again(finished, text_folder, tmp_path, capsys, lost):
+    """From the best state, though the latest is another one."""
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    folder, latest = out / "scratch-conventional", Checkpoints(out / "scratch-conventional", 60)
+    state, history = latest.restore(like_of(folder))
+    worse = state._replace(params=jax.tree.map(lambda leaf: leaf + 1, state.params))
+    history.val_curve.append((history.total_steps, history.best + 1))
+    latest.save(worse, history)
+    before = (folder / lost).read_bytes()
+    (folder / lost).unlink()
+    for killed in (
+        folder / ".model.safetensors.1.tmp",
+        folder / ".tokenizer.x.tmp" / "t",
+        out / ".README.md.1.tmp",
+    ):
+        killed.parent.mkdir(exist_ok=True)
+        killed.touch()
+    main(["--variant", "scratch-conventional", "--dataset", text_folder, "--out", str(out), *FLAGS])
+    assert (folder / lost).read_bytes() == before
+    assert "it is exported again" in capsys.readouterr().err
+    assert not [path for path in out.rglob("*") if path.name.startswith(".")]
+    for name in ("test_metric", "best_val_metric"):
+        assert results(out, "scratch-conventional")[name] == results(finished, "scratch-conventional")[name]
+
+
+def like_of(folder):
+    """The shapes of the state of the run in `folder`."""
+    _, params = bert.load_pretrained(folder)
+    return initial_state(params, make_optimizer(1e-2, 4))
+
+
+def test_a_second_process_on_the_same_run_is_refused(text_folder, tmp_path, capsys):
+    folder = tmp_path / "scratch-conventional"
+    saving = folder / "checkpoints" / "2.tmp"
+    saving.mkdir(parents=True)
+    (folder / "options.json").write_text('{"text": "digest"}')
+    with locked(folder), pytest.raises(SystemExit) as ended:
+        main(["--variant", folder.name, "--dataset", text_folder, "--out", str(tmp_path), *FLAGS])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{folder} is in use by process {os.getpid()} on " in line
+    assert saving.is_dir() and (folder / "options.json").read_text() == '{"text": "digest"}'
+
+
 def test_changed_text_and_unknown_runs_are_refused(finished, text_folder, tmp_path, capsys):
     copied = tmp_path / "text"
     shutil.copytree(text_folder, copied)
@@ -143,4 +194,4 @@ def test_changed_text_and_unknown_runs_are_refused(finished, text_folder, tmp_pa
     options.write_text("{")
     assert "options.json is damaged" in refused()
     options.unlink()
-    assert "holds a run without options.json" in refused()
+    assert "holds files, but no options.json of a run" in refused()

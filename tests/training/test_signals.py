@@ -28,6 +28,41 @@ COMPILATION = {"module": "jax.stages", "place": "Lowered", "name": "compile", "a
 TEST = {"module": "bwsk_jax", "place": "bert", "name": "load_pretrained", "after": 0}
 
 
+# Runs the command; the import of a module sends it a signal.
+SIGNALLED = """
+import os, sys
+from bwsk_jax.train import main
+class Signals:
+    def find_spec(self, name, *_):
+        if name == {name!r}:
+            os.kill(os.getpid(), {number})
+sys.meta_path.insert(0, Signals())
+main([])
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("tyro", signal.SIGINT),
+        pytest.param("numpy", signal.SIGTERM, marks=pytest.mark.slow),
+        ("jaxlib.xla_client", signal.SIGINT),
+        pytest.param("jax.numpy", signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_while_modules_are_imported_ends_the_run_in_a_line(tmp_path, name, number):
+    ran = subprocess.run(
+        [sys.executable, "-c", SIGNALLED.format(name=name, number=int(number))],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 128 + number, ran.stderr
+    assert ran.stderr.startswith(f"{number.name} outside training: stopped") and ran.stderr.count("\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "number"),

@@ -26,6 +26,7 @@ DEFAULT_DATASET = "Salesforce/wikitext:wikitext-2-raw-v1"
 DEFAULT_MODEL = "google-bert/bert-base-uncased"
 TRAINED = "trained"
 
+ADAPTER_FILE = "adapter_config.json"
 NO_MODEL = "no such folder"
 NO_TOKENIZER = "no such folder or vocab.txt"
 WAYS_OUT = (
@@ -93,7 +94,8 @@ def sources_at_hand(flags: Flags) -> Sources:
 
 def model_folder(init: str) -> Path:
     """Return the folder of the model that `--init` names, with its weights. Raises `SourceError`."""
-    folder = _local("--init", init, MODEL_FILES + TOKENIZER_FILES, NO_MODEL)
+    folder = _local("--init", init, (*MODEL_FILES, ADAPTER_FILE, *TOKENIZER_FILES), NO_MODEL)
+    _check_model(init, folder)
     if not Path(init).exists() and not any(folder.glob("model*.safetensors")):
         raise SourceError(
             f"--init {init}: no safetensors weights in {folder}, and pickles are never fetched or opened. If "
@@ -120,7 +122,21 @@ def _model_at_hand(init: str) -> Path | None:
             f"--init {init}: no such folder, not in the Hub's cache, and a dry run does not ask the Hub; "
             f"{WAYS_OUT.format(name=init)}"
         )
+    if folder is not None:
+        _check_model(init, folder)
     return folder
+
+
+def _check_model(init: str, folder: Path) -> None:
+    """Raise `SourceError` if `folder` is a file, or holds no whole model but what LoRA changes of one."""
+    if folder.is_file():
+        raise SourceError(f"--init {init} is a file: give the folder that holds it and its config.json")
+    if (folder / ADAPTER_FILE).is_file() and not any(folder.glob("model*.safetensors")):
+        raise SourceError(
+            f"--init {init} holds a LoRA adapter and no whole model: merge it into its base with peft, "
+            "AutoPeftModelForMaskedLM.from_pretrained(...).merge_and_unload().save_pretrained(FOLDER), and "
+            "give FOLDER"
+        )
 
 
 def _tokenizer_at_hand(tokenizer: str) -> Path | None:

@@ -1,11 +1,15 @@
-"""Everything that a run needs to go on bit for bit, kept by Orbax: the latest state and the best one.
+"""Everything that a run needs to go on bit for bit, written by Orbax: the latest state and the best one.
 
 Batches, masks and dropout follow from the seed and the step, so that a checkpoint needs no more than the
 training state and the history. A save blocks, because the next step overwrites the state in place, and a save
 in the background would still be reading it.
+
+A checkpoint holds the digests of its own files, in the format of sha256sum. They are verified before anything
+else is read, so that bytes which a disk or a copy has changed cannot lead to other curves.
 """
 
 import functools
+import hashlib
 import logging
 import os
 import re
@@ -16,27 +20,34 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from bwsk_jax.errors import UserError
 from bwsk_jax.training.loop.history import History
 from bwsk_jax.training.step.train_step import TrainState
 
 CHECKPOINT_FOLDER = "checkpoints"
-METRIC = "validation"
+DIGESTS_FILE = "SHA256SUMS"
+TEMPORARY = ".tmp"
+"""Ends the name of a checkpoint that is not complete yet, or no more. Orbax adds something of its own."""
 OS_ERROR_CODE = re.compile(r"os_error_code='(\d+)'")
 
 
 class RestoreError(UserError):
-    """There are checkpoints, but none can be read."""
+    """A checkpoint is needed, and none that could serve can be read."""
 
 
 class SaveError(OSError):
     """A checkpoint that could not be written; those before it are whole."""
 
 
+class DamagedError(ValueError):
+    """A checkpoint does not hold what was saved."""
+
+
 def has_checkpoint(folder: Path) -> bool:
     """Return whether the variant's `folder` holds a complete checkpoint."""
-    return any(path.name.isdigit() for path in (folder / CHECKPOINT_FOLDER).glob("*"))
+    return bool(_numbers(folder / CHECKPOINT_FOLDER))
 
 
 class Checkpoints:
@@ -46,25 +57,10 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, save_every: float):
-        from orbax.checkpoint import v1 as ocp
-
-        self._folder = folder / CHECKPOINT_FOLDER
-        self._remove_stale()  # Orbax's own cleanup may still be at it when its constructor returns
-        _quieten_orbax()
-        policies = ocp.training.preservation_policies
-        best = policies.BestN(
-            get_metric_fn=lambda metrics: metrics[METRIC],
-            reverse=True,
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
         self.save_every = save_every
-        # Orbax's own policies do not match the annotations of its constructor.
-        keywords: dict[str, Any] = {
-            "save_decision_policy": ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            "preservation_policy": policies.AnyPreservationPolicy([policies.LatestN(1), best]),
-        }
-        self._orbax = ocp.training.Checkpointer(str(self._folder.absolute()), **keywords)
+        self._folder = (folder / CHECKPOINT_FOLDER).absolute()
+        self._remove_stale()
+        _quieten_orbax()
         self._saved_at = time.perf_counter()
         self._save_seconds = 0.0
 
@@ -72,81 +68,138 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception) -> None:
-        save_failed = kind is not None and issubclass(kind, SaveError)
-        try:
-            self._orbax.close()
-        except Exception:  # Orbax often repeats why the last save failed, which has been raised before
-            if not save_failed:
-                raise
-        if save_failed:
+        if kind is not None and issubclass(kind, SaveError):
             self._remove_stale()
 
     def _remove_stale(self) -> None:
-        for stale in self._folder.glob("*.orbax-checkpoint-tmp*"):
+        for stale in self._folder.glob("*tmp*"):
             shutil.rmtree(stale)
 
     @property
     def numbers(self) -> list[int]:
         """The checkpoints' names in ascending order: how many steps and validations came before each."""
-        return [checkpoint.step for checkpoint in self._orbax.checkpoints]
+        return _numbers(self._folder)
 
     def restore(self, like: TrainState) -> tuple[TrainState, History] | None:
-        """Return the newest state that can be read, and its history; None if there are no checkpoints.
+        """Return the newest state that is as it was saved, and its history; None if there are no checkpoints.
 
-        `like` has the shapes, types and placement of the state; its values are not read.
-        Raises `RestoreError` if there are checkpoints but none can be read.
+        `like` has the shapes, types and placement of the state; its values are not read. Newer checkpoints,
+        which are damaged, are deleted, and a line on standard error says so.
+
+        Raises `RestoreError` if there are checkpoints but all are damaged.
         """
-        abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like
-        )
-        faults = []
+        faults = {}
         for number in reversed(self.numbers):
             try:
-                metadata: Any = self._orbax.metadata(number).custom_metadata
-                history = _history(metadata["history"])
-                state = self._orbax.load(number, abstract)
+                restored = self._load(number, like)
             except Exception as fault:  # whatever a damaged file makes of Orbax's many layers
-                faults.append(f"{number}: {str(fault).splitlines()[0][:200]}")
+                faults[number] = _reason(fault)
                 continue
-            for newer in self.numbers:
-                if newer > number:  # unreadable, and in the way of the steps to come
-                    self._orbax.delete(newer)
+            for damaged, fault in faults.items():
+                self._delete(damaged)  # it is in the way of the steps to come
+                print(
+                    f"note: checkpoint {damaged} in {self._folder} is damaged ({fault}); going on from the "
+                    f"one before, {number}",
+                    file=sys.stderr,
+                )
             self._saved_at = time.perf_counter()
-            return state, history
+            return restored
         if faults:
             raise RestoreError(
-                f"{self._orbax.directory}: no checkpoint can be read ({'; '.join(faults)}): "
+                f"{self._folder}: no checkpoint can be read ({_listed(faults)}): "
                 "remove the folder to start again"
             )
         return None
+
+    def best(self, like: TrainState, history: History) -> TrainState:
+        """Return, in host memory, the state of the best validation in `history`. Raises `RestoreError`."""
+        number = _number_of_best(history)
+        assert number is not None  # there has been a validation
+        on_host = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
+        try:
+            return self._load(number, on_host)[0]
+        except Exception as fault:
+            raise RestoreError(
+                f"{self._folder}: the best checkpoint cannot be read ({number}: {_reason(fault)}): "
+                "remove the folder to start again"
+            ) from fault
+
+    def _load(self, number: int, like: TrainState) -> tuple[TrainState, History]:
+        from orbax.checkpoint import v1 as ocp
+
+        place = self._folder / str(number)
+        if (place / DIGESTS_FILE).read_bytes() != _digests(place):
+            raise DamagedError("its bytes are not those that were saved")
+        metadata: Any = ocp.metadata(str(place)).custom_metadata
+        return ocp.load(str(place), jax.tree.map(_abstract, like)), _history(metadata["history"])
 
     def due(self, upcoming_seconds: float) -> bool:
         """Return whether `upcoming_seconds` more of work and then a save would exceed `save_every`."""
         unsaved = time.perf_counter() - self._saved_at
         return unsaved + upcoming_seconds + self._save_seconds >= self.save_every
 
-    def save(self, state: TrainState, history: History, *, improved: bool) -> None:
+    def save(self, state: TrainState, history: History) -> None:
         """Write `state` and `history`, and delete checkpoints that are neither the latest nor the best.
 
-        Raises `SaveError` if that fails, as on a full disk. Nothing more can be saved then.
+        Raises `SaveError` if that fails, as on a full disk.
         """
+        from orbax.checkpoint import v1 as ocp
+
         started = time.perf_counter()
+        number = history.total_steps + len(history.val_curve)
+        metadata: Any = {"history": vars(history)}
+        place = self._folder / str(number)
+        temporary = place.with_suffix(TEMPORARY)
         try:
-            saved = self._orbax.save(
-                history.total_steps + len(history.val_curve),
-                state,
-                force=True,
-                metrics={METRIC: history.best} if improved else None,
-                custom_metadata={"history": vars(history)},
-            )
+            if number not in self.numbers:  # else nothing has happened since it was restored
+                ocp.save(str(temporary), state, custom_metadata=metadata)
+                (temporary / DIGESTS_FILE).write_bytes(_digests(temporary))
+                temporary.rename(place)
+            for other in set(self.numbers) - {number, _number_of_best(history)}:
+                self._delete(other)
         except Exception as fault:  # whatever Orbax's many layers make of what the system says
             raise SaveError(
                 f"{self._folder}: step {history.total_steps} could not be saved: {_reason(fault)}"
             ) from fault
-        if not saved:
-            raise RuntimeError(f"Orbax declined to save step {history.total_steps}")
         self._saved_at = started
         self._save_seconds = time.perf_counter() - started
+
+    def _delete(self, number: int) -> None:
+        # Under its own name, a folder that is deleted in part would look like a checkpoint.
+        place = self._folder / str(number)
+        shutil.rmtree(place.rename(place.with_suffix(TEMPORARY)))
+
+
+def _numbers(folder: Path) -> list[int]:
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+
+
+def _number_of_best(history: History) -> int | None:
+    """Return the number of the checkpoint that was saved after the best validation, None before the first."""
+    for count, (step, value) in enumerate(history.val_curve, start=1):
+        if value == history.best:
+            return step + count
+    return None
+
+
+def _abstract(leaf: Any) -> Any:
+    """Return what tells Orbax to load something like `leaf`, which is an array of JAX or of NumPy."""
+    if isinstance(leaf, np.ndarray):
+        return leaf
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _digests(folder: Path) -> bytes:
+    """Return what `sha256sum` would print of the files in `folder`, but for the digests themselves."""
+    lines = []
+    for file in sorted(file for file in folder.rglob("*") if file.is_file() and file.name != DIGESTS_FILE):
+        with file.open("rb") as stream:
+            lines.append(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {file.relative_to(folder)}\n")
+    return "".join(lines).encode()
+
+
+def _listed(faults: dict[int, str]) -> str:
+    return "; ".join(f"{number}: {fault}" for number, fault in faults.items())
 
 
 @functools.cache
@@ -170,7 +223,8 @@ def _reason(fault: Exception) -> str:
     if isinstance(fault, OSError) and fault.strerror:
         return fault.strerror
     code = OS_ERROR_CODE.search(str(fault))
-    return os.strerror(int(code[1])) if code else str(fault).splitlines()[0][:200]
+    lines = str(fault).splitlines() or [type(fault).__name__]
+    return os.strerror(int(code[1])) if code else lines[0][:200]
 
 
 def _history(saved: dict[str, Any]) -> History:

@@ -18,13 +18,13 @@ from bwsk_jax.training.loop.callbacks import Callback
 from bwsk_jax.training.loop.history import History
 from bwsk_jax.training.loop.interruption import Interruption, RunInterruptedError
 from bwsk_jax.training.recipe import Recipe
-from bwsk_jax.training.step.train_step import TrainState
+from bwsk_jax.training.step.train_step import TrainState, all_finite
 
 MAX_SKIPPED_IN_A_ROW = 25
 
 
 class DivergedError(ArithmeticError):
-    """Too many steps in a row were skipped, or a validation is not finite. What was saved stays good."""
+    """Too many steps were skipped, or a validation or the state is not finite. What was saved stays good."""
 
 
 class Checkpointer(Protocol):
@@ -34,8 +34,8 @@ class Checkpointer(Protocol):
         """Return whether to save before `upcoming_seconds` more of work."""
         ...
 
-    def save(self, state: TrainState, history: History, *, improved: bool) -> None:
-        """Save; `improved` says that the last validation is the best so far."""
+    def save(self, state: TrainState, history: History) -> None:
+        """Save, and keep the state of the best validation as well."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ def fit(train_step: Callable, state: TrainState, history: History, epochs: Epoch
     saved when that is due, at each new best, and at the end.
 
     A step whose loss is NaN counts as skipped. Raises `DivergedError` if all steps or `MAX_SKIPPED_IN_A_ROW`
-    in a row are skipped, and if a validation is not finite. Raises `RunInterruptedError`, with all saved,
-    after the step during which a signal came.
+    in a row are skipped, and if a validation or a state that is to be saved is not finite. Raises
+    `RunInterruptedError`, with all saved, after the step during which a signal came.
     """
     try:
         _Fit(train_step, state, history, epochs, hooks).run()
@@ -148,7 +148,7 @@ class _Fit:
             upcoming += self._validation_seconds
         interruption, checkpointer = self._hooks.interruption, self._hooks.checkpointer
         if improved or ends or interruption.signal is not None or checkpointer.due(upcoming):
-            self._save(improved)
+            self._save()
         interruption.answer(f"at step {step}")
         return ends
 
@@ -158,7 +158,7 @@ class _Fit:
         try:
             improved = self._score(step)
         except RunInterruptedError:  # the validation is repeated when the run goes on
-            self._save(improved=False)
+            self._save()
             raise
         now = time.perf_counter()
         self._validation_seconds, self._clock = now - self._clock, now
@@ -202,9 +202,14 @@ class _Fit:
                 f"step {step}: try a smaller --lr"
             )
 
-    def _save(self, improved: bool) -> None:
+    def _save(self) -> None:
         self._fetch()
+        if not all_finite(self._state):
+            raise DivergedError(
+                f"parameters or optimizer are not finite after step {self._history.total_steps}: "
+                "try a smaller --lr"
+            )
         self._history.seconds = time.perf_counter() - self._began
         self._hooks.callback.flush()
-        self._hooks.checkpointer.save(self._state, self._history, improved=improved)
+        self._hooks.checkpointer.save(self._state, self._history)
         self._clock = time.perf_counter()

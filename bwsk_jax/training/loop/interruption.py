@@ -5,10 +5,12 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from importlib.machinery import ExtensionFileLoader
 from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+LOADING_EXTENSIONS = (ExtensionFileLoader.create_module.__code__, ExtensionFileLoader.exec_module.__code__)
 STOPPED = "outside training: stopped; the same command continues from what is saved"
 
 
@@ -28,9 +30,10 @@ class Interruption:
 
     While `noted` is entered too, the first signal is only recorded, in `signal`.
 
-    There are two places in which nothing is raised until they are left. One is JAX: a process whose
-    compilation was broken off crashes at its end. The other is the finalisation of an object, where Python
-    ignores exceptions. Outside the main thread, where Python handles no signals, nothing happens at all.
+    There are three places in which nothing is raised until they are left. One is JAX: a process whose
+    compilation was broken off crashes at its end. Another is the finalisation of an object, where Python
+    ignores exceptions. The third is the import of an extension module, which would end in an `ImportError`
+    instead. Outside the main thread, where Python handles no signals, nothing happens at all.
     """
 
     def __init__(self) -> None:
@@ -84,10 +87,15 @@ class Interruption:
 
 
 def _may_be_left(frame: FrameType | None) -> bool:
-    """Whether an exception may leave `frame`: none of its callers belongs to JAX or finalises an object."""
+    """Whether an exception may leave `frame`: no caller is in one of the places that `Interruption` names.
+
+    The import of JAX itself may be left.
+    """
     while frame is not None:
-        package = frame.f_globals.get("__name__", "").partition(".")[0]
-        if package in ("jax", "weakref") or frame.f_code.co_name == "__del__":
+        package, place = frame.f_globals.get("__name__", "").partition(".")[0], frame.f_code.co_name
+        if place == "__del__" or (package in ("jax", "weakref") and place != "<module>"):
+            return False
+        if frame.f_code in LOADING_EXTENSIONS:
             return False
         frame = frame.f_back
     return True

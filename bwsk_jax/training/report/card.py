@@ -9,9 +9,14 @@ from bwsk_jax.training.report.loading import loading_snippet
 from bwsk_jax.training.report.results import gather_runs
 from bwsk_jax.writing import replacing
 
+CARD_FILE = "README.md"
+MARK = "<!-- Written by bwsk_jax.train, which replaces this file: without this line it refuses to. -->"
+"""By this line a card is known as the program's own."""
 TEMPLATE = """---
 {{ card_data }}
 ---
+
+{{ mark }}
 
 # {{ title }}
 
@@ -79,13 +84,19 @@ def write_model_card(root: Path) -> None:
     card = ModelCard.from_template(
         data,
         template_str=TEMPLATE,
+        mark=MARK,
         title=f"BWSK {slug}",
         tables="\n\n".join(_experiment(runs, experiment) for experiment in _experiments(runs)),
         snippet=loading_snippet("PATH", next(iter(runs))),
         settings=_settings(runs),
     )
-    with replacing(root / "README.md") as beside:
+    with replacing(root / CARD_FILE) as beside:
         card.save(beside)
+
+
+def is_own_card(file: Path) -> bool:
+    """Whether `write_model_card` wrote `file`, so that it may be replaced."""
+    return MARK.encode() in file.read_bytes()
 
 
 def _dataset_id(dataset: str) -> str:

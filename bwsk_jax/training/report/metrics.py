@@ -1,11 +1,13 @@
 """Measure a run's model: quickly during training, and its export by the metric that was asked for."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 
 from bwsk_jax import bert
+from bwsk_jax.training.loop.fit import DivergedError
 from bwsk_jax.training.loop.interruption import Interruption
 from bwsk_jax.training.progress import TaskProgress
 from bwsk_jax.training.setup import Setup
@@ -45,7 +47,10 @@ def make_evaluator(setup: Setup, interruption: Interruption) -> Callable:
 
 
 def final_metrics(setup: Setup, best_validation: float, interruption: Interruption) -> FinalMetrics:
-    """Measure what was exported: the parameters whose validation in training was `best_validation`."""
+    """Measure what was exported: the parameters whose validation in training was `best_validation`.
+
+    Raises `DivergedError` if a measure is not finite.
+    """
     _, params = bert.load_pretrained(setup.folder)
     params = jax.device_put(params)
     evaluate = make_evaluator(setup, interruption)
@@ -53,5 +58,10 @@ def final_metrics(setup: Setup, best_validation: float, interruption: Interrupti
     if name == "exact":
         validation = evaluate(params, setup.final_validation, "exact validation")
     test = evaluate(params, setup.final_test, f"{name} test")
+    for split, value in (("validation", validation), ("test", test)):
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"the {name} pseudo-perplexity on the {split} split is {value}: try a smaller --lr"
+            )
     unigrams = setup.final_validation_unigram, setup.final_test_unigram
     return FinalMetrics(METRIC_NAMES[name], validation, unigrams[0], test, unigrams[1])

@@ -23,6 +23,8 @@ from bwsk_jax.variants import VARIANTS
 from bwsk_jax.writing import replacing
 
 RESULTS_FILE = "training_results.json"
+GATHERED_FILE = "results.json"
+WRITER = "bwsk_jax.train"
 PACKAGES = ("bwsk_jax", "jax", "jaxlib", "flax", "optax", "transformers", "tokenizers", "safetensors")
 TAXONOMIES = ("strict", "reference")
 
@@ -179,7 +181,17 @@ def gather_results(root: Path, latest: dict[str, Any]) -> dict[str, Any]:
         "k_ratio": known("erasure_budget"),
         "runs": runs,
         "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "written_by": WRITER,
     }
+
+
+def is_own_gathering(file: Path) -> bool:
+    """Whether `file` holds what `gather_results` returned, so that it may be replaced."""
+    try:
+        results = json.loads(file.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(results, dict) and results.get("written_by") == WRITER
 
 
 def _device_peak_mb() -> float | None:

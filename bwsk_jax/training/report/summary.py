@@ -6,6 +6,11 @@ from bwsk_jax.training.progress import duration
 from bwsk_jax.training.report.loading import loading_snippet, show_loading
 from bwsk_jax.training.setup import Setup
 
+LEARNED_NOTHING = (
+    "On the validation split the model is no better than the frequencies of the tokens: it has learned "
+    "nothing beyond them. Train longer, or try another --lr."
+)
+
 
 def print_summary(setup: Setup, results: dict[str, Any]) -> None:
     """Print the closing table and how to load what was exported."""
@@ -27,6 +32,8 @@ def print_summary(setup: Setup, results: dict[str, Any]) -> None:
     print(f"\n{setup.variant.name}, {setup.model_slug}, exported to {setup.folder}")
     for name, value in rows.items():
         print(f"  {name:<{width}}  {value}")
+    if results["final_val_metric"] >= results["final_val_unigram_perplexity"]:
+        print(f"  {LEARNED_NOTHING}")
     print(f"\n{show_loading(setup.folder, setup.tokenizer.decode(setup.validation.tokens_wt[0]))}")
     print(f"\n{loading_snippet(str(setup.root), setup.variant.name)}")
 

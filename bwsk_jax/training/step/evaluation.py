@@ -121,7 +121,7 @@ def pseudo_perplexity(
     batch_size: int,
     report: Callable[[int], None] = lambda rows: None,
 ) -> float:
-    """Return exp(mean over the rows of `held_out` of the masked-LM loss).
+    """Return exp(mean over the rows of `held_out` of the masked-LM loss), infinity if that is beyond floats.
 
     The last batch is filled up with the first rows, whose losses are then left out, so that only one shape is
     compiled. After each batch, `report` is told how many rows it had; the device is at most one batch behind.
@@ -132,7 +132,8 @@ def pseudo_perplexity(
         losses.append(window_loss(params, *held_out.batch(rows)))
         losses[-2:][0].block_until_ready()
         report(min(batch_size, held_out.rows - start))
-    return math.exp(np.concatenate(losses)[: held_out.rows].mean(dtype=np.float64))
+    with np.errstate(over="ignore"):
+        return float(np.exp(np.concatenate(losses)[: held_out.rows].mean(dtype=np.float64)))
 
 
 def unigram_perplexity(train_tokens: np.ndarray, held_out: HeldOut, vocab_size: int) -> float:

@@ -34,6 +34,12 @@ def initial_state(params, optimizer: optax.GradientTransformation, *, dtype=jnp.
     return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), loss_scale)
 
 
+@jax.jit
+def all_finite(state: TrainState) -> jax.Array:
+    """Return whether no number in `state` is infinite or NaN."""
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]).all()
+
+
 def make_train_step(
     config: bert.BertConfig,
     optimizer: optax.GradientTransformation,

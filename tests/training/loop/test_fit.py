@@ -25,7 +25,7 @@ class SavesInMemory:
     def due(self, upcoming_seconds):
         return self.step in self.steps
 
-    def save(self, state, history, *, improved):
+    def save(self, state, history):
         self.saved[state.step] = copy.deepcopy(history)
 
 
@@ -39,6 +39,7 @@ def run(
     history=None,
     seen=None,
     interruption=None,
+    train_step=None,
     **recipe,
 ):
     """Fit a step that only counts, on 5 steps an epoch; return the history and the steps kept."""
@@ -55,7 +56,7 @@ def run(
         return state._replace(step=state.step + 1), np.float32(next(losses))
 
     fit(
-        step,
+        train_step or step,
         TrainState(None, None, history.total_steps),
         history,
         Epochs(
@@ -114,6 +115,17 @@ def test_a_run_of_skipped_steps_only_ends_in_an_error():
 def test_a_validation_that_is_not_finite_ends_the_run():
     with pytest.raises(DivergedError, match="validation is nan at step 5"):
         run([math.nan])
+
+
+def test_a_state_that_is_not_finite_is_never_saved():
+    def overflow(state, tokens, key):
+        finite = state.step < 2
+        return TrainState(np.float32(1 if finite else np.inf), None, state.step + 1), np.float32(1)
+
+    saves = SavesInMemory(steps=range(100))
+    with pytest.raises(DivergedError, match="not finite after step 3: try a smaller --lr"):
+        run([], saves=saves, train_step=overflow)
+    assert sorted(saves.saved) == [1, 2]
 
 
 @pytest.mark.parametrize("cut", [3, 5, 7, 12, 14, 15])

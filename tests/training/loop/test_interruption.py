@@ -1,6 +1,9 @@
+import contextlib
+import functools
 import os
 import signal
 import weakref
+from importlib.machinery import ExtensionFileLoader
 
 import jax
 import pytest
@@ -54,7 +57,23 @@ def finalise():
     weakref.finalize(found, interrupt)
 
 
-@pytest.mark.parametrize("within", [lambda: jax.jit(interrupt)(1.0), Interrupting, finalise])
+class InterruptingSpec:
+    origin = "absent.so"
+
+    @functools.cached_property
+    def name(self):
+        return interrupt("absent")
+
+
+def load_an_extension():
+    """As when an extension module imports a module of Python while it is loaded."""
+    with contextlib.suppress(ImportError):
+        ExtensionFileLoader("absent", "absent.so").create_module(InterruptingSpec())
+
+
+@pytest.mark.parametrize(
+    "within", [lambda: jax.jit(interrupt)(1.0), Interrupting, finalise, load_an_extension]
+)
 def test_nothing_is_raised_where_it_would_be_lost_or_do_harm(within, capfd):
     with pytest.raises(RunInterruptedError) as ended, Interruption():
         try:

@@ -1,6 +1,9 @@
 """What a run leaves in writing, and what it prints."""
 
 import json
+import shutil
+
+import pytest
 
 from bwsk_jax.train import main
 from bwsk_jax.variants import VARIANTS
@@ -30,7 +33,7 @@ OWN_KEYS = {
 
 ROOT_KEYS = [
     *("model_name", "slug", "hf_id", "arch_family", "arch_type"),
-    *("params_m", "s_ratio", "k_ratio", "runs", "timestamp"),
+    *("params_m", "s_ratio", "k_ratio", "runs", "timestamp", "written_by"),
 ]
 
 
@@ -76,6 +79,17 @@ def test_root_gathers_the_variants(finished):
     assert card.startswith("---\n") and "## Fine-tune" in card and "## From scratch" in card
     assert "Memory saved by *reversible* against *conventional*" in card
     assert (finished / "scratch-reversible" / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("validation", "said"), [(1e6, True), (1.5, False)])
+def test_a_model_that_is_no_better_than_frequencies_is_said_to_be(
+    finished, text_folder, tmp_path, capsys, validation, said
+):
+    out = shutil.copytree(finished, tmp_path / "out")
+    file = out / "scratch-conventional" / "training_results.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"final_val_metric": validation}))
+    main(["--variant", "scratch-conventional", "--dataset", text_folder, "--out", str(out), *FLAGS])
+    assert ("no better than the frequencies of the tokens" in capsys.readouterr().out) is said
 
 
 def test_the_closing_table_is_followed_by_the_loading_code(text_folder, tmp_path, capsys):

@@ -36,6 +36,15 @@ def test_pseudo_perplexity_is_that_of_a_numpy_computation_whatever_the_batch_siz
         np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("loss", "expected"), [(800.0, math.inf), (math.inf, math.inf), (math.nan, math.nan)]
+)
+def test_a_loss_beyond_all_bounds_has_a_perplexity_that_is_not_finite(loss, expected):
+    window_loss = lambda params, tokens_bt, positions_bm: jax.numpy.full(len(tokens_bt), loss)
+    value = pseudo_perplexity(window_loss, None, evaluation_set(tokens(3, 16)), 2)
+    np.testing.assert_equal(value, expected)
+
+
 def test_evaluation_masks_are_always_the_same():
     windows = tokens(5, 16)
     np.testing.assert_array_equal(evaluation_set(windows).positions_wm, evaluation_set(windows).positions_wm)
