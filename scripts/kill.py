@@ -4,9 +4,10 @@
 
 Each round starts a run of the demo model, kills it with SIGKILL after a random time, gives the same command
 again, and so on until the run finishes. Its loss curve, validation curve, test metric and exported weights
-have to be those of the unbroken run, bit for bit, and no other files may be left. The moments lie between the end of the set-up and the end
-of the run, so that kills hit saves, validations, exports, the test and the report as well as steps. The
-script prints one line per round and a total, and ends with status 1 if anything differs.
+have to be those of the unbroken run, bit for bit, and no other files may be left. The moments lie between the
+end of the set-up and the end of the run, so that kills hit saves, validations, exports, the test and the
+report as well as steps. The script prints one line per round and a total, and ends with status 1 if anything
+differs.
 """
 
 import json
@@ -111,7 +112,7 @@ def newest_checkpoint(out: Path) -> int:
 
 
 def outcome(out: Path) -> tuple[dict, bytes, set[str]]:
-    """Return what has to be the same as without kills: curves, metrics, weights, and which files there are."""
+    """Return what has to be the same as without kills: curves, metrics, weights, and names of files."""
     results = json.loads((out / VARIANT / "training_results.json").read_text())
     compared = {name: results[name] for name in COMPARED}
     return compared, (out / VARIANT / "model.safetensors").read_bytes(), files(out)
