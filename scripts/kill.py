@@ -112,7 +112,7 @@ def newest_checkpoint(out: Path) -> int:
 
 
 def outcome(out: Path) -> tuple[dict, bytes, set[str]]:
-    """Return what has to be the same as without kills: curves, metrics, weights, and the names of files."""
+    """Return what has to be the same as without kills: curves, metrics, weights, and names of files."""
     results = json.loads((out / VARIANT / "training_results.json").read_text())
     compared = {name: results[name] for name in COMPARED}
     return compared, (out / VARIANT / "model.safetensors").read_bytes(), files(out)

@@ -30,6 +30,7 @@ CHECKPOINT_FOLDER = "checkpoints"
 DIGESTS_FILE = "SHA256SUMS"
 TEMPORARY = ".tmp"
 """Ends the name of a checkpoint that is not complete yet, or no more. Orbax adds something of its own."""
+START_AGAIN = "remove the folder to start again"
 OS_ERROR_CODE = re.compile(r"os_error_code='(\d+)'")
 
 
@@ -39,10 +40,6 @@ class RestoreError(UserError):
 
 class SaveError(OSError):
     """A checkpoint that could not be written; those before it are whole."""
-
-
-class DamagedError(ValueError):
-    """A checkpoint does not hold what was saved."""
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -86,52 +83,56 @@ class Checkpoints:
         `like` has the shapes, types and placement of the state; its values are not read. Newer checkpoints,
         which are damaged, are deleted, and a line on standard error says so.
 
-        Raises `RestoreError` if there are checkpoints but all are damaged.
+        Raises `RestoreError` if there are checkpoints but all are damaged, or if a whole one does not load.
         """
-        faults = {}
+        damages = {}
         for number in reversed(self.numbers):
-            try:
-                restored = self._load(number, like)
-            except Exception as fault:  # whatever a damaged file makes of Orbax's many layers
-                faults[number] = _reason(fault)
+            if damage := self._damage(number):
+                damages[number] = damage
                 continue
-            for damaged, fault in faults.items():
+            restored = self._load(number, like)
+            for damaged, damage in damages.items():
                 self._delete(damaged)  # it is in the way of the steps to come
                 print(
-                    f"note: checkpoint {damaged} in {self._folder} is damaged ({fault}); going on from the "
+                    f"note: checkpoint {damaged} in {self._folder} is damaged ({damage}); going on from the "
                     f"one before, {number}",
                     file=sys.stderr,
                 )
             self._saved_at = time.perf_counter()
             return restored
-        if faults:
-            raise RestoreError(
-                f"{self._folder}: no checkpoint can be read ({_listed(faults)}): "
-                "remove the folder to start again"
-            )
+        if damages:
+            listed = "; ".join(f"{number}: {damage}" for number, damage in damages.items())
+            raise RestoreError(f"{self._folder}: all checkpoints are damaged ({listed}): {START_AGAIN}")
         return None
 
     def best(self, like: TrainState, history: History) -> TrainState:
         """Return, in host memory, the state of the best validation in `history`. Raises `RestoreError`."""
         number = _number_of_best(history)
         assert number is not None  # there has been a validation
-        on_host = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
-        try:
-            return self._load(number, on_host)[0]
-        except Exception as fault:
+        if damage := self._damage(number):
             raise RestoreError(
-                f"{self._folder}: the best checkpoint cannot be read ({number}: {_reason(fault)}): "
-                "remove the folder to start again"
-            ) from fault
+                f"{self._folder}: the best checkpoint is damaged ({number}: {damage}): {START_AGAIN}"
+            )
+        return self._load(number, jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like))[0]
+
+    def _damage(self, number: int) -> str | None:
+        """Return what is wrong with the files of a checkpoint, None if they are those that were saved."""
+        place = self._folder / str(number)
+        try:
+            intact = (place / DIGESTS_FILE).read_bytes() == _digests(place)
+        except OSError as error:
+            return error.strerror
+        return None if intact else "its bytes are not those that were saved"
 
     def _load(self, number: int, like: TrainState) -> tuple[TrainState, History]:
         from orbax.checkpoint import v1 as ocp
 
-        place = self._folder / str(number)
-        if (place / DIGESTS_FILE).read_bytes() != _digests(place):
-            raise DamagedError("its bytes are not those that were saved")
-        metadata: Any = ocp.metadata(str(place)).custom_metadata
-        return ocp.load(str(place), jax.tree.map(_abstract, like)), _history(metadata["history"])
+        place = str(self._folder / str(number))
+        try:
+            metadata: Any = ocp.metadata(place).custom_metadata
+            return ocp.load(place, jax.tree.map(_abstract, like)), _history(metadata["history"])
+        except Exception as fault:  # whatever Orbax's many layers raise
+            raise RestoreError(f"{place} is whole, but cannot be loaded: {_reason(fault)}") from fault
 
     def due(self, upcoming_seconds: float) -> bool:
         """Return whether `upcoming_seconds` more of work and then a save would exceed `save_every`."""
@@ -196,10 +197,6 @@ def _digests(folder: Path) -> bytes:
         with file.open("rb") as stream:
             lines.append(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {file.relative_to(folder)}\n")
     return "".join(lines).encode()
-
-
-def _listed(faults: dict[int, str]) -> str:
-    return "; ".join(f"{number}: {fault}" for number, fault in faults.items())
 
 
 @functools.cache

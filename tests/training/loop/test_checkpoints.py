@@ -69,7 +69,10 @@ def test_stale_folders_go_and_a_damaged_checkpoint_gives_way_to_the_one_before(t
         assert found.total_steps == 1 and checkpoints.numbers == [2]
     assert "note: checkpoint 3 in" in (said := capsys.readouterr().err) and "going on from" in said
     (tmp_path / CHECKPOINT_FOLDER / "2" / "_CHECKPOINT_METADATA").unlink()
-    with Checkpoints(tmp_path, 60) as checkpoints, pytest.raises(RestoreError, match="no checkpoint can be"):
+    with (
+        Checkpoints(tmp_path, 60) as checkpoints,
+        pytest.raises(RestoreError, match="all checkpoints are damaged"),
+    ):
         checkpoints.restore(state)
     assert has_checkpoint(tmp_path)
 
@@ -118,8 +121,19 @@ def test_the_best_state_is_found_again_and_its_damage_is_said(best_and_latest, t
         expected = initial_state(params(1), OPTIMIZER)
         jax.tree.map(np.testing.assert_array_equal, best, expected)
         (folder / CHECKPOINT_FOLDER / "2" / "_CHECKPOINT_METADATA").write_text("{}")
-        with pytest.raises(RestoreError, match="the best checkpoint cannot be read"):
+        with pytest.raises(RestoreError, match="the best checkpoint is damaged"):
             checkpoints.best(state, history(2, (1, 9.0)))
+
+
+def test_a_checkpoint_that_is_whole_but_does_not_load_is_kept(best_and_latest, tmp_path, state):
+    """As where memory is short, or the model is another one."""
+    folder = shutil.copytree(best_and_latest, tmp_path / "copy")
+    with (
+        Checkpoints(folder, 60) as checkpoints,
+        pytest.raises(RestoreError, match=r"checkpoints/3 is whole, but cannot be loaded: "),
+    ):
+        checkpoints.restore({"other": state})
+    assert checkpoints.numbers == [2, 3]
 
 
 def test_saving_again_what_was_restored_keeps_it(tmp_path, state):
