@@ -30,6 +30,8 @@ CHECKPOINT_FOLDER = "checkpoints"
 DIGESTS_FILE = "SHA256SUMS"
 TEMPORARY = ".tmp"
 """Ends the name of a checkpoint that is not complete yet, or no more. Orbax adds something of its own."""
+SECONDS_TO_SETTLE = 2.0
+"""For which the threads of a save that failed may still write."""
 START_AGAIN = "remove the folder to start again"
 OS_ERROR_CODE = re.compile(r"os_error_code='(\d+)'")
 
@@ -66,11 +68,16 @@ class Checkpoints:
 
     def __exit__(self, kind: type[BaseException] | None, *exception) -> None:
         if kind is not None and issubclass(kind, SaveError):
+            # Orbax raises what one of its threads met, and does not wait for the others, which write on.
+            until = time.monotonic() + SECONDS_TO_SETTLE
+            while time.monotonic() < until:
+                self._remove_stale(ignore_errors=True)
+                time.sleep(0.1)
             self._remove_stale()
 
-    def _remove_stale(self) -> None:
+    def _remove_stale(self, *, ignore_errors: bool = False) -> None:
         for stale in self._folder.glob("*tmp*"):
-            shutil.rmtree(stale)
+            shutil.rmtree(stale, ignore_errors=ignore_errors)
 
     @property
     def numbers(self) -> list[int]:
