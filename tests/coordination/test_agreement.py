@@ -23,7 +23,7 @@ def test_a_small_program_meets_as_predicted(name):
     assert_equal(PROGRAMS[name])
 
 
-@pytest.mark.parametrize("mesh", ["data", "data, model"])
+@pytest.mark.parametrize("mesh", [pytest.param("data", marks=pytest.mark.slow), "data, model"])
 def test_a_step_of_bert_meets_as_predicted(mesh):
     assert_equal(bert_step(mesh))
 

@@ -22,6 +22,7 @@ def test_what_a_small_program_needs_is_what_was_predicted(name):
     assert_proved(PROGRAMS[name].predict().prove())
 
 
+@pytest.mark.slow
 def test_what_a_step_of_bert_needs_is_what_was_predicted():
     assert_proved(bert_step("data, model").predict().prove())
 
