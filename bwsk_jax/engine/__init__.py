@@ -41,7 +41,7 @@ hand that `bwsk_jax.reversible` takes, for a function whose residuals are the co
 >>> vjp = trace_vjp(program)
 >>> len(vjp.residuals)
 2
->>> plan = solve(call_problem(vjp), Limit(max_overhead=float("inf")))
+>>> plan = solve([call_problem(vjp)], Limit(max_overhead=float("inf")))
 >>> plan.saved, [str(plan.problem.program.equations[step.equation].primitive) for step in plan.steps]
 ((), ['exp', 'cos'])
 >>> recovered = recover(plan, dict(zip(vjp.program.inputs, [x])))

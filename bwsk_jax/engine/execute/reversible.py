@@ -136,7 +136,7 @@ class _ReversibleCall:
 
     @functools.cached_property
     def plan(self) -> Plan:
-        return plan_for(call_problem(self.vjp, invert=self.invert), self.wanted)
+        return plan_for([call_problem(self.vjp, invert=self.invert)], self.wanted)
 
     def differentiable(self) -> Callable[[Sequence[Any]], list[Any]]:
         """The program as a function of all its inputs, with these rules."""

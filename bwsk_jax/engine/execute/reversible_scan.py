@@ -25,11 +25,11 @@ from bwsk_jax.engine.execute.reversible import barrier, forward_mode_explained, 
 from bwsk_jax.engine.execute.segments import KeptCarries, Segments
 from bwsk_jax.engine.plan.api import Policy, check_save_every, longest_stretch, plan_for, wanted
 from bwsk_jax.engine.plan.plan import Limit, Plan, PortablePlan
-from bwsk_jax.engine.plan.problem import scan_problem
+from bwsk_jax.engine.plan.problem import scan_problems
 from bwsk_jax.engine.program.eager import compiled_once
 from bwsk_jax.engine.program.jaxprs import Program
 from bwsk_jax.engine.program.platform import platform
-from bwsk_jax.engine.program.scan_body import ScanBody, trace_body
+from bwsk_jax.engine.program.scan_body import Item, ScanBody, trace_body
 from bwsk_jax.engine.program.types import cast_like, is_differentiable, without_weak_type
 from bwsk_jax.engine.program.vjp import merge, split
 from bwsk_jax.engine.rules.registry import registered_rules
@@ -145,7 +145,17 @@ class _ReversibleScan:
     @functools.cached_property
     def plan(self) -> Plan:
         length = longest_stretch(self.scan.length, self.save_every)
-        return plan_for(scan_problem(self.scan, length, invert=self.invert), self.wanted)
+        return plan_for(scan_problems(self.scan, length, invert=self.invert), self.wanted)
+
+    @property
+    def _handed(self) -> tuple[int, ...]:
+        """The places of the carry's leaves that the way back hands on from iteration to iteration."""
+        assert self.plan.problem.handed is not None, "the problem is that of a scan"
+        return self.plan.problem.handed
+
+    def _handed_of(self, leaves: Sequence[Item]) -> list[Item]:
+        """Those of the leaves of a carry that are handed on."""
+        return [leaves[k] for k in self._handed]
 
     def differentiable(self) -> Callable[[Sequence[Any], Sequence[Any], Sequence[Any]], Any]:
         """The scan as a function of (constants, init, xs) with these rules."""
@@ -178,8 +188,9 @@ class _ReversibleScan:
             carry, outs = evaluate(carry, x)
             return carry, (outs[:num_ys], *keep(plan, outs[num_ys:]))
 
-        ends, last, (ys, saved, found) = self.segments.run(step, init, xs)
-        carries = KeptCarries([init[k] for k in self._alarm.leaves], ends, last)
+        ends, last, (ys, saved, found) = self.segments.run(step, init, xs, self._handed)
+        starts, last_handed = self._handed_of(init), self._handed_of(last)
+        carries = KeptCarries([starts[k] for k in self._alarm.leaves], ends, last_handed)
         return (last, ys), (consts, xs, carries, saved, trusted(plan, found))
 
     def _checkpointed(self, consts, init, xs):
@@ -243,27 +254,26 @@ class _ReversibleScan:
         def step(state, slices):
             carry_out, (ct_carry, ct_consts) = state
             x, saved, is_trusted, ct_y = slices
-            outs = (
-                (v, a) for v, a in zip(vjp.outputs, carry_out, strict=False) if not isinstance(v, Literal)
-            )
+            outs = zip(self._handed_of(vjp.outputs), carry_out, strict=True)
             known = dict(zip(consts_in, consts, strict=True)) | dict(zip(x_in, x, strict=True))
-            known |= kept_values(plan, saved) | dict(outs)
+            known |= kept_values(plan, saved) | {v: a for v, a in outs if not isinstance(v, Literal)}
             pulled, environment = pull_back(vjp, plan, known, is_trusted, [*ct_carry, *ct_y])
             pulled_consts, pulled_carry, pulled_x = scan.split_inputs(pulled)
             more, _ = split(consts_mask, pulled_consts)
             ct_carry, _ = split(carry_mask, pulled_carry)
             ct_x, _ = split(x_mask, pulled_x)
             ct_consts = [a + b for a, b in zip(ct_consts, more, strict=True)]
-            return ([environment[v] for v in carry_in], (ct_carry, ct_consts)), ct_x
+            carry = [environment[v] for v in self._handed_of(carry_in)]
+            return (carry, (ct_carry, ct_consts)), ct_x
 
         return step
 
     @functools.cached_property
     def _alarm(self) -> DriftAlarm:
-        """Watches the carry leaves that the plan recovers with rounding."""
+        """Watches those of the leaves that are handed on which the plan recovers with rounding."""
         plan = self.plan
         _, carry_in, _ = self.scan.split_inputs(plan.problem.program.inputs)
-        leaves = tuple(k for k, v in enumerate(carry_in) if v in plan.inexact)
+        leaves = tuple(k for k, v in enumerate(self._handed_of(carry_in)) if v in plan.inexact)
         return DriftAlarm(leaves, _coarsest_rounding(plan))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ __all__ = ["KeptCarries", "Segments"]
 
 
 class KeptCarries(NamedTuple):
-    """The carries, as flat lists, that are known exactly on the way back.
+    """What is known exactly, on the way back, of the leaves of the carries that are handed on, as flat lists.
 
     Attributes:
       starts: the leaves of the first carry that a drift alarm compares with.
@@ -74,8 +74,12 @@ class Segments:
         """The number of segments after the first, each of which begins with a carry that is kept."""
         return (self.length - 1) // self.size if self.length else 0
 
-    def run(self, step: Callable, init: list[Any], xs: Any) -> tuple[list[Any], list[Any], Any]:
-        """Scan; return the carries where a next segment begins, the last carry and the stacked outputs."""
+    def run(
+        self, step: Callable, init: list[Any], xs: Any, handed: Sequence[int]
+    ) -> tuple[list[Any], list[Any], Any]:
+        """Scan; return what is `handed` on of the carries where a next segment begins, the last carry and the
+        stacked outputs.
+        """
         if not self._later:
             return [], *self._scan(step, init, xs)
 
@@ -83,9 +87,10 @@ class Segments:
             carry, ends = state
             k, x = slices
             carry, outs = step(carry, x)
-            return (carry, [self._written(a, c, k) for a, c in zip(ends, carry, strict=True)]), outs
+            ends = [self._written(a, carry[j], k) for a, j in zip(ends, handed, strict=True)]
+            return (carry, ends), outs
 
-        ends = [jnp.broadcast_to(a[None], (self._later, *a.shape)) for a in init]
+        ends = [jnp.broadcast_to(init[j][None], (self._later, *init[j].shape)) for j in handed]
         (last, ends), outs = self._scan(keeping, (init, ends), (self._numbers, xs))
         return ends, last, outs
 

@@ -6,13 +6,13 @@ import collections
 import math
 import numbers
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
 from bwsk_jax.engine.plan.plan import Limit, Plan, PortablePlan
-from bwsk_jax.engine.plan.problem import Problem, call_problem, scan_problem
+from bwsk_jax.engine.plan.problem import Problem, call_problem, scan_problems
 from bwsk_jax.engine.plan.solver import solve
 from bwsk_jax.engine.program.arguments import split_arguments, tracing_explained
 from bwsk_jax.engine.program.jaxprs import trace
@@ -64,7 +64,7 @@ def plan(
     leaves, layout = split_arguments(args, {})
     with tracing_explained("bwsk_jax.plan"):
         program, _, _ = trace(lambda *leaves: fun(*layout.joined(leaves)[0]), *leaves)
-    return cached_plan(call_problem(trace_vjp(program), invert=invert), limit)
+    return cached_plan([call_problem(trace_vjp(program), invert=invert)], limit)
 
 
 def plan_scan(
@@ -107,7 +107,7 @@ def plan_scan(
     """
     limit = Limit(max_overhead, max_bytes)
     check_save_every(save_every)
-    return cached_plan(_scan_problem(f, init, xs, (length, reverse, unroll), save_every, invert), limit)
+    return cached_plan(_scan_problems(f, init, xs, (length, reverse, unroll), save_every, invert), limit)
 
 
 def frontier(
@@ -138,13 +138,13 @@ def frontier(
     check_save_every(save_every)
     if points < 2:
         raise ValueError(f"points must be at least 2, got {points}")
-    problem = _scan_problem(f, init, xs, (length, reverse, unroll), save_every, invert)
-    found = [cached_plan(problem, Limit(max_overhead=math.inf))]
+    problems = _scan_problems(f, init, xs, (length, reverse, unroll), save_every, invert)
+    found = [cached_plan(problems, Limit(max_overhead=math.inf))]
     most = found[0].overhead
     limits = [most * 2.0**-k for k in range(1, points - 1)] if most > 0 else []
     for limit in (*limits, 0.0):
         if limit < found[-1].overhead:
-            found.append(cached_plan(problem, Limit(max_overhead=limit)))
+            found.append(cached_plan(problems, Limit(max_overhead=limit)))
     return found
 
 
@@ -164,9 +164,9 @@ def longest_stretch(length: int, save_every: int | None) -> int:
     return max(1, length if save_every is None else min(save_every, length))
 
 
-def _scan_problem(
+def _scan_problems(
     f: Callable, init: Any, xs: Any, order: tuple[Any, Any, Any], save_every: int | None, invert: bool
-) -> Problem:
+) -> Sequence[Problem]:
     length, reverse, unroll = order
     if length is None and not _have_a_common_axis(xs):
         warnings.warn(
@@ -178,7 +178,7 @@ def _scan_problem(
         scan = trace_iteration(f, init, xs)
     else:
         scan, _ = trace_body(f, init, xs, length, reverse=reverse, unroll=unroll)
-    return scan_problem(scan, longest_stretch(scan.length, save_every), invert=invert)
+    return scan_problems(scan, longest_stretch(scan.length, save_every), invert=invert)
 
 
 def _have_a_common_axis(xs: Any) -> bool:
@@ -215,25 +215,27 @@ def wanted(
     return plan.portable if isinstance(plan, Plan) else plan
 
 
-def plan_for(problem: Problem, wanted: Limit | PortablePlan) -> Plan:
-    """The plan that was given, checked, or the one that is found.
+def plan_for(problems: Sequence[Problem], wanted: Limit | PortablePlan) -> Plan:
+    """The plan that was given, checked, or the one that is found, for one of the problems.
 
     Raises:
       PlanError: the plan is for another problem, or `max_bytes` is below the least possible.
     """
-    return wanted.on(problem) if isinstance(wanted, PortablePlan) else cached_plan(problem, wanted)
+    return wanted.on(*problems) if isinstance(wanted, PortablePlan) else cached_plan(problems, wanted)
 
 
 _PLANS: collections.OrderedDict[tuple, tuple] = collections.OrderedDict()
 _MOST_PLANS = 256
 
 
-def cached_plan(problem: Problem, limit: Limit) -> Plan:
-    """`solve`, remembered: the same problem and limit always get the same plan."""
-    key = (problem.fingerprint(), limit)
+def cached_plan(problems: Sequence[Problem], limit: Limit) -> Plan:
+    """`solve`, remembered: the same problems and limit always get the same plan."""
+    key = (*(problem.fingerprint() for problem in problems), limit)
     if key not in _PLANS:
-        found = solve(problem, limit)
-        _PLANS[key] = (found.saved, found.steps, found.fallback, found.gap)
+        found = solve(problems, limit)
+        which = problems.index(found.problem)
+        _PLANS[key] = (which, found.saved, found.steps, found.fallback, found.gap)
         while len(_PLANS) > _MOST_PLANS:
             _PLANS.popitem(last=False)
-    return Plan(problem, *_PLANS[key])
+    which, *of_it = _PLANS[key]
+    return Plan(problems[which], *of_it)

@@ -119,13 +119,14 @@ class PortablePlan:
         """The plan as text."""
         return json.dumps({"format": FORMAT, **dataclasses.asdict(self)})
 
-    def on(self, problem: Problem) -> Plan:
-        """The plan for this problem.
+    def on(self, *problems: Problem) -> Plan:
+        """The plan for that one of these problems that it was made for.
 
         Raises:
           PlanError: it is for another problem, or has steps that are not possible or not allowed here.
         """
-        if self.fingerprint != fingerprint(problem):
+        problem = next((p for p in problems if fingerprint(p) == self.fingerprint), None)
+        if problem is None:
             raise PlanError(
                 "the plan is for another function, for arguments of other types, or for what another version "
                 "of JAX makes of the function"
@@ -196,9 +197,11 @@ class Plan:
 
         What has an effect, such as printing, `jax.checkpoint` runs once more; then it is not.
         """
-        carry, equations = self.problem.carry_in, self.problem.program.equations
-        replays = bool(carry) and not self.inverted and set(self.saved).issubset(carry)
-        return replays and not any(equation.effects for equation in equations)
+        if self.problem.handed is None or self.inverted:
+            return False
+        program = self.problem.program  # the other inputs of a scan's body are known without being saved
+        replays = set(self.saved).issubset(program.inputs)
+        return replays and not any(equation.effects for equation in program.equations)
 
     @functools.cached_property
     def guarded_steps(self) -> frozenset[Step]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +26,7 @@ from bwsk_jax.engine.rules.intervals import Bounds, bounds_of
 from bwsk_jax.engine.rules.inverses import Inverse
 from bwsk_jax.engine.rules.registry import inverses_of
 
-__all__ = ["Problem", "Step", "call_problem", "harmless_amplification", "scan_problem"]
+__all__ = ["Problem", "Step", "call_problem", "harmless_amplification", "scan_problem", "scan_problems"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +86,10 @@ class Problem:
       targets: the values that it needs.
       steps: every replay and inversion that could help, in the order of the equations.
       free_steps: for each value that has one, a step of no cost from available values alone.
+      handed: the places of the leaves of a scan's carry that an iteration on the way back gets from the one
+        before it and gives to the next; None for a call.
       carry_in: the targets that the next iteration of a reverse scan starts from.
-      recurrence: for each leaf of a scan's carry, what goes out and what came in. What goes out is available
+      recurrence: for each leaf that is handed on, what goes out and what came in. What goes out is available
         because the iteration after it recovered it, so it is as inexact as what comes in is recovered.
       forbidden: for each kind of inexactness, the values that must not have it.
       parameter_only: values that depend on no activation, such as dropout masks and cast weights; they are
@@ -102,6 +105,7 @@ class Problem:
     targets: tuple[int, ...]
     steps: tuple[Step, ...]
     free_steps: dict[int, Step]
+    handed: tuple[int, ...] | None
     carry_in: tuple[int, ...]
     recurrence: tuple[tuple[int, int], ...]
     forbidden: dict[Taint, frozenset[int]]
@@ -158,27 +162,53 @@ def call_problem(trace: VjpTrace, *, invert: bool = True) -> Problem:
     """The problem of a call: its arguments are available in the backward pass, its residuals are needed."""
     inputs = trace.program.inputs
     _, parameters = split(trace.differentiable_inputs, inputs)
-    return _problem(trace, inputs, (), (), parameters, 1, invert)
+    return _problem(trace, inputs, _Carry(None, (), ()), parameters, 1, invert)
 
 
-def scan_problem(scan: ScanBody, length: int = 1, *, invert: bool = True) -> Problem:
+def scan_problems(scan: ScanBody, length: int = 1, *, invert: bool = True) -> tuple[Problem, ...]:
+    """The problems that a plan for one iteration may solve, as `scan_problem` says: to hand on only what the
+    derivative itself reads of the carry, or all of it.
+
+    A sum that goes through a scan is read by nothing, and the position of a leapfrog step only to invert it.
+    To have all of the carry is what inverses start from; without them it would be saved for nothing.
+    """
+    _, carry_in, _ = scan.split_inputs(scan.vjp.program.inputs)
+    residuals = {v for v in scan.vjp.residuals if not isinstance(v, Literal)}
+    read = tuple(k for k, v in enumerate(carry_in) if v in residuals)
+    every = tuple(range(len(carry_in)))
+    return tuple(
+        scan_problem(scan, length, invert=invert, handed=leaves) for leaves in dict.fromkeys((read, every))
+    )
+
+
+def scan_problem(
+    scan: ScanBody, length: int = 1, *, invert: bool = True, handed: Iterable[int] | None = None
+) -> Problem:
     """The problem of one iteration, of which `length` follow each other without a carry that is saved.
 
-    The constants, `xs` and the carry that goes out are available; residuals and the carry that came in are
-    needed.
+    The constants, `xs` and what is handed on of the carry that goes out are available; residuals and what is
+    handed on of the carry that came in are needed. That is all of the carry where `handed` is None.
     """
     trace = scan.vjp
     consts, carry_in, x = scan.split_inputs(trace.program.inputs)
-    carry_out, _ = scan.split_outputs(trace.outputs)
-    known = (*consts, *x, *(v for v in carry_out[: len(carry_in)] if not isinstance(v, Literal)))
-    return _problem(trace, known, carry_in, carry_out, (*consts, *x), length, invert)
+    places = tuple(range(len(carry_in)) if handed is None else handed)
+    carry = _Carry(places, tuple(trace.outputs[k] for k in places), tuple(carry_in[k] for k in places))
+    known = (*consts, *x, *(v for v in carry.outputs if not isinstance(v, Literal)))
+    return _problem(trace, known, carry, (*consts, *x), length, invert)
+
+
+class _Carry(NamedTuple):
+    """The leaves of a carry that are handed on: their places, as they go out and as they came in."""
+
+    places: tuple[int, ...] | None
+    outputs: tuple[int | Literal, ...]
+    inputs: tuple[int, ...]
 
 
 def _problem(
     trace: VjpTrace,
     known: Iterable[int],
-    carry_in: Sequence[int],
-    carry_out: Sequence[int | Literal],
+    carry: _Carry,
     parameters: Iterable[int],
     length: int,
     invert: bool,
@@ -188,7 +218,7 @@ def _problem(
     available = frozenset((*known, *program.constants))
     parameter_only = _closure(program, (*parameters, *program.constants))
     constant = _closure(program, program.constants)
-    shown = exactness.shown_digits(trace, carry_in)
+    shown = exactness.shown_digits(trace, carry.inputs)
     bounds = bounds_of(program)
     inversions = list(_inversions(program, bounds, parameter_only, length)) if invert else []
     inversions = [s for s in inversions if not _loses_digits(program, s, shown)]
@@ -198,7 +228,7 @@ def _problem(
         if not available.issuperset(s.writes)
     ]
     free_steps = _free_steps(program, steps, available)
-    targets = tuple(dict.fromkeys(v for v in (*residuals, *carry_in) if v not in available))
+    targets = tuple(dict.fromkeys(v for v in (*residuals, *carry.inputs) if v not in available))
     return Problem(
         program=program,
         bounds=bounds,
@@ -206,9 +236,12 @@ def _problem(
         targets=targets,
         steps=tuple(_useful(steps, targets, available.union(free_steps))),
         free_steps=free_steps,
-        carry_in=tuple(dict.fromkeys(v for v in carry_in if v not in available)),
+        handed=carry.places,
+        carry_in=tuple(dict.fromkeys(v for v in carry.inputs if v not in available)),
         recurrence=tuple(
-            (a, b) for a, b in zip(carry_out, carry_in, strict=False) if not isinstance(a, Literal) and a != b
+            (a, b)
+            for a, b in zip(carry.outputs, carry.inputs, strict=True)
+            if not isinstance(a, Literal) and a != b
         ),
         forbidden=_forbidden(trace, inversions, shown),
         parameter_only=parameter_only,

@@ -43,23 +43,28 @@ GUARD_MARGIN = 0.02
 nothing across the conditional."""
 GUARD_BYTES = 0.01
 """What a guard has to save, as a fraction of the residuals' bytes, where recomputation is limited."""
+TIE = 1e-9
+"""How far apart two objectives may be, relatively, that differ by no more than the solver's rounding."""
 SLOW = 2.0
 """Seconds of planning from which on a line is logged."""
 
 log = logging.getLogger(__name__)
 
 
-def solve(problem: Problem, limit: Limit) -> Plan:
-    """Return the best plan within the limit, as far as the search goes.
+def solve(problems: Sequence[Problem], limit: Limit) -> Plan:
+    """Return the best plan within the limit for any one of the problems, as far as the search goes.
 
     Raises:
       PlanError: `max_bytes` is below the least possible, which the message names.
     """
     start = time.monotonic()
-    found = _search(problem, limit)
+    found = _search(problems, limit)
     if found is None:  # only a limit in bytes can be out of reach
         assert limit.max_bytes is not None
-        found = _least(problem, limit.max_bytes)
+        found = _least(problems, limit.max_bytes)
+    # The search left out steps of the problem that the plan is for.
+    whole = next(p for p in problems if p.handed == found.problem.handed)
+    found = dataclasses.replace(found, problem=whole)
     check_plan(found)
     _tell(found, limit, time.monotonic() - start)
     return found
@@ -80,36 +85,61 @@ def _tell(plan: Plan, limit: Limit, seconds: float) -> None:
         )
 
 
-def _search(problem: Problem, limit: Limit) -> Plan | None:
+def _search(problems: Sequence[Problem], limit: Limit) -> Plan | None:
     """The best plan that was found, or None if none keeps to the limit."""
-    found = _best(problem, limit)
+    found = _best(problems, limit)
     if found is not None and outgrows(found):
-        found = _best(problem.without(lambda s: s.amplification > 1), limit)
+        found = _best([p.without(lambda s: s.amplification > 1) for p in problems], limit)
     return found
 
 
-def _best(problem: Problem, limit: Limit) -> Plan | None:
-    """The same, except that its inverses may let rounding grow too far."""
-    found = _replaying(problem, limit)
-    if not any(s.inverts for s in problem.steps):
-        return found
+def _best(problems: Sequence[Problem], limit: Limit) -> Plan | None:
+    """The same, except that its inverses may let rounding grow too far.
+
+    The plan without inverses is the best for any of the problems, and what beats it is looked for in each.
+    """
     # A gradient may end as NaN, for a carry that is lost, only where least memory was asked for.
-    allowed = problem.without(lambda s: s.conditional) if limit.bounds_overhead else problem
-    if len(problem.steps) > MOST_STEPS:
-        return found and _descended(allowed, limit, found, lower_bound(allowed, limit))
-    found = _inverting(allowed, limit, found)
-    return found and _guarded(allowed, limit, found)
+    allowed = [p.without(lambda s: s.conditional) for p in problems] if limit.bounds_overhead else problems
+    found, bounds = None, []
+    for problem in problems:
+        found, bound = _replaying(problem, limit, found)
+        bounds.append(bound)
+    for k, problem in enumerate(allowed):
+        if any(s.inverts for s in problem.steps):
+            found, bounds[k] = _inverting(problem, limit, found)
+    if found is None:
+        return None
+    found = _judged(found, limit, min(bounds))
+    for problem in allowed:
+        if len(problem.steps) <= MOST_STEPS and any(s.inverts for s in problem.steps):
+            found = _guarded(problem, limit, found)
+    return found
 
 
-def _replaying(problem: Problem, limit: Limit) -> Plan | None:
-    """The best plan without inverses."""
+def _replaying(problem: Problem, limit: Limit, other: Plan | None) -> tuple[Plan | None, float]:
+    """The best plan without inverses, or the other one if that is no worse, and a bound of the objective."""
     solution, bound = integer_program(problem.without(lambda s: s.inverts), limit)
     if solution is None and limit.max_bytes is None:  # what plain autodiff does needs no search
         solution = Solution(tuple(v for v in problem.targets if v not in problem.free_steps), {})
-    return _judged(_realised(problem, solution), limit, bound) if solution else None
+    if solution is None:
+        return other, bound
+    found = _realised(problem, solution)
+    if other is not None and _objective(found, limit) > _objective(other, limit) * (1 - TIE):
+        found = other
+    return found, bound
 
 
-def _inverting(problem: Problem, limit: Limit, found: Plan | None) -> Plan | None:
+def _inverting(problem: Problem, limit: Limit, found: Plan | None) -> tuple[Plan | None, float]:
+    """What beats `found` by inverses that need no guard, and a bound of the objective, as far as the search
+    goes.
+    """
+    if len(problem.steps) <= MOST_STEPS:
+        return _unguarded(problem, limit, found)
+    bound = lower_bound(problem, limit)
+    return found and _descended(problem, limit, found, bound), bound
+
+
+def _unguarded(problem: Problem, limit: Limit, found: Plan | None) -> tuple[Plan | None, float]:
     """What beats `found` by inverses that need no guard: exact ones, and those that nothing else can replace.
 
     The integer program does not know which can be replaced. Where it uses one that can, the plan without it
@@ -124,11 +154,11 @@ def _inverting(problem: Problem, limit: Limit, found: Plan | None) -> Plan | Non
         certain = _without_guard(problem, wanted.saved)
         avoidable = {s for s in wanted.steps if s.data_dependent}.difference(certain.steps if certain else ())
         if not avoidable:
-            return _judged(wanted, limit, bound)
+            return wanted, bound
         if certain is not None and _keeps_to(limit, certain) and _is_better(certain, found, limit):
             found = certain
         allowed = allowed.without(avoidable.__contains__)
-    return found and _descended(problem, limit, found, bound)
+    return found and _descended(problem, limit, found, bound), bound
 
 
 def _guarded(problem: Problem, limit: Limit, found: Plan) -> Plan:
@@ -160,17 +190,17 @@ def _guarded(problem: Problem, limit: Limit, found: Plan) -> Plan:
 
 def _descended(problem: Problem, limit: Limit, plan: Plan, bound: float) -> Plan:
     """The plan after each saved value that an inverse can give, the largest first, was dropped where that
-    pays. Where the bound of the objective shows that the plan is the best, it stays as it is.
+    pays. A plan for another problem stays as it is, and so does one that the bound of the objective shows to
+    be the best.
     """
-    plan = _judged(plan, limit, bound)
-    if not plan.gap:
+    if plan.problem.handed != problem.handed or not _judged(plan, limit, bound).gap:
         return plan
     invertible = set[int]().union(*(s.writes for s in problem.steps if s.inverts))
     tried = sorted(invertible.intersection(plan.saved), key=lambda v: (-problem.bytes[v], v))
     for value in tried[:MOST_TRIES]:
         found = _without_guard(problem, [v for v in plan.saved if v != value])
         if found is not None and _keeps_to(limit, found) and _is_better(found, plan, limit):
-            plan = _judged(found, limit, bound)
+            plan = found
     return plan
 
 
@@ -230,9 +260,9 @@ def _objective(plan: Plan, limit: Limit) -> float:
     return weight_bytes * plan.saved_bytes / max(plan.residual_bytes, 1) + weight_overhead * plan.overhead
 
 
-def _least(problem: Problem, max_bytes: int) -> Plan:
+def _least(problems: Sequence[Problem], max_bytes: int) -> Plan:
     """The plan of least memory, where no other was found and this one keeps to `max_bytes`."""
-    least = _search(problem, Limit(max_overhead=math.inf))
+    least = _search(problems, Limit(max_overhead=math.inf))
     assert least is not None, "without a limit there is always a plan"
     if least.saved_bytes > max_bytes:
         how = "that was found" if least.gap else "possible"

@@ -15,7 +15,7 @@ from bwsk_jax.engine.program.jaxprs import Program, flatten
 from bwsk_jax.engine.program.types import slice_type, stacked_type, type_of
 from bwsk_jax.engine.program.vjp import VjpTrace, trace_vjp
 
-__all__ = ["ScanBody", "trace_body", "trace_iteration"]
+__all__ = ["Item", "ScanBody", "trace_body", "trace_iteration"]
 
 Item = TypeVar("Item")
 

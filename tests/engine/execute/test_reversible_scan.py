@@ -146,6 +146,19 @@ def test_carries_may_be_kept_however_often(every, length):
     assert_same(run(scan), run(lax.scan))
 
 
+@pytest.mark.parametrize("every", [None, 2])
+def test_a_sum_that_is_carried_along_is_not_handed_back(every):
+    def body(carry, w):
+        total, (a, b) = carry
+        (a, b), _ = coupling((a, b), w)
+        return (total + a * b, (a, b)), total.sum()
+
+    scan = functools.partial(bwsk_jax.reversible_scan, max_overhead=0.0, save_every=every)
+    run = lambda scan: gradients(lambda i, x: scan(body, i, x), (X, (X, 2 * X)), W)
+    assert 0 not in bwsk_jax.plan_scan(body, (X, (X, X)), W, max_overhead=0.0).problem.handed
+    assert_same(run(scan), run(lax.scan))
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [

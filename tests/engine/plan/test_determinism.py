@@ -94,10 +94,10 @@ def test_two_processes_make_the_same_plans_side_by_side():
 
 def test_a_clock_that_runs_away_changes_nothing(monkeypatch):
     found = problem(4)
-    plans = [solve(found, limit) for limit in (Limit(), Limit(INF))]
+    plans = [solve([found], limit) for limit in (Limit(), Limit(INF))]
     days = itertools.count(0, 86400)
     monkeypatch.setattr(time, "monotonic", lambda: next(days))
-    assert all(map(same, plans, [solve(found, limit) for limit in (Limit(), Limit(INF))]))
+    assert all(map(same, plans, [solve([found], limit) for limit in (Limit(), Limit(INF))]))
 
 
 # --- what is too large to be searched -----------------------------------------------------------------------
@@ -106,7 +106,7 @@ def test_a_clock_that_runs_away_changes_nothing(monkeypatch):
 def test_a_hundred_unrolled_couplings_save_nothing():
     found = problem(100)
     assert len(found.steps) > solver.MOST_STEPS
-    plan = solve(found, Limit(INF))
+    plan = solve([found], Limit(INF))
     assert plan.saved_bytes == 0 and plan.inverted >= 200 and plan.gap == 0
 
 
@@ -114,7 +114,7 @@ def test_a_hundred_unrolled_couplings_save_nothing():
 def test_a_hundred_unrolled_couplings_save_no_more_with_inverses():
     """With some versions of JAX they save less, where the limit leaves room for what the inverses cost."""
     found = problem(100)
-    plan, replaying = solve(found, Limit()), solve(found.without(lambda s: s.inverts), Limit())
+    plan, replaying = solve([found], Limit()), solve([found.without(lambda s: s.inverts)], Limit())
     assert plan.saved_bytes <= replaying.saved_bytes
     assert plan.overhead <= 0.03
 
@@ -128,9 +128,9 @@ def test_a_hundred_unrolled_couplings_save_no_more_with_inverses():
 def test_a_large_problem_is_never_worse_off_with_inverses(limit, most_steps, monkeypatch):
     monkeypatch.setattr(solver, "MOST_STEPS", most_steps)
     for found in (problem(6), chain(12)):
-        plan = solve(found, limit)
+        plan = solve([found], limit)
         check_plan(plan)
-        replaying = solve(found.without(lambda s: s.inverts), limit)
+        replaying = solve([found.without(lambda s: s.inverts)], limit)
         if limit.max_bytes is None:
             assert plan.saved_bytes <= replaying.saved_bytes
             assert plan.overhead <= limit.max_overhead + 1e-9
@@ -142,10 +142,10 @@ def test_a_large_problem_is_never_worse_off_with_inverses(limit, most_steps, mon
 def test_too_few_bytes_name_the_least_of_a_large_problem(monkeypatch):
     monkeypatch.setattr(solver, "MOST_STEPS", 0)
     found = chain(12).without(lambda s: not s.inverts and s.cost > 0)
-    least = solve(found, Limit(INF))
+    least = solve([found], Limit(INF))
     assert least.saved_bytes > 0
     with pytest.raises(PlanError, match=f"below the least .*: {least.saved_bytes:,} bytes"):
-        solve(found, Limit(None, least.saved_bytes - 1))
+        solve([found], Limit(None, least.saved_bytes - 1))
 
 
 # --- messages ----------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def test_too_few_bytes_name_the_least_of_a_large_problem(monkeypatch):
 def test_a_search_that_stops_early_says_how_far_from_the_best_it_may_be(caplog, monkeypatch):
     monkeypatch.setattr(milp, "WORK", 0)
     monkeypatch.setattr(milp, "FEWEST_NODES", 1)
-    plan = solve(chain(25), Limit())
+    plan = solve([chain(25)], Limit())
     assert 0 < plan.gap < 0.5
     (told,) = [r for r in caplog.records if r.levelno == logging.WARNING]
     assert told.name.startswith("bwsk_jax.") and "stopped early" in told.getMessage()
@@ -164,7 +164,7 @@ def test_a_search_that_stops_early_says_how_far_from_the_best_it_may_be(caplog, 
 
 def test_the_best_plan_is_not_talked_about(caplog):
     with caplog.at_level(logging.INFO, "bwsk_jax"):
-        solve(problem(2), Limit())
+        solve([problem(2)], Limit())
     assert not caplog.records
 
 
@@ -173,7 +173,7 @@ def test_planning_that_takes_over_two_seconds_is_logged(caplog, monkeypatch):
     seconds = itertools.count(0, 3)
     monkeypatch.setattr(time, "monotonic", lambda: next(seconds))
     with caplog.at_level(logging.INFO, "bwsk_jax"):
-        solve(problem(2), Limit())
+        solve([problem(2)], Limit())
     (told,) = caplog.records
     assert told.levelno == logging.INFO and "planning took 3.0 seconds" in told.getMessage()
 
@@ -184,7 +184,7 @@ def test_planning_that_takes_over_two_seconds_is_logged(caplog, monkeypatch):
 @pytest.mark.parametrize("limit", [Limit(), Limit(INF), Limit(None, 1000)], ids=str)
 def test_the_best_plan_is_not_below_the_lower_bound(limit):
     for found in (problem(3), chain(8)):
-        plan = solve(found, limit)
+        plan = solve([found], limit)
         assert plan.gap == 0
         weight_bytes, weight_overhead = limit.weights
         objective = weight_bytes * plan.saved_bytes / found.residual_bytes + weight_overhead * plan.overhead

@@ -182,9 +182,9 @@ def test_the_plan_is_as_good_as_the_best_of_all_plans(name, limit):
     best = brute_force(found, limit, careful=True)
     if best == INF:
         with pytest.raises(PlanError):
-            solve(found, limit)
+            solve([found], limit)
         return
-    plan = solve(found, limit)
+    plan = solve([found], limit)
     margin = limit.weights[1] * (solver.MARGIN if plan.fallback is None else 0.0)
     assert objective(plan, limit) <= best + margin + 1e-6
     assert objective(plan, limit) >= brute_force(found, limit, careful=False) - 1e-6
