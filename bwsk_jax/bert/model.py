@@ -16,6 +16,7 @@ from typing import Any, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from bwsk_jax.bert.config import BertConfig
 from bwsk_jax.bert.modules import Embeddings, Layer, MaskedLMHead, affine
@@ -64,7 +65,7 @@ def init_params(config: BertConfig, key: jax.Array) -> Params:
 
 
 def layer_body(
-    config: BertConfig, *, dtype: jnp.dtype, train: bool, attention_mask: jax.Array | None = None
+    config: BertConfig, *, dtype: DTypeLike, train: bool, attention_mask: jax.Array | None = None
 ) -> Callable[[jax.Array, tuple[Params, jax.Array | None]], tuple[jax.Array, None]]:
     """Return the scan body of the encoder: ``body(hidden_bth, (layer_params, key)) -> (hidden_bth, None)``.
 
@@ -87,7 +88,7 @@ def layer_body(
 
 
 def encoder_body(
-    config: BertConfig, *, dtype: jnp.dtype, train: bool, attention_mask: jax.Array | None = None
+    config: BertConfig, *, dtype: DTypeLike, train: bool, attention_mask: jax.Array | None = None
 ) -> Callable[[jax.Array, Any], tuple[jax.Array, None]]:
     """Return the body that ``encode`` scans over what ``encoder_xs`` gives; arguments as for ``layer_body``.
 
@@ -154,7 +155,7 @@ def encode(
     token_type_ids: jax.Array | None = None,
     *,
     dropout_key: jax.Array | None = None,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     scan: Callable[..., Any] = jax.lax.scan,
 ) -> jax.Array:
     """Return the last hidden states [B, T, H] of type ``dtype`` for ``input_ids`` [B, T].
@@ -214,7 +215,7 @@ def forward(
     attention_mask: jax.Array | None = None,
     token_type_ids: jax.Array | None = None,
     *,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> jax.Array:
     """Return the float32 logits [B, T, V] of every position, without dropout.
 

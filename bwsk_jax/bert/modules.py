@@ -16,6 +16,7 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from bwsk_jax.bert.attention import attend
 from bwsk_jax.bert.config import ACTIVATIONS, BertConfig
@@ -35,7 +36,7 @@ class Dropout(nn.Module):
     """
 
     rate: float
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -55,7 +56,7 @@ class LayerNorm(nn.Module):
     """
 
     epsilon: float
-    dtype: jnp.dtype
+    dtype: DTypeLike
     scaled: bool = True
 
     @nn.compact
@@ -77,7 +78,7 @@ def affine(normalised: jax.Array, scale_h: jax.Array, bias_h: jax.Array) -> jax.
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _normalised(x: jax.Array, epsilon: float, dtype: jnp.dtype) -> jax.Array:
+def _normalised(x: jax.Array, epsilon: float, dtype: DTypeLike) -> jax.Array:
     """Return (x - mean) / sqrt(variance + epsilon) over the last axis of float32 ``x``, as ``dtype``.
 
     With n the result, r the reciprocal deviation of a row and g the cotangent of n, that of x is
@@ -131,12 +132,12 @@ class Decoder(nn.Module):
         return logits + bias.reshape((1,) * (hidden.ndim - 1) + (vocab_size,))
 
 
-def _dense(config: BertConfig, features: int, dtype: jnp.dtype, name: str) -> nn.Dense:
+def _dense(config: BertConfig, features: int, dtype: DTypeLike, name: str) -> nn.Dense:
     kernel_init = nn.initializers.normal(config.initializer_range)
     return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, name=name)
 
 
-def _layer_norm(config: BertConfig, dtype: jnp.dtype, scaled: bool = True) -> LayerNorm:
+def _layer_norm(config: BertConfig, dtype: DTypeLike, scaled: bool = True) -> LayerNorm:
     return LayerNorm(config.layer_norm_eps, dtype, scaled, name="layer_norm")
 
 
@@ -147,7 +148,7 @@ class Embeddings(nn.Module):
     """Sum of word, position and token-type embeddings, normalised and dropped out."""
 
     config: BertConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
     train: bool
 
     @nn.compact
@@ -178,7 +179,7 @@ class Attention(nn.Module):
     """Multi-head self-attention, its output projection, and the residual layer norm."""
 
     config: BertConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
     train: bool
 
     @nn.compact
@@ -208,7 +209,7 @@ class FeedForward(nn.Module):
     """Up-projection, activation, down-projection, and the residual layer norm, ``scaled`` or not."""
 
     config: BertConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
     train: bool
     scaled: bool
 
@@ -231,7 +232,7 @@ class Layer(nn.Module):
     """
 
     config: BertConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     train: bool = False
     scaled: bool = True
 
@@ -247,7 +248,7 @@ class MaskedLMHead(nn.Module):
     """Transform hidden states and score them against the word embedding."""
 
     config: BertConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, hidden: jax.Array, word_vh: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import Any
 
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import Jaxpr
 
 __all__ = ["NumberedJaxpr", "number_equations", "number_in"]
 
@@ -17,7 +17,7 @@ _TAG = re.compile(r"equation(\d+)\(\)")
 class NumberedJaxpr:
     """A jaxpr of which each equation has its number on its name stack, those of inner jaxprs included."""
 
-    closed: ClosedJaxpr
+    closed: Any
     equations: tuple[Any, ...]
     """The equations by number."""
     parents: tuple[int | None, ...]
@@ -34,7 +34,7 @@ class NumberedJaxpr:
         return tuple(named) if isinstance(named, tuple | list) else (named,)
 
 
-def number_equations(closed: ClosedJaxpr) -> NumberedJaxpr:
+def number_equations(closed: Any) -> NumberedJaxpr:
     """Number the equations of a jaxpr in the order in which they are written, outer before inner ones.
 
     The number is a scope of the name stack, `equation7()`. JAX writes name stacks into the locations of
@@ -79,9 +79,13 @@ class _Numbering:
         """A parameter of an equation, with the jaxprs in it numbered; newer JAX has one class of jaxprs."""
         if isinstance(value, Jaxpr):
             return self.jaxpr(value, number)
-        if isinstance(value, ClosedJaxpr):
+        if _is_closed(value):
             return value.replace(jaxpr=self.jaxpr(value.jaxpr, number))
-        if isinstance(value, tuple | list) and any(isinstance(v, Jaxpr | ClosedJaxpr) for v in value):
+        if isinstance(value, tuple | list) and any(isinstance(v, Jaxpr) or _is_closed(v) for v in value):
             inner = [self.parameter(v, number) for v in value]
             return type(value)(*inner) if hasattr(value, "_fields") else type(value)(inner)
         return value
+
+
+def _is_closed(value: Any) -> bool:
+    return isinstance(getattr(value, "jaxpr", None), Jaxpr)
