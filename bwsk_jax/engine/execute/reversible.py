@@ -30,7 +30,8 @@ __all__ = ["barrier", "forward_mode_explained", "pull_back", "reversible"]
 
 
 _OF_CHECKPOINT = {
-    "policy": "a plan takes its place; to compare with jax.checkpoint, give the policy as plan=",
+    "policy": "a plan takes its place, in which save_names= and replay_names= settle what happens to values "
+    "that checkpoint_name has named; to compare with jax.checkpoint, give the policy as plan=",
     "prevent_cse": "a barrier stands wherever XLA would merge the replay with the forward pass",
     "concrete": "give static_argnums or static_argnames",
 }
@@ -42,6 +43,8 @@ def reversible(
     *,
     max_overhead: float | None = None,
     max_bytes: int | None = None,
+    save_names: Sequence[str] = (),
+    replay_names: Sequence[str] = (),
     invert: bool = True,
     plan: Plan | PortablePlan | Policy | None = None,
     static_argnums: int | Sequence[int] = (),
@@ -59,7 +62,7 @@ def reversible(
     Args:
       fun: a differentiable function of pytrees. What it closes over is differentiated too. Leaves that are
         neither arrays nor numbers, such as functions in a module, are static.
-      max_overhead, max_bytes, invert: as for `plan`.
+      max_overhead, max_bytes, save_names, replay_names, invert: as for `plan`.
       plan: the plan to follow, in place of limits: what `plan` returned for this function, or
         `Plan.from_json` of such a plan that was stored. It is checked when the function is differentiated. Or
         one of `jax.checkpoint_policies`: then this is `jax.checkpoint(fun, policy=plan)`, to compare with.
@@ -78,10 +81,9 @@ def reversible(
     for name in of_checkpoint:
         reason = _OF_CHECKPOINT.get(name, "there is no such argument")
         raise TypeError(f"reversible() does not take {name}: {reason}")
+    followed = wanted(plan, max_overhead, max_bytes, save_names, replay_names)
     static = {"argnums": static_argnums, "argnames": static_argnames}
-    wrap = functools.partial(
-        _wrapped, followed=wanted(plan, max_overhead, max_bytes), invert=invert, **static
-    )
+    wrap = functools.partial(_wrapped, followed=followed, invert=invert, **static)
     return wrap if fun is None else wrap(fun)
 
 

@@ -47,6 +47,8 @@ def reversible_scan(
     *,
     max_overhead: float | None = None,
     max_bytes: int | None = None,
+    save_names: Sequence[str] = (),
+    replay_names: Sequence[str] = (),
     save_every: int | None = None,
     invert: bool = True,
     plan: Plan | PortablePlan | Policy | None = None,
@@ -61,7 +63,7 @@ def reversible_scan(
 
     Args:
       f, init, xs, length, reverse, unroll: as for `jax.lax.scan`.
-      max_overhead, max_bytes, invert: as for `plan`; bytes are counted per iteration.
+      max_overhead, max_bytes, save_names, replay_names, invert: as for `plan`, for each iteration.
       save_every: keep the carry every so many iterations and start afresh from it, which ends any drift.
       plan: what to follow in place of limits: a plan of `plan_scan` for these arguments, also one from
         `Plan.from_json`; it is checked when the scan is differentiated. Or, to compare with, one of
@@ -73,29 +75,27 @@ def reversible_scan(
     Raises:
       TypeError: as `jax.lax.scan` does, and for forward-mode differentiation.
       ValueError: as `jax.lax.scan` does, and for a plan beside a limit, or a policy beside `save_every`.
-      PlanError: when differentiated, if the plan is for another scan or `max_bytes` is out of reach.
+      PlanError: when differentiated, if the plan is for another scan or the limit is out of reach.
 
     >>> import bwsk_jax, jax, jax.numpy as jnp
     >>> weights = jnp.linspace(-0.1, 0.1, 6 * 8 * 8).reshape(6, 8, 8)
     >>> def coupling(carry, w):
-    ...     a = carry[0] + jnp.tanh(carry[1] @ w)
-    ...     return (a, carry[1] + jnp.tanh(a @ w)), None
+    ...     return (carry[1], carry[0] + jnp.tanh(carry[1] @ w)), None
     >>> def loss(weights, scan):
     ...     (a, b), _ = scan(coupling, (jnp.ones((2, 8)), jnp.ones((2, 8))), weights)
     ...     return (a * b).sum()
-    >>> ours, plain = (jax.grad(loss)(weights, s) for s in (bwsk_jax.reversible_scan, jax.lax.scan))
-    >>> bool(jnp.allclose(ours, plain, atol=1e-4))
+    >>> ours = jax.grad(loss)(weights, bwsk_jax.reversible_scan)
+    >>> bool(jnp.allclose(ours, jax.grad(loss)(weights, jax.lax.scan), atol=1e-4))
     True
     """
-    followed = wanted(plan, max_overhead, max_bytes)
+    followed = wanted(plan, max_overhead, max_bytes, save_names, replay_names)
     check_save_every(save_every)
     if callable(followed):
         return _scan_by_policy(followed, save_every, f, init, xs, length, reverse, unroll)
     scan, consts = trace_body(f, init, xs, length, reverse=reverse, unroll=unroll)
-    init_leaves = _cast_to_carry(scan, init)
     with forward_mode_explained("bwsk_jax.reversible_scan"):
         rules = _ReversibleScan.of(scan, save_every, followed, invert, reverse, _at_once(unroll, scan.length))
-        carry, ys = rules.differentiable()(consts, init_leaves, jax.tree.leaves(xs))
+        carry, ys = rules.differentiable()(consts, _cast_to_carry(scan, init), jax.tree.leaves(xs))
     return jax.tree.unflatten(scan.out_tree, map(cast_like, (*carry, *ys), scan.out_avals))
 
 

@@ -15,7 +15,8 @@ from bwsk_jax.engine.plan.plan import Limit, Plan, PortablePlan
 from bwsk_jax.engine.plan.problem import Problem, call_problem, scan_problems
 from bwsk_jax.engine.plan.solver import solve
 from bwsk_jax.engine.program.arguments import split_arguments, tracing_explained
-from bwsk_jax.engine.program.jaxprs import trace
+from bwsk_jax.engine.program.eager import traced
+from bwsk_jax.engine.program.jaxprs import flatten
 from bwsk_jax.engine.program.scan_body import trace_body, trace_iteration
 from bwsk_jax.engine.program.types import type_of
 from bwsk_jax.engine.program.vjp import trace_vjp
@@ -38,6 +39,8 @@ def plan(
     *args: Any,
     max_overhead: float | None = None,
     max_bytes: int | None = None,
+    save_names: Sequence[str] = (),
+    replay_names: Sequence[str] = (),
     invert: bool = True,
 ) -> Plan:
     """The plan that `reversible(fun)` follows for arguments of these shapes.
@@ -49,10 +52,14 @@ def plan(
       max_overhead: recomputation allowed, as a fraction of the FLOPs of one forward and backward pass.
         Infinity asks for the least memory.
       max_bytes: bytes that may be saved per call. At most one of the two; neither means `max_overhead=0.03`.
+      save_names: values that `jax.ad_checkpoint.checkpoint_name` calls so are saved, if the backward pass
+        reads them or something that is derived from them.
+      replay_names: values of these names are not saved.
       invert: whether inverses may be used; without them the plan is the best that replaying alone can do.
 
     Raises:
-      PlanError: `max_bytes` is below the least possible, which the message names.
+      PlanError: the limit is out of reach; the message names the least possible.
+      ValueError: no value has one of the names.
 
     >>> import bwsk_jax, jax, jax.numpy as jnp
     >>> x = jax.ShapeDtypeStruct((8, 16), jnp.float32)
@@ -60,11 +67,11 @@ def plan(
     >>> found.saved_bytes, found.residual_bytes
     (0, 1024)
     """
-    limit = Limit(max_overhead, max_bytes)
+    limit = Limit(max_overhead, max_bytes, save_names, replay_names)
     leaves, layout = split_arguments(args, {})
     with tracing_explained("bwsk_jax.plan"):
-        program, _, _ = trace(lambda *leaves: fun(*layout.joined(leaves)[0]), *leaves)
-    return cached_plan([call_problem(trace_vjp(program), invert=invert)], limit)
+        closed, _ = traced(lambda *leaves: fun(*layout.joined(leaves)[0]), *leaves)
+    return cached_plan([call_problem(trace_vjp(flatten(closed, hoist=True)), invert=invert)], limit)
 
 
 def plan_scan(
@@ -77,6 +84,8 @@ def plan_scan(
     *,
     max_overhead: float | None = None,
     max_bytes: int | None = None,
+    save_names: Sequence[str] = (),
+    replay_names: Sequence[str] = (),
     save_every: int | None = None,
     invert: bool = True,
 ) -> Plan:
@@ -88,12 +97,13 @@ def plan_scan(
         used. Where the leaves of `xs` have no leading axis in common, they are taken for what one iteration
         alone sees, and a `DeprecationWarning` says so.
       reverse, unroll: as for `jax.lax.scan`; the plan is the same for all of them.
-      max_overhead, max_bytes, invert: as for `plan`; bytes are counted per iteration.
+      max_overhead, max_bytes, save_names, replay_names, invert: as for `plan`; bytes are counted per
+        iteration.
       save_every: as for `reversible_scan`; what bounds errors is then this many iterations.
 
     Raises:
       TypeError, ValueError: as `reversible_scan` does.
-      PlanError: `max_bytes` is below the least possible.
+      PlanError: the limit is out of reach.
 
     >>> import bwsk_jax, jax, jax.numpy as jnp
     >>> half = jax.ShapeDtypeStruct((4, 64), jnp.float32)
@@ -105,7 +115,7 @@ def plan_scan(
     >>> found.saved_bytes, found.inverted > 0
     (0, True)
     """
-    limit = Limit(max_overhead, max_bytes)
+    limit = Limit(max_overhead, max_bytes, save_names, replay_names)
     check_save_every(save_every)
     return cached_plan(_scan_problems(f, init, xs, (length, reverse, unroll), save_every, invert), limit)
 
@@ -194,18 +204,17 @@ Policy = Callable[..., bool]
 """One of `jax.checkpoint_policies`, in place of a plan."""
 
 
-def wanted(
-    plan: Plan | PortablePlan | Policy | None, max_overhead: float | None, max_bytes: int | None
-) -> Limit | PortablePlan | Policy:
-    """What a caller asks for: the plan or policy that was given, or the best plan within a limit.
+def wanted(plan: Plan | PortablePlan | Policy | None, *limit: Any) -> Limit | PortablePlan | Policy:
+    """What a caller asks for: the plan or policy that was given, or the best plan within a `Limit` of these
+    fields.
 
     Raises:
       TypeError: the plan is neither plan nor policy, or a limit no number.
       ValueError: both are given, or a limit is negative.
     """
     if plan is None:
-        return Limit(max_overhead, max_bytes)
-    if max_overhead is not None or max_bytes is not None:
+        return Limit(*limit)
+    if any(value is not None and value != () for value in limit):
         raise ValueError("give a plan or a limit, not both: a plan keeps to the limit that it was made for")
     if not isinstance(plan, (Plan, PortablePlan)) and not callable(plan):
         raise TypeError(

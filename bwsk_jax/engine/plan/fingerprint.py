@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from bwsk_jax.engine.plan.problem import Problem
 from bwsk_jax.engine.program.jaxprs import Program, flatten
 from bwsk_jax.engine.program.types import is_key
 
-__all__ = ["fingerprint"]
+__all__ = ["fingerprint", "signature"]
 
 _ADDRESS = re.compile(r"\b0x[0-9a-f]+")
 """Where an object lies in memory, which functions and others print: no two processes have the same."""
@@ -30,6 +30,11 @@ def fingerprint(problem: Problem) -> str:
     sets = (problem.available, problem.targets, problem.carry_in, problem.residuals)
     lines = (*_lines(problem.program), *(str(sorted(numbers)) for numbers in sets))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def signature(primitive: Any, avals: Iterable[Any], params: Any) -> str:
+    """Equal for two equations that do the same with operands of the same shapes and types."""
+    return f"{primitive} {[(a.shape, a.dtype.name) for a in avals]} {_text(dict(params))}"
 
 
 def _lines(program: Program) -> Iterator[str]:

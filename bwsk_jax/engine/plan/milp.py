@@ -27,7 +27,7 @@ from bwsk_jax.engine.plan.problem import Problem, Step
 from bwsk_jax.engine.program.types import is_differentiable
 from bwsk_jax.engine.rules.exactness import Taint
 
-__all__ = ["Solution", "candidates", "integer_program", "lower_bound"]
+__all__ = ["Solution", "barred", "candidates", "integer_program", "lower_bound", "pinned"]
 
 GAP = 1e-8
 """Relative; a coarser one would let a looser limit save a few bytes more."""
@@ -79,6 +79,16 @@ def lower_bound(problem: Problem, limit: Limit) -> float:
     model = _Model(problem)
     model.add_constraints(limit, [])
     return model.relaxed(limit)
+
+
+def pinned(problem: Problem, limit: Limit) -> frozenset[int]:
+    """The values that the limit wants saved."""
+    return frozenset().union(*(problem.named.get(name, ()) for name in limit.save_names))
+
+
+def barred(problem: Problem, limit: Limit) -> frozenset[int]:
+    """The values that the limit does not want saved."""
+    return problem.forms_of(v for name in limit.replay_names for v in problem.named.get(name, ()))
 
 
 class _Rows:
@@ -259,8 +269,8 @@ class _Model:
         if math.isfinite(cutoff):
             terms = {c: -value for c, value in enumerate(objective) if value}
             self.rows.add(terms, -cutoff * SCALE * (1 - GAP))
-        upper, integrality = self._domains()
-        result = self._minimised(objective, upper, integrality)
+        bounds, integrality = self._domains(limit)
+        result = self._minimised(objective, bounds, integrality)
         if result.status == INFEASIBLE:  # nothing better than the cutoff, or nothing within the limit
             return None, cutoff
         if result.x is None:
@@ -269,8 +279,8 @@ class _Model:
 
     def relaxed(self, limit: Limit) -> float:
         """A lower bound of the objective: its least value where no variable has to be an integer."""
-        upper, integrality = self._domains()
-        result = self._minimised(self._objective(limit), upper, np.zeros_like(integrality))
+        bounds, integrality = self._domains(limit)
+        result = self._minimised(self._objective(limit), bounds, np.zeros_like(integrality))
         return math.inf if result.status == INFEASIBLE else (result.fun or 0.0) / SCALE
 
     def _objective(self, limit: Limit) -> np.ndarray:
@@ -282,27 +292,31 @@ class _Model:
             objective[c] = SCALE * (weight_overhead * value)
         return objective
 
-    def _minimised(self, objective: np.ndarray, upper: Any, integrality: Any) -> Any:
-        low: Any = np.zeros(self.columns)
+    def _minimised(self, objective: np.ndarray, bounds: Bounds, integrality: np.ndarray) -> Any:
         gap = GAP if self.columns < LARGE else COARSE_GAP
         return milp(
             objective,
             constraints=self.rows.build(self.columns),
-            bounds=Bounds(low, upper),
+            bounds=bounds,
             integrality=integrality,
             options={"mip_rel_gap": gap, "node_limit": max(WORK // self.columns, FEWEST_NODES)},
         )
 
-    def _domains(self) -> tuple[Any, Any]:
-        """The upper bound of each variable, and whether it is an integer (1) or not (0)."""
-        upper, integrality = np.ones(self.columns), np.zeros(self.columns)
+    def _domains(self, limit: Limit) -> tuple[Bounds, np.ndarray]:
+        """The bounds of each variable, and whether it is an integer (1) or not (0)."""
+        low: Any = np.zeros(self.columns)
+        upper: Any = np.ones(self.columns)
+        integrality = np.zeros(self.columns)
         integrality[list(self.save.values())] = 1
         integrality[list(self.use)] = 1
         for v in self.values:
             upper[self.order[v]] = max(self.component_size[self.component[v]] - 1, 0)
-        for v in self._dominated():
-            upper[self.save[v]] = 0
-        return upper, integrality
+        for v in self._dominated() | barred(self.problem, limit):
+            if v in self.save:
+                upper[self.save[v]] = 0
+        for v in pinned(self.problem, limit) & self.save.keys():
+            low[self.save[v]] = upper[self.save[v]] = 1
+        return Bounds(low, upper), integrality
 
     def _dominated(self) -> set[int]:
         """Values that are never worth saving, because one of no more bytes gives them at no cost."""

@@ -8,10 +8,10 @@ import functools
 import json
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from bwsk_jax.engine.plan.fingerprint import fingerprint
+from bwsk_jax.engine.plan.fingerprint import fingerprint, signature
 from bwsk_jax.engine.plan.problem import Problem, Step, harmless_amplification
 from bwsk_jax.engine.plan.schedules import propagate
 from bwsk_jax.engine.program.types import is_differentiable
@@ -39,17 +39,22 @@ class PlanError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Limit:
-    """What a plan may cost: recomputation, or bytes, but not both.
+    """What a plan may cost, recomputation or bytes but not both, and what becomes of values that have a name.
 
     Attributes:
       max_overhead: recomputation as a fraction of the FLOPs of one forward and backward pass.
       max_bytes: bytes saved per call or per iteration. Where neither is given, `max_overhead` is 0.03.
+      save_names: values of these names are saved where the backward pass has any use for them.
+      replay_names: values of these names are not saved, nor are they in another form that costs nothing.
     """
 
     max_overhead: float | None = None
     max_bytes: int | None = None
+    save_names: Sequence[str] = ()
+    replay_names: Sequence[str] = ()
 
     def __post_init__(self):
+        self._check_names()
         if self.max_overhead is not None and self.max_bytes is not None:
             raise ValueError("give max_overhead or max_bytes, not both: one is minimised under the other")
         if self.max_overhead is None and self.max_bytes is None:
@@ -62,6 +67,15 @@ class Limit:
                 raise TypeError(f"{name} must be a number, got {value!r}")
             if not float(value) >= 0:
                 raise ValueError(f"{name} must not be negative, got {value}")
+
+    def _check_names(self) -> None:
+        for field in ("save_names", "replay_names"):
+            names = getattr(self, field)
+            if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+                raise TypeError(f"{field} must be a sequence of strings, got {names!r}")
+            object.__setattr__(self, field, tuple(dict.fromkeys(names)))
+        if both := sorted(set(self.save_names).intersection(self.replay_names)):
+            raise ValueError(f"both save_names and replay_names hold {', '.join(both)}")
 
     @property
     def bounds_overhead(self) -> bool:
@@ -248,6 +262,31 @@ class Plan:
           PlanError: the text is something else.
         """
         return PortablePlan.from_json(text)
+
+    def to_policy(self) -> Callable[..., bool]:
+        """A policy of `jax.checkpoint` that saves what the plan saves, for code that has no `reversible`.
+
+        A policy sees no values, only what an equation does with operands of which shapes. Where several
+        equations look alike and the plan saves the result of one, the policy saves all of theirs.
+
+        Raises:
+          PlanError: the plan inverts, which no policy can say. Make it with `invert=False`.
+
+        >>> import bwsk_jax, jax, jax.numpy as jnp
+        >>> f, x = (lambda x: jnp.sin(jnp.exp(x)).sum()), jnp.linspace(0.0, 1.0, 5)
+        >>> policy = bwsk_jax.plan(f, x, invert=False).to_policy()
+        >>> bool(jnp.allclose(jax.grad(jax.checkpoint(f, policy=policy))(x), jax.grad(f)(x)))
+        True
+        """
+        if self.inverted:
+            raise PlanError(
+                f"a policy of jax.checkpoint says what to save, but the plan has {self.inverted} inverse "
+                "steps: make it with invert=False"
+            )
+        saved = set(self.saved)
+        equations = (e for e in self.problem.program.equations if saved.intersection(e.outputs))
+        saves = {signature(e.primitive, e.in_avals, e.params) for e in equations}
+        return lambda primitive, *avals, **params: signature(primitive, avals, params) in saves
 
     def __str__(self) -> str:
         """One line for each value of the backward pass: how it is had, by which equation and source line."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
+from jax.extend.core import primitives as p
 
 from bwsk_jax.engine.program.bits import kept_nbytes
 from bwsk_jax.engine.program.jaxprs import Equation, Program
@@ -123,6 +124,23 @@ class Problem:
     def at_hand(self) -> frozenset[int]:
         """The values that the backward pass has, or gets, at no cost."""
         return self.available.union(self.free_steps)
+
+    @functools.cached_property
+    def named(self) -> dict[str, frozenset[int]]:
+        """The values that `jax.ad_checkpoint.checkpoint_name` has given each name, before they had it."""
+        found: dict[str, set[int]] = {}
+        for equation in self.program.equations:
+            if equation.primitive is p.name_p:
+                found.setdefault(equation.params["name"], set()).update(equation.reads)
+        return {name: frozenset(values) for name, values in found.items()}
+
+    def forms_of(self, values: Iterable[int]) -> frozenset[int]:
+        """The values, and all that replays of no cost make of them, such as transposes and casts."""
+        forms = set(values)
+        for step in self.steps:
+            if not step.inverts and not step.cost and forms.issuperset(step.reads):
+                forms.update(step.writes)
+        return frozenset(forms)
 
     @property
     def residual_bytes(self) -> int:

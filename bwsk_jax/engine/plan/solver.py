@@ -21,7 +21,7 @@ import math
 import time
 from collections.abc import Collection, Sequence
 
-from bwsk_jax.engine.plan.milp import Solution, candidates, integer_program, lower_bound
+from bwsk_jax.engine.plan.milp import Solution, candidates, integer_program, lower_bound, pinned
 from bwsk_jax.engine.plan.plan import Limit, Plan, PlanError, check_plan, outgrows
 from bwsk_jax.engine.plan.problem import Problem, Step
 from bwsk_jax.engine.plan.schedules import derive, entering, ordered, propagate
@@ -55,13 +55,14 @@ def solve(problems: Sequence[Problem], limit: Limit) -> Plan:
     """Return the best plan within the limit for any one of the problems, as far as the search goes.
 
     Raises:
-      PlanError: `max_bytes` is below the least possible, which the message names.
+      PlanError: the limit is out of reach; the message names the least possible.
+      ValueError: no value has one of the names.
     """
     start = time.monotonic()
+    _check_names(problems[0], limit)
     found = _search(problems, limit)
-    if found is None:  # only a limit in bytes can be out of reach
-        assert limit.max_bytes is not None
-        found = _least(problems, limit.max_bytes)
+    if found is None:
+        found = _least_bytes(problems, limit)
     # The search left out steps of the problem that the plan is for.
     whole = next(p for p in problems if p.handed == found.problem.handed)
     found = dataclasses.replace(found, problem=whole)
@@ -119,7 +120,8 @@ def _best(problems: Sequence[Problem], limit: Limit) -> Plan | None:
 def _replaying(problem: Problem, limit: Limit, other: Plan | None) -> tuple[Plan | None, float]:
     """The best plan without inverses, or the other one if that is no worse, and a bound of the objective."""
     solution, bound = integer_program(problem.without(lambda s: s.inverts), limit)
-    if solution is None and limit.max_bytes is None:  # what plain autodiff does needs no search
+    if solution is None and limit.max_bytes is None and not limit.replay_names:
+        # What plain autodiff does needs no search.
         solution = Solution(tuple(v for v in problem.targets if v not in problem.free_steps), {})
     if solution is None:
         return other, bound
@@ -195,7 +197,7 @@ def _descended(problem: Problem, limit: Limit, plan: Plan, bound: float) -> Plan
     """
     if plan.problem.handed != problem.handed or not _judged(plan, limit, bound).gap:
         return plan
-    invertible = set[int]().union(*(s.writes for s in problem.steps if s.inverts))
+    invertible = set[int]().union(*(s.writes for s in problem.steps if s.inverts)) - pinned(problem, limit)
     tried = sorted(invertible.intersection(plan.saved), key=lambda v: (-problem.bytes[v], v))
     for value in tried[:MOST_TRIES]:
         found = _without_guard(problem, [v for v in plan.saved if v != value])
@@ -260,10 +262,21 @@ def _objective(plan: Plan, limit: Limit) -> float:
     return weight_bytes * plan.saved_bytes / max(plan.residual_bytes, 1) + weight_overhead * plan.overhead
 
 
-def _least(problems: Sequence[Problem], max_bytes: int) -> Plan:
+def _check_names(problem: Problem, limit: Limit) -> None:
+    for name in (*limit.save_names, *limit.replay_names):
+        if name not in problem.named:
+            names = ", ".join(map(repr, sorted(problem.named))) or "none"
+            raise ValueError(f"checkpoint_name gives no value the name {name!r}; the names are: {names}")
+
+
+def _least_bytes(problems: Sequence[Problem], limit: Limit) -> Plan:
     """The plan of least memory, where no other was found and this one keeps to `max_bytes`."""
-    least = _search(problems, Limit(max_overhead=math.inf))
-    assert least is not None, "without a limit there is always a plan"
+    least = _search(problems, dataclasses.replace(limit, max_overhead=math.inf, max_bytes=None))
+    if least is None:
+        raise PlanError(f"the backward pass cannot do without {', '.join(limit.replay_names)} saved")
+    if limit.max_bytes is None:
+        raise PlanError(_least_overhead(problems, limit))
+    max_bytes = limit.max_bytes
     if least.saved_bytes > max_bytes:
         how = "that was found" if least.gap else "possible"
         raise PlanError(
@@ -271,3 +284,14 @@ def _least(problems: Sequence[Problem], max_bytes: int) -> Plan:
             f"with {least.overhead:.1%} recomputation"
         )
     return dataclasses.replace(least, gap=1.0)
+
+
+def _least_overhead(problems: Sequence[Problem], limit: Limit) -> str:
+    """What to say where values that must not be saved cost more than the limit allows."""
+    any_bytes = sum(sum(problem.bytes.values()) for problem in problems)
+    least = _search(problems, dataclasses.replace(limit, max_overhead=None, max_bytes=any_bytes))
+    assert least is not None, "there is a plan without a limit"
+    return (
+        f"max_overhead={limit.max_overhead:.3g} is too little for replay_names: to do without them saved "
+        f"costs {least.overhead:.1%} recomputation"
+    )

@@ -15,6 +15,9 @@ from typing import Any, TypeVar
 
 import jax
 from jax.core import Tracer
+from jax.extend.core import jaxprs_in_params
+
+from bwsk_jax.engine.program.jaxprs import INLINED
 
 __all__ = ["compiled_once", "remembered", "traced"]
 
@@ -24,13 +27,34 @@ _MADE: weakref.WeakKeyDictionary[Any, dict[Hashable, Any]] = weakref.WeakKeyDict
 
 
 def traced(fun: Callable, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-    """The closed jaxpr of a function of arrays or their types, and the structure of its result."""
+    """The closed jaxpr of a function of arrays or their types, and the structure of its result.
+
+    Raises:
+      TypeError: it holds a `jax.checkpoint` with a policy, which the plan would not keep to.
+    """
     try:
         hash(fun)
     except TypeError:  # JAX looks a function up by its hash
         fun = functools.partial(fun)
     closed, out_shape = jax.make_jaxpr(fun, return_shape=True)(*args, **kwargs)
+    _refuse_policies(closed)
     return closed, jax.tree.structure(out_shape)
+
+
+def _refuse_policies(closed: Any) -> None:
+    """What runs as it stands, such as a loop, keeps to its policies; only what is inlined would not."""
+    for eqn in getattr(closed, "jaxpr", closed).eqns:
+        if eqn.primitive not in INLINED:
+            continue
+        policy = eqn.params.get("policy")
+        if policy not in (None, jax.checkpoint_policies.nothing_saveable):
+            name = getattr(policy, "__name__", type(policy).__name__)
+            raise TypeError(
+                f"a jax.checkpoint inside has a policy, {name}, that the plan would not keep to: call it "
+                "without one, or name what it saves by checkpoint_name and pass save_names or replay_names"
+            )
+        for inner in jaxprs_in_params(eqn.params):
+            _refuse_policies(inner)
 
 
 def remembered(closed: Any, key: Hashable, make: Callable[[], Made]) -> Made:

@@ -166,6 +166,39 @@ def test_arguments_of_checkpoint_without_a_counterpart_are_refused_with_a_reason
         bwsk_jax.reversible(block, **{name: None})
 
 
+def inner(policy):
+    f = jax.checkpoint(lambda x: jnp.sin(jnp.exp(x)), policy=policy)
+    return lambda x: jax.jit(f)(x).sum()
+
+
+ENTRIES = {
+    "call": lambda f: bwsk_jax.reversible(f)(X),
+    "plan": lambda f: bwsk_jax.plan(f, X),
+    "scan": lambda f: bwsk_jax.reversible_scan(lambda c, _: (c * f(c), None), X, None, 3),
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_a_policy_inside_is_refused_with_a_reason(entry):
+    with pytest.raises(
+        TypeError, match=r"a jax.checkpoint inside has a policy, .* save_names or replay_names"
+    ):
+        ENTRIES[entry](inner(jax.checkpoint_policies.everything_saveable))
+
+
+@pytest.mark.parametrize("policy", [None, jax.checkpoint_policies.nothing_saveable])
+def test_a_checkpoint_inside_that_saves_nothing_is_planned_anew(policy):
+    np.testing.assert_allclose(
+        jax.grad(bwsk_jax.reversible(inner(policy)))(X), jax.grad(inner(policy))(X), rtol=1e-6
+    )
+
+
+def test_a_policy_inside_a_loop_is_kept_to():
+    f = inner(jax.checkpoint_policies.everything_saveable)
+    looped = lambda x: jax.lax.scan(lambda c, _: (c * f(c), None), x, None, 3)[0].sum()
+    np.testing.assert_allclose(jax.grad(bwsk_jax.reversible(looped))(X), jax.grad(looped)(X), rtol=1e-6)
+
+
 def test_other_arguments_are_refused():
     with pytest.raises(TypeError, match="does not take overhead: there is no such argument"):
         bwsk_jax.reversible(block, overhead=0.1)
