@@ -22,6 +22,7 @@ from bwsk_jax.engine.plan.problem import call_problem
 from bwsk_jax.engine.program.arguments import StaticArguments, split_arguments, tracing_explained
 from bwsk_jax.engine.program.eager import compiled_once, remembered, traced
 from bwsk_jax.engine.program.jaxprs import Program, flatten, read
+from bwsk_jax.engine.program.platform import platform
 from bwsk_jax.engine.program.types import varying_axes
 from bwsk_jax.engine.program.vjp import VjpTrace, merge, split, trace_vjp
 from bwsk_jax.engine.rules.registry import registered_rules
@@ -113,7 +114,7 @@ def _wrapped(fun: Callable, followed: Any, invert: bool, argnums: Any, argnames:
         def made():
             return _ReversibleCall(flatten(closed, hoist=True), followed, invert)
 
-        rules = remembered(closed, (followed, invert, registered_rules()), made)
+        rules = remembered(closed, (followed, invert, registered_rules(), platform()), made)
         with forward_mode_explained("bwsk_jax.reversible"):
             outputs = rules.differentiable()([*closed.consts, *leaves])
         return jax.tree.unflatten(out_tree, outputs)

@@ -133,7 +133,7 @@ class _ReversibleScan:
     @classmethod
     def of(cls, scan: ScanBody, *options: Any) -> _ReversibleScan:
         """The same each time for the same body and the same other attributes."""
-        key = *options, registered_rules()
+        key = *options, registered_rules(), platform()
         if key not in scan.rules:
             scan.rules[key] = cls(scan, *options)
         return scan.rules[key]

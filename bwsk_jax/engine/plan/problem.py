@@ -18,10 +18,12 @@ from jax.extend.core import primitives as p
 
 from bwsk_jax.engine.program.bits import kept_nbytes
 from bwsk_jax.engine.program.jaxprs import Equation, Program
+from bwsk_jax.engine.program.platform import platform
 from bwsk_jax.engine.program.scan_body import ScanBody
 from bwsk_jax.engine.program.types import digits, nbytes
 from bwsk_jax.engine.program.vjp import VjpTrace, split
 from bwsk_jax.engine.rules import costs, exactness
+from bwsk_jax.engine.rules.devices import flops_per_byte
 from bwsk_jax.engine.rules.exactness import Grade, Taint
 from bwsk_jax.engine.rules.intervals import Bounds, bounds_of
 from bwsk_jax.engine.rules.inverses import Inverse
@@ -39,7 +41,7 @@ class Step:
       operand: the place of the operand that is solved for, None for a replay.
       reads: the values that must be known before.
       writes: the values that are known after.
-      cost: in FLOPs.
+      cost: in FLOPs; see `costs.inversion_cost` for those of an inversion.
       grade: of the inverse, None for a replay.
       amplification: of the inverse: see `Inverse`.
       conditional: whether some data leave nothing of what a `ROUNDED` inverse gives, as a scale does that
@@ -307,6 +309,7 @@ def _replays(program: Program, constant: frozenset[int]) -> Iterator[Step]:
 def _inversions(
     program: Program, bounds: Bounds, parameter_only: frozenset[int], length: int
 ) -> Iterator[Step]:
+    balance = flops_per_byte(platform())
     for number, equation in enumerate(program.equations):
         for inverse in inverses_of(equation, bounds.of):
             target = equation.inputs[inverse.operand]
@@ -316,8 +319,7 @@ def _inversions(
             if not _is_worth_trying(equation, inverse, parameter_only):
                 continue
             reads = tuple(dict.fromkeys((*equation.outputs, *inverse.side_values(equation))))
-            # What the inverse computes has the operand's size; it is priced like the equation itself.
-            cost = costs.cost(equation)
+            cost = costs.inversion_cost(equation, inverse.operand, inverse.grade, balance)
             conditional = inverse.grade is Grade.ROUNDED and bool(inverse.condition)
             how = inverse.grade, inverse.amplification, conditional
             yield Step(number, inverse.operand, reads, (target,), cost, *how)

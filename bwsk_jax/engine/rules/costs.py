@@ -1,4 +1,9 @@
-"""What an equation costs to run, in FLOPs."""
+"""What an equation costs to run, in FLOPs, and what it costs to invert.
+
+A replay runs where its result is read, and XLA fuses the two. What an inverse gives stands between iterations
+or between products: it is written to memory and read again, which takes as long as many FLOPs do. A guard
+reads what it judges several times.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +15,10 @@ from jax.extend.core import Literal
 from jax.extend.core import primitives as p
 
 from bwsk_jax.engine.program.jaxprs import Equation, Program, present, subprograms
-from bwsk_jax.engine.program.types import size
+from bwsk_jax.engine.program.types import nbytes, size
+from bwsk_jax.engine.rules.exactness import Grade
 
-__all__ = ["cost", "forward_cost"]
+__all__ = ["cost", "forward_cost", "inversion_cost"]
 
 _FREE = {
     *(p.reshape_p, p.squeeze_p, p.broadcast_in_dim_p, p.transpose_p, p.rev_p, p.slice_p, p.concatenate_p),
@@ -64,6 +70,15 @@ def cost(equation: Equation) -> float:
     if primitive in _REDUCTIONS:
         return float(sum(map(size, equation.in_avals)))
     return float(outputs)
+
+
+_PASSES = {Grade.EXACT: 0, Grade.GUARDED: 8}
+"""How often what an inverse gives moves through memory, where that is not out and in."""
+
+
+def inversion_cost(equation: Equation, operand: int, grade: Grade, balance: float) -> float:
+    """FLOPs of one inversion, and of those that take as long as its traffic: `balance` of them a byte."""
+    return cost(equation) + balance * _PASSES.get(grade, 2) * nbytes(equation.in_avals[operand])
 
 
 def _columns(equation: Equation) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-__all__ = ["DEVICES", "Device"]
+__all__ = ["DEVICES", "Device", "flops_per_byte"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,3 +101,14 @@ DEVICES = {
         ),
     )
 }
+
+_TYPICAL = {"tpu": DEVICES["v5e"], "gpu": DEVICES["h100"]}
+
+
+def flops_per_byte(platform: str) -> float:
+    """How many FLOPs of products a platform does in the time in which it moves a byte to or from memory.
+
+    It is 0 for a CPU, which computes slowly, and whose caches hold much of what a layer makes.
+    """
+    device = _TYPICAL.get(platform)
+    return device.products["bfloat16"] / device.bandwidth if device else 0.0

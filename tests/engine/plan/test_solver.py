@@ -16,6 +16,7 @@ from bwsk_jax.engine.plan import solver
 from bwsk_jax.engine.plan.plan import Limit, Plan, PlanError, check_plan
 from bwsk_jax.engine.plan.problem import scan_problem, scan_problems
 from bwsk_jax.engine.plan.solver import solve
+from bwsk_jax.engine.program.platform import traced_for
 from bwsk_jax.engine.program.scan_body import trace_iteration
 from bwsk_jax.engine.rules.exactness import Grade, Taint
 from tests.support.damage import damaged
@@ -304,6 +305,19 @@ def test_a_guarded_inverse_saves_a_replay_where_the_data_allow_it(limit):
     assert found.overhead < replayed.overhead / 5
     assert found.fallback_overhead == pytest.approx(replayed.overhead)
     assert "32.05% where a guard refuses" in str(found)
+
+
+def test_what_an_inverse_moves_through_memory_is_priced_where_that_takes_long():
+    """A TPU does hundreds of FLOPs while it moves a byte: a guard there costs more than it saves."""
+    plans = {}
+    for platform in ("cpu", "tpu"):
+        with traced_for(platform):
+            plans[platform] = bwsk_jax.plan_scan(*scanned("normalised"), max_overhead=INF)
+    assert plans["cpu"].guarded_steps and not plans["tpu"].inverted
+    with traced_for("tpu"):
+        least = bwsk_jax.plan_scan(coupling, (HALF, HALF), struct(6, 8, 8), max_overhead=INF)
+        limited = bwsk_jax.plan_scan(coupling, (HALF, HALF), struct(6, 8, 8), max_overhead=0.03)
+    assert least.saved_bytes == 0 and not limited.inverted
 
 
 def test_nothing_is_divided_by_an_activation_behind_a_guard():
