@@ -15,6 +15,7 @@ import jax
 
 import bwsk_jax.engine.execute.reversible as engine
 import bwsk_jax.engine.execute.reversible_scan as engine_scan
+from bwsk_jax.frameworks.exchange import refuse
 
 __all__ = ["reversible", "reversible_scan"]
 
@@ -96,6 +97,7 @@ def reversible_scan(
     >>> eqx.filter_grad(loss)(layers, jnp.ones(4)).layers[0].weight.shape
     (3, 16, 4)
     """
+    refuse("reversible_scan", limits)
     first, fixed_carry = eqx.partition(init, eqx.is_array)
     slices, fixed_x = eqx.partition(xs, eqx.is_array)
     others = []

@@ -14,6 +14,7 @@ import jax
 from jax.extend.core import primitives as p
 
 from bwsk_jax.engine.execute.reversible_scan import reversible_scan
+from bwsk_jax.engine.plan.api import check_save_every, wanted
 from bwsk_jax.engine.program.jaxprs import Equation, aval_of, subprograms, trace
 
 __all__ = ["Run", "loops_reversible", "refuse"]
@@ -45,7 +46,14 @@ def refuse(name: str, arguments: dict[str, Any]) -> None:
         raise TypeError(f"{name}() does not take {argument}: {_REASONS[argument]}")
 
 
-def loops_reversible(**options: Any) -> Run:
+def loops_reversible(
+    *,
+    max_overhead: float | None = None,
+    max_bytes: int | None = None,
+    save_every: int | None = None,
+    invert: bool = True,
+    plan: Any = None,
+) -> Run:
     """Run the loops of a function by `reversible_scan` in place of `lax.scan`.
 
     A framework's scan sorts what a body reads and writes into constants, carry and slices, and leaves the
@@ -53,7 +61,10 @@ def loops_reversible(**options: Any) -> Run:
     loop. A loop inside the body of another one stays as it is.
 
     Args:
-      options: limits and other keyword arguments of `reversible_scan`.
+      max_overhead, max_bytes, save_every, invert, plan: as for `reversible_scan`.
+
+    Raises:
+      ValueError: for two limits, or for one that none can keep to, as `reversible_scan` does.
 
     >>> import jax, jax.numpy as jnp
     >>> run = loops_reversible(max_overhead=float("inf"))
@@ -63,6 +74,10 @@ def loops_reversible(**options: Any) -> Run:
     >>> bool(jnp.allclose(ours, plain))
     True
     """
+    wanted(plan, max_overhead, max_bytes)
+    check_save_every(save_every)
+    limits = {"max_overhead": max_overhead, "max_bytes": max_bytes, "plan": plan}
+    options = limits | {"save_every": save_every, "invert": invert}
 
     def bind(equation: Equation, operands):
         if equation.primitive is not p.scan_p:

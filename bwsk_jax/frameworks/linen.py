@@ -8,9 +8,11 @@ are its parameters: a model can change from one to the other and keep them.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import flax.linen as nn
 from flax.core import lift
 from flax.linen.transforms import lift_transform
 
@@ -100,6 +102,7 @@ def reversible_scan(
     {'params': {'ScanLayer_0': {'Dense_0': {'bias': (3, 4), 'kernel': (3, 4, 4)}}}}
     """
     refuse("reversible_scan", of_scan)
+    inspect.signature(nn.scan).bind(target, **of_scan)
     run = loops_reversible(
         max_overhead=max_overhead, max_bytes=max_bytes, save_every=save_every, invert=invert, plan=plan
     )
@@ -149,6 +152,7 @@ def reversible_remat_scan(
     {'params': {'Remat_scanDense_0': {'bias': (2, 3, 4), 'kernel': (2, 3, 4, 4)}}}
     """
     refuse("reversible_remat_scan", of_remat_scan)
+    inspect.signature(nn.remat_scan).bind(target, lengths, **of_remat_scan)
     if not lengths:
         raise ValueError("lengths must name at least one loop, got none")
     run = loops_reversible(

@@ -20,13 +20,22 @@ from bwsk_jax.frameworks.exchange import Run, loops_reversible, refuse
 __all__ = ["reversible", "reversible_scan"]
 
 
-def reversible(f: Callable | None = None, *, static_argnums: int | Sequence[int] = (), **limits: Any) -> Any:
+def reversible(
+    f: Callable | None = None,
+    *,
+    static_argnums: int | Sequence[int] = (),
+    graph: bool | None = None,
+    graph_updates: bool | None = None,
+    **limits: Any,
+) -> Any:
     """`nnx.remat` by plan: a function of modules whose backward pass saves, inverts or replays.
 
     Args:
       f: a function, a module or a method of one; without it, what this returns is a decorator.
       static_argnums: taken as `nnx.remat` takes it, and needed for nothing: arguments that are no arrays,
         such as `train=True`, stay as they are.
+      graph, graph_updates: taken as `nnx.remat` takes them, and needed for nothing: modules go in and come
+        back as graphs, which serves all of its modes.
       limits: `max_overhead`, `max_bytes`, `invert` and `plan` as for `bwsk_jax.reversible`.
 
     Raises:
