@@ -7,7 +7,7 @@ inputs that are differentiated, and all else, such as `train=True`, stays what i
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -74,29 +74,29 @@ def loops_reversible(
     >>> bool(jnp.allclose(ours, plain))
     True
     """
-    wanted(plan, max_overhead, max_bytes)
-    check_save_every(save_every)
     limits = {"max_overhead": max_overhead, "max_bytes": max_bytes, "plan": plan}
-    options = limits | {"save_every": save_every, "invert": invert}
+    wanted(**limits)
+    check_save_every(save_every)
+    run = functools.partial(_run_loop, **limits, save_every=save_every, invert=invert)
 
     def bind(equation: Equation, operands):
         if equation.primitive is not p.scan_p:
             return equation.bind(operands)
         with equation.scope():
-            return _run_loop(equation, operands, options)
+            return run(equation, operands)
 
     def transformed(fun):
         @functools.wraps(fun)
-        def run():
+        def call():
             program, constants, tree = trace(fun, merged=False)
             return jax.tree.unflatten(tree, program.evaluate(constants, program.outputs, bind))
 
-        return run
+        return call
 
     return transformed
 
 
-def _run_loop(equation: Equation, operands: Any, options: dict[str, Any]) -> list[Any]:
+def _run_loop(equation: Equation, operands: Sequence[Any], **options: Any) -> list[Any]:
     """The results of a scan. What its carry only hands on, as it came, is no carry but a constant."""
     (body,) = subprograms(equation, merged=False)
     rank = lambda aval: len(aval.shape)
