@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 
 from bwsk_jax.frameworks import equinox as ours
-from tests.support.frameworks import LEAST, every_limit, promotion_as_the_libraries_have_it
+from tests.support.frameworks import LEAST, every_limit, every_other, promotion_as_the_libraries_have_it
 from tests.support.parity import assert_same, loss_of, random
 
 promotion = promotion_as_the_libraries_have_it()
@@ -60,11 +60,11 @@ def over_a_batch(call):
 
 
 @every_limit
-def test_a_block_gives_what_filter_checkpoint_and_plain_give(limits):
+@every_other
+def test_a_block_gives_what_filter_checkpoint_and_plain_give(limits, other):
     by = lambda wrap: over_a_batch(lambda block, x, state, key: wrap(block)(x, state, key=key))
     found = by(functools.partial(ours.reversible, **limits))
-    for other in (lambda block: block, eqx.filter_checkpoint):
-        assert_same(found, by(other))
+    assert_same(found, by(eqx.filter_checkpoint if other == "remat" else lambda block: block))
 
 
 def test_it_is_a_module_that_holds_what_it_transforms():

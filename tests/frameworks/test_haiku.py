@@ -9,7 +9,14 @@ import pytest
 
 import bwsk_jax
 from bwsk_jax.frameworks import haiku as ours
-from tests.support.frameworks import LEAST, agree, every_limit, naming, promotion_as_the_libraries_have_it
+from tests.support.frameworks import (
+    LEAST,
+    agree,
+    every_limit,
+    every_other,
+    naming,
+    promotion_as_the_libraries_have_it,
+)
 from tests.support.parity import assert_same, loss_of, random
 
 promotion = promotion_as_the_libraries_have_it()
@@ -49,18 +56,19 @@ def results(network, state):
 
 
 @every_limit
-def test_a_block_gives_what_remat_and_plain_give(limits):
-    """Called twice, with a key drawn between the calls."""
+@every_other
+def test_a_block_gives_what_remat_and_plain_give(limits, other):
+    """Two blocks, with a key drawn between them."""
 
     def network(wrap, x):
         first, second = Block(name="first"), Block(name="second")
         x = wrap(first)(x)
         x = hk.dropout(hk.next_rng_key(), 0.2, x)
-        return wrap(second)(wrap(first)(x))
+        return wrap(second)(x)
 
     by = lambda wrap: functools.partial(network, wrap)
-    for other in (lambda block: block, hk.remat):
-        both(by(functools.partial(ours.reversible, **limits)), by(other))
+    expected = hk.remat if other == "remat" else lambda block: block
+    both(by(functools.partial(ours.reversible, **limits)), by(expected))
 
 
 def test_arguments_that_are_no_arrays_stay_as_they_are():
@@ -97,6 +105,7 @@ def recurrent(scan, x, **how):
     return scan(cell, jnp.zeros(6), x, **how)
 
 
+@pytest.mark.slow
 @every_limit
 def test_a_scan_gives_what_scan_gives(limits):
     scan = functools.partial(ours.reversible_scan, **limits)

@@ -8,7 +8,14 @@ import pytest
 
 import bwsk_jax
 from bwsk_jax.frameworks import linen
-from tests.support.frameworks import LEAST, agree, every_limit, naming, promotion_as_the_libraries_have_it
+from tests.support.frameworks import (
+    LEAST,
+    agree,
+    every_limit,
+    every_other,
+    naming,
+    promotion_as_the_libraries_have_it,
+)
 from tests.support.parity import assert_same, loss_of, random
 
 promotion = promotion_as_the_libraries_have_it()
@@ -91,13 +98,13 @@ def static_remat(block):
 
 
 @every_limit
-def test_a_block_gives_what_remat_and_plain_give(limits):
+@every_other
+def test_a_block_gives_what_remat_and_plain_give(limits, other):
     ours = Network(lambda block: linen.reversible(block, **limits))
-    plain = Network(lambda block: block)
-    variables = plain.init(KEYS, X)
+    expected = Network(static_remat if other == "remat" else lambda block: block)
+    variables = expected.init(KEYS, X)
     assert_same(ours.init(KEYS, X), variables)
-    for other in (plain, Network(static_remat)):
-        agree(results(ours, variables), results(other, variables), variables["params"], X)
+    agree(results(ours, variables), results(expected, variables), variables["params"], X)
 
 
 def test_parameters_have_the_names_that_flax_gives_them():
@@ -191,14 +198,9 @@ def test_a_scan_gives_what_scan_gives(limits):
     agree(results(ours, variables), results(plain, variables), variables["params"], X)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "order",
-    [
-        {"reverse": True},
-        pytest.param({"unroll": 3}, marks=pytest.mark.slow),
-        pytest.param({"check_constancy_invariants": False}, marks=pytest.mark.slow),
-    ],
-    ids=str,
+    "order", [{"reverse": True}, {"unroll": 3}, {"check_constancy_invariants": False}], ids=str
 )
 def test_other_arguments_of_scan(order):
     how = SCANNED | order
@@ -284,7 +286,8 @@ def test_a_coupling_keeps_nothing_by_inverting():
     assert inverting < replaying < temporaries(Flow(nn.scan, {}))
 
 
-@pytest.mark.parametrize("lengths", [(6,), pytest.param((2, 3), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("lengths", [(6,), (2, 3)])
 def test_a_repeated_block_gives_what_remat_scan_gives(lengths):
     class Unary(nn.Module):
         @nn.compact

@@ -22,6 +22,7 @@ every_limit = pytest.mark.parametrize(
         for name, how in LIMITS.items()
     ],
 )
+every_other = pytest.mark.parametrize("other", ["plain", pytest.param("remat", marks=pytest.mark.slow)])
 
 
 def promotion_as_the_libraries_have_it():
