@@ -53,7 +53,7 @@ _PLACES = {
     "fit": "bwsk_jax.targets.fit",
     "compile_for": "bwsk_jax.targets.program",
 }
-_PACKAGES = ("bert", "classification", "coordination", "engine", "targets")
+_PACKAGES = ("bert", "classification", "coordination", "engine", "frameworks", "targets")
 
 
 def __getattr__(name: str) -> Any:

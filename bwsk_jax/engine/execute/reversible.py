@@ -22,6 +22,7 @@ from bwsk_jax.engine.plan.problem import call_problem
 from bwsk_jax.engine.program.arguments import StaticArguments, split_arguments, tracing_explained
 from bwsk_jax.engine.program.eager import compiled_once, remembered, traced
 from bwsk_jax.engine.program.jaxprs import Program, flatten, read
+from bwsk_jax.engine.program.lifting import refuse_modules, state_explained
 from bwsk_jax.engine.program.platform import platform
 from bwsk_jax.engine.program.types import varying_axes
 from bwsk_jax.engine.program.vjp import VjpTrace, merge, split, trace_vjp
@@ -71,7 +72,8 @@ def reversible(
 
     Raises:
       PlanError: when differentiated, if the plan is for another function or `max_bytes` is out of reach.
-      TypeError: for an argument of `jax.checkpoint` that has no counterpart; the message says why.
+      TypeError: for an argument of `jax.checkpoint` that has no counterpart; the message says why. For a
+        module of a framework that `bwsk_jax.frameworks` has a sibling for; the message names it.
 
     >>> import bwsk_jax, jax, jax.numpy as jnp
     >>> f = lambda x: jnp.sin(jnp.exp(x)).sum()
@@ -102,8 +104,9 @@ def _wrapped(fun: Callable, followed: Any, invert: bool, argnums: Any, argnames:
 
     @functools.wraps(fun)
     def wrapped(*args, **kwargs):
+        refuse_modules("bwsk_jax.reversible", fun, args)
         leaves, layout = split_arguments(args, kwargs, static)
-        with tracing_explained("bwsk_jax.reversible"):
+        with tracing_explained("bwsk_jax.reversible"), state_explained("bwsk_jax.reversible"):
             if policy is not None:
                 return jax.checkpoint(of_traced(layout), policy=policy)(*leaves)
             if layout.is_all_traced:  # by `fun` itself JAX knows what it has traced before

@@ -28,6 +28,7 @@ from bwsk_jax.engine.plan.plan import Limit, Plan, PortablePlan
 from bwsk_jax.engine.plan.problem import scan_problems
 from bwsk_jax.engine.program.eager import compiled_once
 from bwsk_jax.engine.program.jaxprs import Program
+from bwsk_jax.engine.program.lifting import refuse_modules, state_explained
 from bwsk_jax.engine.program.platform import platform
 from bwsk_jax.engine.program.scan_body import Item, ScanBody, trace_body
 from bwsk_jax.engine.program.types import cast_like, is_differentiable, without_weak_type
@@ -92,8 +93,9 @@ def reversible_scan(
     check_save_every(save_every)
     if callable(followed):
         return _scan_by_policy(followed, save_every, f, init, xs, length, reverse, unroll)
-    scan, consts = trace_body(f, init, xs, length, reverse=reverse, unroll=unroll)
-    with forward_mode_explained("bwsk_jax.reversible_scan"):
+    refuse_modules("bwsk_jax.reversible_scan", f, ())
+    with forward_mode_explained("bwsk_jax.reversible_scan"), state_explained("bwsk_jax.reversible_scan"):
+        scan, consts = trace_body(f, init, xs, length, reverse=reverse, unroll=unroll)
         rules = _ReversibleScan.of(scan, save_every, followed, invert, reverse, _at_once(unroll, scan.length))
         carry, ys = rules.differentiable()(consts, _cast_to_carry(scan, init), jax.tree.leaves(xs))
     return jax.tree.unflatten(scan.out_tree, map(cast_like, (*carry, *ys), scan.out_avals))

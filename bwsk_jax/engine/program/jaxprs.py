@@ -159,12 +159,17 @@ class Program:
                 wanted.update(equation.reads)
         return kept[::-1]
 
-    def evaluate(self, inputs: Sequence[Any], outputs: Sequence[int | Literal]) -> list[Any]:
-        """Values of `outputs` for the given inputs."""
+    def evaluate(
+        self,
+        inputs: Sequence[Any],
+        outputs: Sequence[int | Literal],
+        bind: Callable[[Equation, Sequence[Any]], Sequence[Any]] = Equation.bind,
+    ) -> list[Any]:
+        """Values of `outputs` for the given inputs; `bind` evaluates an equation for its operands."""
         environment = dict(self.constants)
         environment.update(zip(self.inputs, inputs, strict=True))
         for equation in self.needed(outputs):
-            results = equation.bind([read(environment, v) for v in equation.inputs])
+            results = bind(equation, [read(environment, v) for v in equation.inputs])
             environment.update(zip(equation.outputs, results, strict=True))
         return [read(environment, v) for v in outputs]
 
