@@ -91,8 +91,15 @@ class Flags:
     """Where to compute. auto is JAX's own choice: a GPU where it finds one."""
     log_dir: str | None = None
     """Folder that receives TensorBoard events, in VARIANT/."""
+    license: str | None = None
+    """License of the model, as the Hub spells it, for the model card. Default: that of --init's card."""
+    language: str | None = None
+    """Languages of the text, like en or en,de, for the model card. Default: those that the cards of --init
+    and --dataset state."""
 
 
+PERSONAL = ("out", "save_every", "device", "log_dir", "license", "language")
+"""The flags that change nothing of what is computed."""
 POSITIVE = ("seq_len", "batch_size", "grad_accum", "epochs", "max_steps", "lr", "max_bytes")
 FINITE = ("lr",)
 NOT_NEGATIVE = ("max_overhead", "save_every", "seed")

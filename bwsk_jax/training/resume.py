@@ -14,7 +14,7 @@ from typing import Any
 
 from bwsk_jax import bert
 from bwsk_jax.errors import UserError
-from bwsk_jax.training.flags import Flags
+from bwsk_jax.training.flags import PERSONAL, Flags
 from bwsk_jax.training.loop.checkpoints import has_checkpoint
 from bwsk_jax.training.memory import limited
 from bwsk_jax.training.recipe import IN_RECIPE
@@ -31,7 +31,6 @@ from bwsk_jax.training.setup import Setup
 FLAGS_FILE = "options.json"
 TEXT = "text"
 FITTED = "fitted_max_bytes"
-MAY_DIFFER = {"out", "save_every", "device", "log_dir"}
 ADVICE = "give another --out, or remove the folder"
 WORK = (RESULTS_FILE, "model.safetensors")
 
@@ -90,7 +89,7 @@ def check_same_run(setup: Setup) -> None:
     differences = [
         f"--{name.replace('_', '-')} was {_shown(before)}, now {_shown(now)}"
         for name, now in resolved_flags(setup).items()
-        if name not in MAY_DIFFER and (before := saved.get(name, defaults[name])) != now
+        if name not in PERSONAL and (before := saved.get(name, defaults[name])) != now
     ]
     if not differences and saved.get(TEXT) != _text_digest(setup):
         differences = ["the text or vocabulary behind --dataset and --tokenizer has changed"]

@@ -19,6 +19,7 @@ from bwsk_jax.training.loop.interruption import Interruption
 from bwsk_jax.training.progress import Progress
 from bwsk_jax.training.report.card import CARD_FILE, write_model_card
 from bwsk_jax.training.report.metrics import final_metrics, make_evaluator
+from bwsk_jax.training.report.origin import origin
 from bwsk_jax.training.report.results import (
     GATHERED_FILE,
     RESULTS_FILE,
@@ -74,7 +75,13 @@ def _run(setup: Setup, interruption: Interruption, started: float) -> dict[str, 
 
 
 def gather(setup: Setup, results: dict[str, Any]) -> None:
-    """Write what the output folder says of all its variants."""
+    """Write what the output folder says of all its variants.
+
+    A license or language that is given for a run that was finished before goes into its results.
+    """
+    if (setup.flags.license or setup.flags.language) and results["origin"] != origin(setup):
+        results["origin"] = origin(setup)
+        write_json(results, setup.folder / RESULTS_FILE)
     with locked(setup.root, SECONDS_TO_GATHER):
         remove_leftovers(setup.root, GATHERED_FILE)
         remove_leftovers(setup.root, CARD_FILE)

@@ -14,6 +14,7 @@ import optax
 import bwsk_jax
 from bwsk_jax import bert
 from bwsk_jax.targets import CompiledProgram, Target, compile_for, find_target
+from bwsk_jax.training.data.hub import public_name
 from bwsk_jax.training.flags import DTYPES, Flags
 from bwsk_jax.training.recipe import Recipe
 from bwsk_jax.training.step.evaluation import EvaluationSet, HeldOut
@@ -151,5 +152,6 @@ class Setup(StepSetup):
 
     @property
     def model_slug(self) -> str:
-        """The model's short name, as in the results."""
-        return f"bert-{self.flags.preset}"
+        """The model's short name, as in the results: that of `--init`, or of the preset."""
+        init = self.flags.init
+        return f"bert-{self.flags.preset}" if init is None else public_name(init).rpartition("/")[2]

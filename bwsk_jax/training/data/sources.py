@@ -11,6 +11,7 @@ from pathlib import Path
 from bwsk_jax.errors import UserError
 from bwsk_jax.training.data.corpus import load_corpus, on_the_hub
 from bwsk_jax.training.data.hub import (
+    CARD_FILE,
     MODEL_FILES,
     TOKENIZER_FILES,
     HubError,
@@ -94,7 +95,7 @@ def sources_at_hand(flags: Flags) -> Sources:
 
 def model_folder(init: str) -> Path:
     """Return the folder of the model that `--init` names, with its weights. Raises `SourceError`."""
-    folder = _local("--init", init, (*MODEL_FILES, ADAPTER_FILE, *TOKENIZER_FILES), NO_MODEL)
+    folder = _local("--init", init, (*MODEL_FILES, ADAPTER_FILE, *TOKENIZER_FILES, CARD_FILE), NO_MODEL)
     _check_model(init, folder)
     if not Path(init).exists() and not any(folder.glob("model*.safetensors")):
         raise SourceError(
