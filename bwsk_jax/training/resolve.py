@@ -28,7 +28,7 @@ from bwsk_jax.training.data.text import Corpus, DatasetError
 from bwsk_jax.training.data.tokens import cached_tokens
 from bwsk_jax.training.data.windows import cut_windows, steps_per_epoch
 from bwsk_jax.training.flags import FlagError, Flags
-from bwsk_jax.training.recipe import IN_RECIPE, RECIPES, Recipe
+from bwsk_jax.training.recipe import IN_RECIPE, Recipe, recipe_of
 from bwsk_jax.training.setup import Setup
 from bwsk_jax.training.step.evaluation import ExactSet, evaluation_set, unigram_perplexity
 from bwsk_jax.variants import Variant, find_variant
@@ -95,7 +95,7 @@ def resolve(flags: Flags, find_sources: Callable[[Flags], Sources]) -> Resolved:
     """
     variant = find_variant(flags.variant)
     _check(flags, variant)
-    flags, recipe = with_default_sources(flags, variant), _recipe(flags)
+    flags, recipe = with_default_sources(flags, variant), _recipe(flags, variant)
     sources = find_sources(flags)
     tokenizer = _tokenizer(flags, sources.tokenizer, sources.corpus)
     config = _model_config(flags, recipe, sources.init, tokenizer)
@@ -196,10 +196,10 @@ def _check_target(flags: Flags) -> None:
         raise FlagError(f"--target {flags.target}: {fault}") from None
 
 
-def _recipe(flags: Flags) -> Recipe:
+def _recipe(flags: Flags, variant: Variant) -> Recipe:
     """Return the preset's recipe with the values that `flags` give in place of its own."""
     given = {name: value for name in IN_RECIPE if (value := getattr(flags, name)) is not None}
-    return dataclasses.replace(RECIPES[flags.preset], **given)
+    return dataclasses.replace(recipe_of(flags.preset, variant.experiment), **given)
 
 
 def _tokenizer(flags: Flags, path: Path | None, corpus: Corpus | None) -> Any | None:
@@ -228,6 +228,8 @@ def _model_config(flags: Flags, recipe: Recipe, init: Path | None, tokenizer: An
         config = bert.PRESETS["base"]
     else:
         config = _scratch_config(flags, recipe, tokenizer)
+    if (rate := recipe.dropout) is not None:
+        config = dataclasses.replace(config, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate)
     if tokenizer is not None and not vocabulary_fits(len(tokenizer), config.vocab_size):
         raise FlagError(
             f"the tokenizer in {flags.tokenizer} has {len(tokenizer)} pieces, but the model in "
@@ -282,12 +284,7 @@ def _planned_steps(flags: Flags, recipe: Recipe, windows: int) -> int:
 
 
 def _scratch_config(flags: Flags, recipe: Recipe, tokenizer: Any | None) -> bert.BertConfig:
-    config = dataclasses.replace(
-        bert.PRESETS[flags.preset],
-        hidden_dropout_prob=recipe.dropout,
-        attention_probs_dropout_prob=recipe.dropout,
-        initializer_range=recipe.initializer_range,
-    )
+    config = dataclasses.replace(bert.PRESETS[flags.preset], initializer_range=recipe.initializer_range)
     if tokenizer is None:
         return config
     return dataclasses.replace(config, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)

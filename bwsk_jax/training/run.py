@@ -109,6 +109,7 @@ def _train(setup: Setup, interruption: Interruption) -> tuple[History, float, in
                 bert.save_pretrained(setup.folder, setup.config, best.params)
                 print(f"note: the model in {setup.folder} was gone; it is exported again", file=sys.stderr)
             print(f"resuming after step {history.total_steps}/{setup.total_steps}", flush=True)
+        history.go_on(setup.total_steps, setup.recipe.patience)
         earlier_seconds = history.seconds
         tokens_per_step = setup.recipe.tokens_per_step
         progress = Progress(setup.total_steps, tokens_per_step, steps_before=history.total_steps)
@@ -129,5 +130,6 @@ def _events(setup: Setup, history: History, closing: contextlib.ExitStack) -> li
     if setup.log_folder is None:
         return []
     log = closing.enter_context(EventLog(setup.log_folder, first=history.total_steps + 1))
-    rates = np.asarray(learning_rate_schedule(setup.peak_lr, setup.total_steps)(np.arange(setup.total_steps)))
+    schedule = learning_rate_schedule(setup.peak_lr, setup.total_steps, setup.recipe)
+    rates = np.asarray(schedule(np.arange(setup.total_steps)))
     return [TrainingEvents(log, history, rates, setup.recipe.tokens_per_step)]

@@ -16,7 +16,7 @@ from bwsk_jax import bert
 from bwsk_jax.targets import CompiledProgram, Target, compile_for, find_target
 from bwsk_jax.training.data.hub import public_name
 from bwsk_jax.training.flags import DTYPES, Flags
-from bwsk_jax.training.recipe import Recipe
+from bwsk_jax.training.recipe import LEARNING_RATES, Recipe
 from bwsk_jax.training.step.evaluation import EvaluationSet, HeldOut
 from bwsk_jax.training.step.optimizer import make_optimizer
 from bwsk_jax.training.step.train_step import TrainState, make_train_step, state_shapes
@@ -52,13 +52,12 @@ class StepSetup:
     @property
     def peak_lr(self) -> float:
         """The highest learning rate of the schedule."""
-        finetunes = self.variant.experiment == "finetune"
-        return self.flags.lr or (self.recipe.finetune_lr if finetunes else self.recipe.scratch_lr)
+        return self.flags.lr or getattr(self.recipe, LEARNING_RATES[self.variant.experiment])
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
         """The optimizer with its schedule."""
-        return make_optimizer(self.peak_lr, self.total_steps)
+        return make_optimizer(self.peak_lr, self.total_steps, self.recipe)
 
     @property
     def scan(self) -> Callable:
@@ -99,6 +98,7 @@ class StepSetup:
             self.optimizer,
             self.mask_id,
             random_pieces=self.pieces if self.flags.masking == "bert" else None,
+            mask_rate=recipe.mask_rate,
             dtype=self.dtype,
             scan=self.scan,
         )

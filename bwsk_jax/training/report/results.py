@@ -16,6 +16,7 @@ from bwsk_jax import Plan, bert
 from bwsk_jax.errors import UserError
 from bwsk_jax.training.data.hub import public_name
 from bwsk_jax.training.loop.history import History
+from bwsk_jax.training.recipe import IN_RECIPE
 from bwsk_jax.training.report.metrics import METRIC_NAMES, FinalMetrics
 from bwsk_jax.training.report.origin import command, origin, without_machine_paths
 from bwsk_jax.training.setup import Setup
@@ -89,7 +90,7 @@ def training_results(setup: Setup, outcome: Outcome) -> dict[str, Any]:
         "plan": None if setup.plan is None else _plan(setup, setup.plan),
         "classification": classification,
         "parameters": setup.parameters,
-        "settings": _settings(setup),
+        "settings": _settings(setup, history),
         "versions": _versions(),
         "origin": origin(setup),
         "command": command(setup.flags),
@@ -105,7 +106,7 @@ def _plan(setup: Setup, plan: Plan) -> dict[str, Any]:
         "overhead": plan.overhead,
         "fallback_overhead": plan.fallback_overhead,
         "inverted": plan.inverted,
-        "max_overhead": None if max_overhead is None else str(max_overhead),  # JSON has no infinity
+        "max_overhead": None if max_overhead is None else str(max_overhead),
         "max_bytes": setup.flags.max_bytes,
         "table": without_machine_paths(str(plan)),
     }
@@ -120,7 +121,7 @@ def _classification(setup: Setup) -> dict[str, Any] | None:
     return {report.taxonomy: report.ratios | {"leaf_modules": report.leaf_modules} for report in reports}
 
 
-def _settings(setup: Setup) -> dict[str, Any]:
+def _settings(setup: Setup, history: History) -> dict[str, Any]:
     """Return what the flags and the preset led to, except what only says where to write and compute.
 
     Names stand for paths.
@@ -130,18 +131,25 @@ def _settings(setup: Setup) -> dict[str, Any]:
     return {
         "preset": flags.preset,
         **{name: value and public_name(value) for name, value in named.items()},
-        "seq_len": recipe.seq_len,
-        "batch_size": recipe.batch_size,
-        "grad_accum": recipe.grad_accum,
-        "epochs": recipe.epochs,
-        "planned_steps": setup.total_steps,
-        "lr": setup.peak_lr,
+        **{name: finite(getattr(recipe, name)) for name in IN_RECIPE},
         "dropout": setup.config.hidden_dropout_prob,
+        "planned_steps": setup.total_steps,
+        "extended_after": history.extended_after,
+        "lr": setup.peak_lr,
         "masking": flags.masking,
         "eval_metric": flags.eval_metric,
         "precision": flags.precision,
         "seed": flags.seed,
     }
+
+
+def finite(value: Any) -> Any:
+    """Return `value`, or infinity as a string, because JSON has none.
+
+    >>> finite(math.inf), finite(1.0)
+    ('inf', 1.0)
+    """
+    return str(value) if isinstance(value, float) and math.isinf(value) else value
 
 
 def write_json(values: dict[str, Any], path: Path) -> None:
