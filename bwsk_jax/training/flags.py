@@ -53,7 +53,8 @@ def shown(metavar: str, default: str | None = None):
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=hint)
 
 
-def _one_of(choices: tuple[str, ...]):
+def one_of(choices: tuple[str, ...]):
+    """How `--help` shows a flag that takes one of a few words."""
     return tyro.conf.arg(metavar=_metavar(choices))
 
 
@@ -78,7 +79,7 @@ class Flags:
 
     variant: str = "scratch-reversible"
     """{finetune,scratch}-{conventional,analyzed,reversible}."""
-    preset: Annotated[str, _one_of(CHOICES["preset"])] = "demo"
+    preset: Annotated[str, one_of(CHOICES["preset"])] = "demo"
     """Size of a scratch model, and the recipe: demo takes minutes on two CPU cores."""
     dataset: Annotated[
         str | None, shown("STR", "demo embedded, mini and base Salesforce/wikitext:wikitext-2-raw-v1")
@@ -130,13 +131,13 @@ class Flags:
     """Optimizer steps between validations. The end of each epoch is validated as well."""
     patience: Annotated[int | None, _in_recipe("patience", "INT")] = None
     """Validations in a row without a new best after which training stops."""
-    masking: Annotated[str, _one_of(CHOICES["masking"])] = "mask"
+    masking: Annotated[str, one_of(CHOICES["masking"])] = "mask"
     """What stands at masked positions in training: always [MASK], or BERT's 80% [MASK], 10% a random token,
     10% the token itself. Evaluation always has [MASK] there, so that settings compare."""
-    eval_metric: Annotated[str, _one_of(CHOICES["eval_metric"])] = "sampled"
+    eval_metric: Annotated[str, one_of(CHOICES["eval_metric"])] = "sampled"
     """How the exported model is measured: with 15% of the tokens masked at once, as validations in training
     always are, or 'exact', every token masked one at a time, about seq_len / 2 times as long."""
-    precision: Annotated[str, _one_of(CHOICES["precision"])] = "float32"
+    precision: Annotated[str, one_of(CHOICES["precision"])] = "float32"
     """What the model computes in. Parameters, loss and optimizer are float32; fp16 scales its loss."""
     max_overhead: Annotated[float | None, shown("FLOAT", "0.03")] = None
     """Recomputation the backward pass may do, as a fraction of the step's FLOPs; inf is least memory."""
@@ -153,7 +154,7 @@ class Flags:
     """Seconds of work that may be lost when the process is killed; the same command resumes."""
     seed: int = 0
     """Of initialisation, order of windows, masks and dropout."""
-    device: Annotated[str, _one_of(CHOICES["device"])] = "auto"
+    device: Annotated[str, one_of(CHOICES["device"])] = "auto"
     """Where to compute. auto is JAX's own choice: a GPU where it finds one."""
     log_dir: Annotated[str | None, shown("DIR")] = None
     """Folder that receives TensorBoard events, in VARIANT/."""

@@ -30,7 +30,7 @@ from bwsk_jax.training.data.windows import cut_windows, steps_per_epoch
 from bwsk_jax.training.flags import FlagError, Flags
 from bwsk_jax.training.recipe import IN_RECIPE, Recipe, recipe_of
 from bwsk_jax.training.setup import Setup
-from bwsk_jax.training.step.evaluation import ExactSet, evaluation_set, unigram_perplexity
+from bwsk_jax.training.step.evaluation import held_out_sets, unigram_perplexity
 from bwsk_jax.variants import Variant, find_variant
 from bwsk_jax.writing import check_writable
 
@@ -122,13 +122,9 @@ def prepare(flags: Flags) -> Setup:
 
     held_out = {"validation": corpus.validation, "test": corpus.test}
     tokens = {split: cached_tokens(tokenizer, text, f"{split} text") for split, text in held_out.items()}
-    stride = max(1, recipe.seq_len // 2)
-    sampled = {
-        split: evaluation_set(cut_windows(tokens[split], recipe.seq_len, stride, split=split))
-        for split in held_out
-    }
-    exact = {split: ExactSet(tokens[split], recipe.seq_len) for split in held_out}
-    final = exact if flags.eval_metric == "exact" else sampled
+    sets = {split: held_out_sets(tokens[split], recipe.seq_len, split) for split in held_out}
+    sampled = {split: kinds.sampled for split, kinds in sets.items()}
+    final = {split: getattr(kinds, flags.eval_metric) for split, kinds in sets.items()}
     unigram = functools.partial(unigram_perplexity, train_tokens, vocab_size=config.vocab_size)
     return Setup(
         **resolved.step,
