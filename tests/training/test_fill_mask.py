@@ -31,11 +31,12 @@ def test_words_and_probabilities_are_the_pipeline_s(model, text, capsys):
 
 def test_the_words_are_shown_with_their_probabilities(model, capsys):
     main([model, "memory [MASK] small", "--top", "3"])
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3
-    for line in lines:
-        probability, word, *sentence = line.split()
-        assert probability.endswith("%") and word.removeprefix("##") in " ".join(sentence)
+    shown = capsys.readouterr().out
+    main([model, "memory [MASK] small", "--top", "3", "--json"])
+    (found,) = json.loads(capsys.readouterr().out)
+    for line, filling in zip(shown.splitlines(), found, strict=True):
+        assert line.startswith(f"{filling['score']:7.2%}  {filling['token_str']} ")
+        assert line.endswith(f"  {filling['sequence']}")
 
 
 @pytest.mark.parametrize(
