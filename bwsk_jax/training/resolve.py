@@ -18,6 +18,7 @@ import numpy as np
 from bwsk_jax import bert
 from bwsk_jax.targets.fit import parse_bytes
 from bwsk_jax.targets.machines import TargetError, find_target
+from bwsk_jax.training.data.pretrained import sentence_files
 from bwsk_jax.training.data.sources import (
     TRAINED,
     Sources,
@@ -118,7 +119,14 @@ def prepare(flags: Flags) -> Setup:
     # `fetch_sources` finds everything or raises.
     assert corpus is not None and tokenizer is not None
     assert train_tokens is not None and train_windows is not None
-    params, notes = _first_params(flags, config, resolved.sources.init)
+    init = resolved.sources.init
+    params, notes = _first_params(flags, config, init)
+    pooler = {} if init is None else bert.load_pooler(init)
+    kept = {} if init is None else sentence_files(init)
+    if pooler:
+        notes += (f"the pooler of {flags.init} is exported unchanged: masked-LM training does not reach it",)
+    if kept:
+        notes += (f"these files of {flags.init} are exported unchanged: {', '.join(sorted(kept))}",)
 
     held_out = {"validation": corpus.validation, "test": corpus.test}
     tokens = {split: cached_tokens(tokenizer, text, f"{split} text") for split, text in held_out.items()}
@@ -138,6 +146,8 @@ def prepare(flags: Flags) -> Setup:
         unigram_perplexity=unigram(sampled["validation"]),
         final_validation_unigram=unigram(final["validation"]),
         final_test_unigram=unigram(final["test"]),
+        pooler=pooler,
+        sentence_files=kept,
         notes=notes,
     )
 

@@ -18,6 +18,7 @@ from bwsk_jax.training.loop.checkpoints import has_checkpoint
 from bwsk_jax.training.memory import limited
 from bwsk_jax.training.recipe import IN_RECIPE, recipe_of
 from bwsk_jax.training.report.card import CARD_FILE, is_own_card
+from bwsk_jax.training.report.export import foreseen, is_own
 from bwsk_jax.training.report.results import (
     GATHERED_FILE,
     RESULTS_FILE,
@@ -33,6 +34,10 @@ TEXT = "text"
 FITTED = "fitted_max_bytes"
 EXTENDING = ("epochs", "max_steps", "patience")
 """The flags that may be raised for a finished run."""
+FOREIGN = (
+    "--out {root}: its {name} was not written by this program and would be replaced: give another --out, or "
+    "move it away"
+)
 ADVICE = "give another --out, or remove the folder"
 WORK = (RESULTS_FILE, "model.safetensors")
 
@@ -66,14 +71,14 @@ def save_flags(setup: Setup) -> None:
 
 
 def check_own_files(root: Path) -> None:
-    """Raise `ForeignFileError` if `root` holds a model card or results that this program did not write."""
-    for name, is_own in ((CARD_FILE, is_own_card), (GATHERED_FILE, is_own_gathering)):
+    """Raise `ForeignFileError` if `root` holds a card, results or a model that this program did not write."""
+    for name, wrote in ((CARD_FILE, is_own_card), (GATHERED_FILE, is_own_gathering)):
         file = root / name
-        if os.path.lexists(file) and not (file.is_file() and is_own(file)):
-            raise ForeignFileError(
-                f"--out {root}: its {name} was not written by this program and would be replaced: "
-                "give another --out, or move the file away"
-            )
+        if os.path.lexists(file) and not (file.is_file() and wrote(file)):
+            raise ForeignFileError(FOREIGN.format(root=root, name=name))
+    for place in foreseen(root):
+        if not is_own(place):
+            raise ForeignFileError(FOREIGN.format(root=root, name=place.name))
 
 
 def check_same_run(setup: Setup) -> None:

@@ -18,6 +18,7 @@ from bwsk_jax.training.loop.history import History
 from bwsk_jax.training.loop.interruption import Interruption
 from bwsk_jax.training.progress import Progress
 from bwsk_jax.training.report.card import CARD_FILE, write_model_card
+from bwsk_jax.training.report.export import link_best, remove_copies
 from bwsk_jax.training.report.metrics import final_metrics, make_evaluator
 from bwsk_jax.training.report.origin import origin
 from bwsk_jax.training.report.results import (
@@ -33,7 +34,7 @@ from bwsk_jax.training.resume import save_flags
 from bwsk_jax.training.setup import Setup
 from bwsk_jax.training.step.optimizer import learning_rate_schedule
 from bwsk_jax.training.step.train_step import initial_state
-from bwsk_jax.writing import remove_leftovers
+from bwsk_jax.writing import copy_files, remove_leftovers
 
 # Two variants may be trained side by side; what one of them gathers takes less than a second.
 SECONDS_TO_GATHER = 30.0
@@ -50,6 +51,7 @@ def run(setup: Setup, interruption: Interruption) -> dict[str, Any]:
     """
     started = time.perf_counter()
     setup.folder.mkdir(parents=True, exist_ok=True)
+    remove_copies(setup.root)  # before the variant's files become others
     with locked(setup.folder):
         results = _run(setup, interruption, started)
     gather(setup, results)
@@ -60,6 +62,7 @@ def _run(setup: Setup, interruption: Interruption, started: float) -> dict[str, 
     remove_leftovers(setup.folder)
     save_flags(setup)
     bert.save_tokenizer(setup.tokenizer, setup.folder)
+    copy_files(setup.sentence_files, setup.folder)
 
     history, earlier_seconds, peak_bytes = _train(setup, interruption)
     final = final_metrics(setup, history.best, interruption)
@@ -86,6 +89,7 @@ def gather(setup: Setup, results: dict[str, Any]) -> None:
         remove_leftovers(setup.root, GATHERED_FILE)
         remove_leftovers(setup.root, CARD_FILE)
         write_json(gather_results(setup.root, results), setup.root / GATHERED_FILE)
+        link_best(setup.root, results)
         write_model_card(setup.root)
 
 
@@ -94,6 +98,7 @@ def _train(setup: Setup, interruption: Interruption) -> tuple[History, float, in
     program = setup.compile()
     state = initial_state(setup.params, setup.optimizer, dtype=setup.dtype)
     evaluate = make_evaluator(setup, interruption)
+    export = lambda state: bert.save_pretrained(setup.folder, setup.config, state.params, setup.pooler)
     with (
         interruption.noted(),
         Checkpoints(setup.folder, setup.flags.save_every) as checkpoints,
@@ -106,7 +111,7 @@ def _train(setup: Setup, interruption: Interruption) -> tuple[History, float, in
             state, history = restored
             if history.val_curve and not bert.holds_model(setup.folder):
                 best = checkpoints.best(state, history)
-                bert.save_pretrained(setup.folder, setup.config, best.params)
+                export(best)
                 print(f"note: the model in {setup.folder} was gone; it is exported again", file=sys.stderr)
             print(f"resuming after step {history.total_steps}/{setup.total_steps}", flush=True)
         history.go_on(setup.total_steps, setup.recipe.patience)
@@ -115,7 +120,7 @@ def _train(setup: Setup, interruption: Interruption) -> tuple[History, float, in
         progress = Progress(setup.total_steps, tokens_per_step, steps_before=history.total_steps)
         hooks = Hooks(
             validate=lambda state: evaluate(state.params, setup.validation, "validation"),
-            keep=lambda state: bert.save_pretrained(setup.folder, setup.config, state.params),
+            keep=export,
             checkpointer=checkpoints,
             interruption=interruption,
             callback=Callbacks(progress, *_events(setup, history, closing)),

@@ -1,7 +1,7 @@
 """What a run consists of, once its flags are resolved: the step it compiles, and the data it trains on."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,10 @@ class Setup(StepSetup):
     """On the masked tokens of `validation`. The next two are on those of the final sets."""
     final_validation_unigram: float
     final_test_unigram: float
+    pooler: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """That of the model which is fine-tuned, if it has one: it is exported unchanged."""
+    sentence_files: Mapping[str, Path] = field(default_factory=dict)
+    """Those of sentence-transformers, which are exported unchanged too."""
     notes: tuple[str, ...] = ()
     """What the user should know before the run starts, a line each."""
 

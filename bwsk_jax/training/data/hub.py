@@ -31,6 +31,11 @@ TOKENIZER_FILES = (
 )
 MODEL_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
 CARD_FILE = "README.md"
+# What a model of sentence-transformers consists of besides.
+SENTENCE_PATTERNS = (
+    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+    *("[0-9]*_*/*.json", "[0-9]*_*/*.safetensors"),
+)
 SNAPSHOT = re.compile(r"/(?:models|datasets)--(?P<name>[^/]+)/snapshots/[^/]+$")
 
 

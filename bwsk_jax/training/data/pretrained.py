@@ -1,11 +1,34 @@
-"""A model that fills gaps, by its name: what is measured and asked outside training."""
+"""Models by their names, and what they come with besides the weights that are trained."""
 
+import contextlib
+import json
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import jax
 
 from bwsk_jax import bert
 from bwsk_jax.training.data.sources import SourceError, model_folder, tokenizer_path
+
+SENTENCE_FILES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+"""What a folder of sentence-transformers has in it, beside the folders that modules.json lists."""
+PICKLES = (".bin", ".pt", ".pkl", ".ckpt")
+
+
+def sentence_files(folder: Path) -> dict[str, Path]:
+    """Return name -> file of what sentence-transformers needs beside a BERT, {} for another model.
+
+    Pickles are left out.
+    """
+    modules = []
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        modules = [str(module["path"]) for module in json.loads((folder / "modules.json").read_text("utf-8"))]
+    names = list(SENTENCE_FILES) if (folder / "modules.json").is_file() else []
+    for module in map(PurePosixPath, modules):
+        if len(module.parts) == 1 and module.name != "..":  # a folder right here, not the model itself
+            names += [f"{module}/{file.name}" for file in (folder / module).glob("*")]
+    files = {name: folder / name for name in names if not name.endswith(PICKLES)}
+    return {name: file for name, file in files.items() if file.is_file()}
 
 
 class MaskedLM(NamedTuple):

@@ -13,6 +13,7 @@ from bwsk_jax.training.data.corpus import load_corpus, on_the_hub
 from bwsk_jax.training.data.hub import (
     CARD_FILE,
     MODEL_FILES,
+    SENTENCE_PATTERNS,
     TOKENIZER_FILES,
     HubError,
     cached_folder,
@@ -95,7 +96,9 @@ def sources_at_hand(flags: Flags) -> Sources:
 
 def model_folder(init: str, flag: str = "--init") -> Path:
     """Return the folder of the model that `flag` names, with its weights. Raises `SourceError`."""
-    folder = _local(flag, init, (*MODEL_FILES, ADAPTER_FILE, *TOKENIZER_FILES, CARD_FILE), NO_MODEL)
+    folder = _local(
+        flag, init, (*MODEL_FILES, ADAPTER_FILE, *TOKENIZER_FILES, CARD_FILE, *SENTENCE_PATTERNS), NO_MODEL
+    )
     _check_model(flag, init, folder)
     if not Path(init).exists() and not any(folder.glob("model*.safetensors")):
         raise SourceError(
