@@ -4,9 +4,8 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
-from bwsk_jax.errors import UserError
+from bwsk_jax.errors import UserError, quit_with
 from bwsk_jax.training.loop.interruption import Interruption, RunInterruptedError
 
 
@@ -23,7 +22,7 @@ def main(args: Sequence[str] | None = None) -> None:
         with Interruption() as interruption:
             _train(args, interruption)
     except UserError as mistake:
-        _quit(mistake, status=2)
+        quit_with(mistake, status=2)
     except RunInterruptedError as ended:
         print(ended, file=sys.stderr)
         sys.exit(ended.exit_status)
@@ -64,7 +63,7 @@ def _train(args: Sequence[str] | None, interruption: Interruption) -> None:
         if results is None:
             setup = fit_memory(with_recorded_limit(setup))
     except (PlanError, OSError) as mistake:
-        _quit(mistake, status=2)
+        quit_with(mistake, status=2)
     try:
         if results is None:
             for note in setup.notes:
@@ -74,16 +73,10 @@ def _train(args: Sequence[str] | None, interruption: Interruption) -> None:
             print(f"{setup.folder} is finished; to train again give another --out, or remove the folder")
             gather(setup, results)
     except DivergedError as divergence:
-        _quit(divergence, status=1)
+        quit_with(divergence, status=1)
     except OSError as failure:
-        _quit(f"{failure}; what was saved is whole, and the same command continues from there", status=1)
+        quit_with(f"{failure}; what was saved is whole, and the same command continues from there", status=1)
     print_summary(setup, results)
-
-
-def _quit(error: Exception | str, status: int) -> NoReturn:
-    first, *faults = (line.strip() for line in str(error).splitlines())
-    print(f"error: {first} {'; '.join(faults)}".rstrip(), file=sys.stderr)
-    sys.exit(status)
 
 
 if __name__ == "__main__":

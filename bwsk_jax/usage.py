@@ -22,6 +22,8 @@ TYPE_NAMES = {
     bool: "true or false",
     type(None): "null",
 }
+MISSING = "Missing from "
+REQUIRED = re.compile(r"^[│ ]+([A-Z_]{2,})\b", re.MULTILINE)
 WRONG_TYPE = re.compile(r"Error parsing --(?P<flag>[\w-]+): .*'(?P<value>.*)'")
 
 
@@ -67,9 +69,13 @@ def _in_one_line(message: str) -> str:
 
     >>> _in_one_line("╭─ Error ──╮\\n│ Unknown: │\\n│ --x      │\\n│ ──────── │\\n│   --y X  │")
     'Unknown: --x (did you mean --y?)'
+    >>> _in_one_line("│ Missing from x:  │\\n│   MODEL            │\\n│     A BERT.  │")
+    'missing: MODEL (see --help)'
     >>> _in_one_line(" Error\\n -------\\n Error parsing --y: no integer\\n -------\\n   --y INT")
     'Error parsing --y: no integer (see --help)'
     """
+    if MISSING in message:
+        return f"missing: {', '.join(REQUIRED.findall(message))} (see --help)"
     lines = [line.strip("│ ") for line in message.splitlines()]
     is_text = lambda line: bool(line.strip("─-")) and line[0] not in "╭╰"
     paragraphs = [list(group) for text, group in itertools.groupby(lines, is_text) if text]

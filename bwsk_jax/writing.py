@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 
@@ -35,6 +35,14 @@ def replacing(file: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def copy_files(files: Mapping[str, Path], folder: Path) -> None:
+    """Copy each file to its name in `folder`, whole or not at all."""
+    for name, file in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / name) as beside:
+            shutil.copyfile(file, beside)
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:

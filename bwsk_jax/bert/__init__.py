@@ -13,6 +13,7 @@ from bwsk_jax.bert.huggingface import (
     holds_model,
     load_config,
     load_for_finetuning,
+    load_pooler,
     load_pretrained,
     save_pretrained,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "layer_body",
     "load_config",
     "load_for_finetuning",
+    "load_pooler",
     "load_pretrained",
     "load_tokenizer",
     "predict",

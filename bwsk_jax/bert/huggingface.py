@@ -12,30 +12,27 @@ import functools
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from bwsk_jax.bert.config import BertConfig, BertConfigError
 from bwsk_jax.bert.model import Params, init_params
-from bwsk_jax.errors import UserError
+from bwsk_jax.bert.stored import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    CheckpointError,
+    read_json,
+    read_tensors,
+    weight_files,
+)
 from bwsk_jax.writing import replacing
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-PICKLE_FILE = "pytorch_model.bin"
-
-
-class CheckpointError(UserError):
-    """A folder or a parameter tree does not hold the weights that it should; every fault is named."""
-
 
 # --- the key map --------------------------------------------------------------------------------------------
 
@@ -78,6 +75,7 @@ WRAPPER = re.compile(r"^(?P<wrapper>(?:.*?\.)??)(bert\.)?embeddings\.word_embedd
 HEAD_BIAS, HEAD_BIAS_COPY = "cls.predictions.bias", "cls.predictions.decoder.bias"
 
 HEAD = "cls.predictions."
+POOLER = "bert.pooler."
 
 # Some writers store these. They are no part of the masked-LM function, or copies of something that is.
 IGNORED: tuple[str, ...] = (
@@ -211,9 +209,7 @@ def export_tensors(config: BertConfig, params: Params) -> dict[str, np.ndarray]:
 
 def _canonical(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
     canonical, faults = {}, []
-    wrappers = {match["wrapper"] for name in tensors if (match := WRAPPER.match(name))}
-    wrapper = wrappers.pop() if len(wrappers) == 1 else ""
-    names = {name: _canonical_name(name, wrapper) for name in tensors}
+    names = _canonical_names(tensors)
     for stored_name, name in names.items():
         tensor = tensors[stored_name]
         if name == HEAD_BIAS_COPY and HEAD_BIAS not in names.values():
@@ -224,6 +220,14 @@ def _canonical(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray]
             faults.append(f"twice: {name}, once as {stored_name}")
         canonical[name] = tensor
     return canonical, faults
+
+
+def _canonical_names(names: Iterable[str]) -> dict[str, str]:
+    """Return stored name -> the name that ``BertForMaskedLM`` has for it."""
+    names = list(names)
+    wrappers = {match["wrapper"] for name in names if (match := WRAPPER.match(name))}
+    wrapper = wrappers.pop() if len(wrappers) == 1 else ""
+    return {name: _canonical_name(name, wrapper) for name in names}
 
 
 def _canonical_name(name: str, wrapper: str) -> str:
@@ -255,7 +259,7 @@ def load_config(folder: str | os.PathLike[str]) -> BertConfig:
     """
     file = Path(folder) / CONFIG_FILE
     try:
-        return BertConfig.from_hf(_read_json(file))
+        return BertConfig.from_hf(read_json(file))
     except BertConfigError as error:
         raise BertConfigError(f"{file}: {error}") from None
 
@@ -302,11 +306,26 @@ def load_for_finetuning(
     return config, _import_folder(folder, config, tensors), fresh
 
 
+def load_pooler(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Return the pooler of a Hugging Face folder, as float32 tensors; {} if it has none.
+
+    It is no part of the masked-LM function. ``save_pretrained`` writes it back, so that ``AutoModel`` has it.
+
+    Raises:
+        CheckpointError: the weights cannot be read.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    for file in weight_files(Path(folder)):
+        tensors.update(read_tensors(file))
+    named = {name: tensors[stored] for stored, name in _canonical_names(tensors).items()}
+    return {name: tensor.astype(np.float32) for name, tensor in named.items() if name.startswith(POOLER)}
+
+
 def _read_folder(folder: Path) -> tuple[BertConfig, dict[str, np.ndarray]]:
     config = load_config(folder)
     tensors: dict[str, np.ndarray] = {}
-    for file in _weight_files(folder):
-        tensors.update(_read_tensors(file))
+    for file in weight_files(folder):
+        tensors.update(read_tensors(file))
     return config, tensors
 
 
@@ -322,11 +341,17 @@ def holds_model(folder: str | os.PathLike[str]) -> bool:
     return all((Path(folder) / name).is_file() for name in (WEIGHTS_FILE, CONFIG_FILE))
 
 
-def save_pretrained(folder: str | os.PathLike[str], config: BertConfig, params: Params) -> None:
+def save_pretrained(
+    folder: str | os.PathLike[str],
+    config: BertConfig,
+    params: Params,
+    pooler: Mapping[str, np.ndarray] | None = None,
+) -> None:
     """Write ``model.safetensors`` and ``config.json`` so that ``AutoModelForMaskedLM`` loads them.
 
-    Creates the folder. Each file is written beside its final name and then moved there: a crash or a full
-    disk leaves the previous file whole.
+    With a ``pooler``, as ``load_pooler`` returns it, ``AutoModel`` finds that too. Creates the folder. Each
+    file is written beside its final name and then moved there: a crash or a full disk leaves the previous
+    file whole.
 
     Raises:
         CheckpointError: the parameters do not fit the configuration; then nothing is written.
@@ -340,7 +365,8 @@ def save_pretrained(folder: str | os.PathLike[str], config: BertConfig, params: 
     True
     """
     folder = Path(folder)
-    tensors = export_tensors(config, params)
+    kept = {name: np.ascontiguousarray(tensor) for name, tensor in (pooler or {}).items()}
+    tensors = export_tensors(config, params) | kept
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / WEIGHTS_FILE) as temporary:
         try:
@@ -349,42 +375,3 @@ def save_pretrained(folder: str | os.PathLike[str], config: BertConfig, params: 
             raise OSError(f"{folder / WEIGHTS_FILE}: {error}") from error
     with replacing(folder / CONFIG_FILE) as temporary:
         temporary.write_text(json.dumps(config.to_hf(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / WEIGHTS_FILE).is_file():
-        return [folder / WEIGHTS_FILE]
-    if (folder / INDEX_FILE).is_file():
-        shards = _read_json(folder / INDEX_FILE).get("weight_map")
-        if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
-            raise CheckpointError(f"{folder / INDEX_FILE} has no weight_map of tensor names to files")
-        return [folder / shard for shard in sorted(set(shards.values()))]
-    if (folder / PICKLE_FILE).is_file():
-        raise CheckpointError(
-            f"{folder} has only {PICKLE_FILE}, a pickle, which can run any code and is never opened here. If "
-            f"you trust it, convert it with transformers: BertForMaskedLM.from_pretrained({str(folder)!r})"
-            f".save_pretrained({str(folder)!r})"
-        )
-    raise CheckpointError(f"{folder} has neither {WEIGHTS_FILE} nor {INDEX_FILE}")
-
-
-def _read_tensors(file: Path) -> dict[str, np.ndarray]:
-    try:
-        with safe_open(file, framework="np") as tensors:
-            return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise CheckpointError(f"{file} is missing") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} cannot be read as safetensors: {error}; copy it again") from error
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{file} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{file} holds a {type(values).__name__}, expected a JSON object")
-    return values

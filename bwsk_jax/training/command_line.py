@@ -4,13 +4,23 @@ import dataclasses
 import json
 import math
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from bwsk_jax import usage
-from bwsk_jax.training.flags import TYPES, FlagError, Flags, nearest, type_fault, value_fault
+from bwsk_jax.training.flags import (
+    OTHER_NAMES,
+    TYPES,
+    FlagError,
+    Flags,
+    nearest,
+    shown,
+    type_fault,
+    value_fault,
+)
 
 # What a run's options.json holds beside its flags.
 NO_FLAGS = ("text", "fitted_max_bytes")
@@ -18,7 +28,7 @@ NO_FLAGS = ("text", "fitted_max_bytes")
 
 @dataclass(frozen=True)
 class _CommandLine(Flags):
-    config: str | None = None
+    config: Annotated[str | None, shown("FILE")] = None
     """JSON file of flags, such as another run's options.json; flags given beside it win."""
 
 
@@ -28,6 +38,8 @@ def parse(args: Sequence[str] | None) -> Flags:
     Raises `FlagError` for a value out of range and for a file that cannot be used, and `UsageError` for
     anything that is not a flag or not a value of the flag's type.
     """
+    args = sys.argv[1:] if args is None else args
+    _check_names(args)
     given = _parse(args, _CommandLine())
     if given.config is not None:
         _check("config", given.config)
@@ -36,6 +48,20 @@ def parse(args: Sequence[str] | None) -> Flags:
     for name, value in values.items():
         _check(name, value)
     return Flags(**values)
+
+
+def _check_names(args: Sequence[str]) -> None:
+    """Raise `FlagError` for a flag that transformers has under another name.
+
+    >>> _check_names(["--learning-rate=1e-3"])
+    Traceback (most recent call last):
+    bwsk_jax.training.flags.FlagError: unknown flag --learning-rate: did you mean --lr?
+    """
+    for word in args:
+        flag = word.partition("=")[0]
+        if flag.startswith("--") and (name := flag[2:].replace("-", "_")) in OTHER_NAMES:
+            known = nearest(name, TYPES).replace("_", "-")
+            raise FlagError(f"unknown flag {flag}: did you mean --{known}?")
 
 
 def _check(name: str, value: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from bwsk_jax.errors import UserError
+from bwsk_jax.training.recipe import LEARNING_RATES, RECIPES, SCHEDULES, recipe_of
 from bwsk_jax.usage import TYPE_NAMES
 from bwsk_jax.variants import UnknownVariantError, find_variant
 
@@ -20,13 +21,53 @@ CHOICES = {
     "preset": ("demo", "mini", "base"),
     "precision": tuple(DTYPES),
     "masking": ("mask", "bert"),
+    "schedule": SCHEDULES,
     "eval_metric": ("sampled", "exact"),
     "device": ("auto", "cpu", "gpu"),
 }
 
 
-def _one_of(choices: tuple[str, ...]):
-    return tyro.conf.arg(metavar=f"{{{','.join(choices)}}}")
+def _by_preset(values: dict[str, Any]) -> str:
+    """Return the value of each preset, those that agree together.
+
+    >>> _by_preset({"demo": 64, "mini": 512, "base": 512}), _by_preset({"demo": 4, "mini": 4, "base": 4})
+    ('demo 64, mini and base 512', '4')
+    """
+    presets = {value: [name for name in values if values[name] == value] for value in values.values()}
+    if len(presets) == 1:
+        return str(*presets)
+    return ", ".join(f"{' and '.join(names)} {value}" for value, names in presets.items())
+
+
+def _of_the_recipe(field: str, experiment: str = "scratch") -> str:
+    return _by_preset({preset: getattr(recipe_of(preset, experiment), field) for preset in RECIPES})
+
+
+def shown(metavar: str, default: str | None = None):
+    """How `--help` shows a flag that may be left out: without None, and with what it then becomes."""
+
+    def hint(given: str) -> str:
+        said = default if given == "None" else given
+        return f"(default: {said})" if said else "(optional)"
+
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=hint)
+
+
+def one_of(choices: tuple[str, ...]):
+    """How `--help` shows a flag that takes one of a few words."""
+    return tyro.conf.arg(metavar=_metavar(choices))
+
+
+def _metavar(choices: tuple[str, ...]) -> str:
+    return f"{{{','.join(choices)}}}"
+
+
+def _in_recipe(field: str, metavar: str):
+    return shown(metavar, _of_the_recipe(field))
+
+
+RATES = {experiment: _of_the_recipe(field) for experiment, field in LEARNING_RATES.items()}
+DROPOUT = f"from scratch {_of_the_recipe('dropout')}; fine-tuning the model's own"
 
 
 @dataclass(frozen=True)
@@ -38,66 +79,101 @@ class Flags:
 
     variant: str = "scratch-reversible"
     """{finetune,scratch}-{conventional,analyzed,reversible}."""
-    preset: Annotated[str, _one_of(CHOICES["preset"])] = "demo"
+    preset: Annotated[str, one_of(CHOICES["preset"])] = "demo"
     """Size of a scratch model, and the recipe: demo takes minutes on two CPU cores."""
-    dataset: str | None = None
+    dataset: Annotated[
+        str | None, shown("STR", "demo embedded, mini and base Salesforce/wikitext:wikitext-2-raw-v1")
+    ] = None
     """'embedded' (text that ships with Python), NAME or NAME:CONFIG on the Hub, or a folder: train.txt,
-    valid.txt and test.txt, or what `datasets` reads. Default: embedded for demo, else
-    Salesforce/wikitext:wikitext-2-raw-v1."""
-    tokenizer: str | None = None
-    """A folder, a vocab.txt, a Hub name, or 'trained' (on the training text). Default: --init's; from
-    scratch, trained for demo, else google-bert/bert-base-uncased."""
-    init: str | None = None
-    """A Hugging Face BERT to fine-tune, folder or Hub name (finetune variants only). Default:
-    google-bert/bert-base-uncased."""
+    valid.txt and test.txt, or what `datasets` reads."""
+    tokenizer: Annotated[
+        str | None,
+        shown("STR", "--init's; from scratch demo trained, mini and base google-bert/bert-base-uncased"),
+    ] = None
+    """A folder, a vocab.txt, a Hub name, or 'trained' (on the training text)."""
+    init: Annotated[str | None, shown("STR", "google-bert/bert-base-uncased")] = None
+    """A Hugging Face BERT to fine-tune, folder or Hub name (finetune variants only)."""
     out: str = "runs"
     """Folder that receives VARIANT/, results.json and the model card README.md."""
-    seq_len: int | None = None
+    seq_len: Annotated[int | None, _in_recipe("seq_len", "INT")] = None
     """Tokens per window."""
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, _in_recipe("batch_size", "INT")] = None
     """Windows per micro-batch."""
-    grad_accum: int | None = None
+    grad_accum: Annotated[int | None, _in_recipe("grad_accum", "INT")] = None
     """Micro-batches per optimizer step."""
-    epochs: int | None = None
-    """Passes over the training text."""
-    max_steps: int | None = None
+    epochs: Annotated[int | None, _in_recipe("epochs", "INT")] = None
+    """Passes over the training text. A finished run goes on if this, or --max-steps, is raised."""
+    max_steps: Annotated[int | None, shown("INT", "--epochs alone decide")] = None
     """Stop, and end the learning-rate schedule, after this many optimizer steps."""
-    lr: float | None = None
+    lr: Annotated[
+        float | None, shown("FLOAT", f"from scratch {RATES['scratch']}; fine-tuning {RATES['finetune']}")
+    ] = None
     """Peak learning rate."""
-    masking: Annotated[str, _one_of(CHOICES["masking"])] = "mask"
+    schedule: Annotated[str | None, _in_recipe("schedule", _metavar(CHOICES["schedule"]))] = None
+    """How the learning rate goes on after its warm-up: to 0 like a cosine or a line, to a hundredth of the
+    peak exponentially, or not at all."""
+    warmup: Annotated[float | None, _in_recipe("warmup", "FLOAT")] = None
+    """Share of the steps over which the learning rate rises to its peak."""
+    weight_decay: Annotated[float | None, _in_recipe("weight_decay", "FLOAT")] = None
+    """AdamW's weight decay, of all parameters."""
+    beta1: Annotated[float | None, _in_recipe("beta1", "FLOAT")] = None
+    """AdamW's decay of the mean of the gradients."""
+    beta2: Annotated[float | None, _in_recipe("beta2", "FLOAT")] = None
+    """AdamW's decay of the mean of their squares."""
+    clip: Annotated[float | None, _in_recipe("clip", "FLOAT")] = None
+    """Global norm that the gradient is clipped to; inf clips nothing."""
+    mask_rate: Annotated[float | None, _in_recipe("mask_rate", "FLOAT")] = None
+    """Share of the tokens to be predicted in training. Evaluation masks 15% always, so that settings
+    compare."""
+    dropout: Annotated[float | None, shown("FLOAT", DROPOUT)] = None
+    """Rate of dropout, also on attention probabilities."""
+    validate_every: Annotated[int | None, _in_recipe("validate_every", "INT")] = None
+    """Optimizer steps between validations. The end of each epoch is validated as well."""
+    patience: Annotated[int | None, _in_recipe("patience", "INT")] = None
+    """Validations in a row without a new best after which training stops."""
+    masking: Annotated[str, one_of(CHOICES["masking"])] = "mask"
     """What stands at masked positions in training: always [MASK], or BERT's 80% [MASK], 10% a random token,
     10% the token itself. Evaluation always has [MASK] there, so that settings compare."""
-    eval_metric: Annotated[str, _one_of(CHOICES["eval_metric"])] = "sampled"
+    eval_metric: Annotated[str, one_of(CHOICES["eval_metric"])] = "sampled"
     """How the exported model is measured: with 15% of the tokens masked at once, as validations in training
     always are, or 'exact', every token masked one at a time, about seq_len / 2 times as long."""
-    precision: Annotated[str, _one_of(CHOICES["precision"])] = "float32"
+    precision: Annotated[str, one_of(CHOICES["precision"])] = "float32"
     """What the model computes in. Parameters, loss and optimizer are float32; fp16 scales its loss."""
-    max_overhead: float | None = None
+    max_overhead: Annotated[float | None, shown("FLOAT", "0.03")] = None
     """Recomputation the backward pass may do, as a fraction of the step's FLOPs; inf is least memory."""
-    max_bytes: int | None = None
+    max_bytes: Annotated[int | None, shown("INT")] = None
     """Bytes that a layer may save for the backward pass."""
-    fit: str | None = None
+    fit: Annotated[str | None, shown("BYTES")] = None
     """Bytes that the whole step may take, like 8GiB or 500MB: least recomputation within them, as compiled.
     At most one of this, --max-overhead and --max-bytes."""
     dry_run: bool = False
     """Will it fit? Compile the step, print its memory as JSON, and train nothing. Asks the Hub nothing."""
-    target: str | None = None
+    target: Annotated[str | None, shown("STR", "this machine")] = None
     """With --dry-run, the machine to compile for in place of this one: v5e, v5p, v6e, h100, a100."""
     save_every: float = 60.0
     """Seconds of work that may be lost when the process is killed; the same command resumes."""
     seed: int = 0
     """Of initialisation, order of windows, masks and dropout."""
-    device: Annotated[str, _one_of(CHOICES["device"])] = "auto"
+    device: Annotated[str, one_of(CHOICES["device"])] = "auto"
     """Where to compute. auto is JAX's own choice: a GPU where it finds one."""
-    log_dir: str | None = None
+    log_dir: Annotated[str | None, shown("DIR")] = None
     """Folder that receives TensorBoard events, in VARIANT/."""
+    license: Annotated[str | None, shown("STR", "what --init's card states")] = None
+    """License of the model, as the Hub spells it, for the model card."""
+    language: Annotated[str | None, shown("STR", "what the cards of --init and --dataset state")] = None
+    """Languages of the text, like en or en,de, for the model card."""
 
 
-POSITIVE = ("seq_len", "batch_size", "grad_accum", "epochs", "max_steps", "lr", "max_bytes")
-FINITE = ("lr",)
-NOT_NEGATIVE = ("max_overhead", "save_every", "seed")
+PERSONAL = ("out", "save_every", "device", "log_dir", "license", "language")
+"""The flags that change nothing of what is computed."""
+POSITIVE = (
+    *("seq_len", "batch_size", "grad_accum", "epochs", "max_steps", "lr", "max_bytes"),
+    *("clip", "mask_rate", "validate_every", "patience"),
+)
+FINITE = ("lr", "weight_decay")
+NOT_NEGATIVE = ("max_overhead", "save_every", "seed", "weight_decay", "warmup", "dropout", "beta1", "beta2")
 # JAX takes a seed as a signed integer of 64 bits.
-LIMITS = {"seed": 2**63}
+LIMITS = {"seed": 2**63} | dict.fromkeys(("mask_rate", "warmup", "dropout", "beta1", "beta2"), 1)
 TYPES = {name: typing.get_args(hint) or (hint,) for name, hint in typing.get_type_hints(Flags).items()}
 PATHS = ("dataset", "tokenizer", "init", "out", "log_dir", "config")
 # What transformers and its examples call a flag.
@@ -110,6 +186,16 @@ OTHER_NAMES = {
     "model_name_or_path": "init",
     "output_dir": "out",
     "logging_dir": "log_dir",
+    "lr_scheduler_type": "schedule",
+    "warmup_ratio": "warmup",
+    "adam_beta1": "beta1",
+    "adam_beta2": "beta2",
+    "max_grad_norm": "clip",
+    "mlm_probability": "mask_rate",
+    "eval_steps": "validate_every",
+    "early_stopping_patience": "patience",
+    "dataset_name": "dataset",
+    "tokenizer_name": "tokenizer",
 }
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from bwsk_jax import bert
 from bwsk_jax.targets.fit import parse_bytes
 from bwsk_jax.targets.machines import TargetError, find_target
+from bwsk_jax.training.data.pretrained import sentence_files
 from bwsk_jax.training.data.sources import (
     TRAINED,
     Sources,
@@ -28,9 +29,9 @@ from bwsk_jax.training.data.text import Corpus, DatasetError
 from bwsk_jax.training.data.tokens import cached_tokens
 from bwsk_jax.training.data.windows import cut_windows, steps_per_epoch
 from bwsk_jax.training.flags import FlagError, Flags
-from bwsk_jax.training.recipe import IN_RECIPE, RECIPES, Recipe
+from bwsk_jax.training.recipe import IN_RECIPE, Recipe, recipe_of
 from bwsk_jax.training.setup import Setup
-from bwsk_jax.training.step.evaluation import ExactSet, evaluation_set, unigram_perplexity
+from bwsk_jax.training.step.evaluation import held_out_sets, unigram_perplexity
 from bwsk_jax.variants import Variant, find_variant
 from bwsk_jax.writing import check_writable
 
@@ -95,7 +96,7 @@ def resolve(flags: Flags, find_sources: Callable[[Flags], Sources]) -> Resolved:
     """
     variant = find_variant(flags.variant)
     _check(flags, variant)
-    flags, recipe = with_default_sources(flags, variant), _recipe(flags)
+    flags, recipe = with_default_sources(flags, variant), _recipe(flags, variant)
     sources = find_sources(flags)
     tokenizer = _tokenizer(flags, sources.tokenizer, sources.corpus)
     config = _model_config(flags, recipe, sources.init, tokenizer)
@@ -118,17 +119,20 @@ def prepare(flags: Flags) -> Setup:
     # `fetch_sources` finds everything or raises.
     assert corpus is not None and tokenizer is not None
     assert train_tokens is not None and train_windows is not None
-    params, notes = _first_params(flags, config, resolved.sources.init)
+    init = resolved.sources.init
+    params, notes = _first_params(flags, config, init)
+    pooler = {} if init is None else bert.load_pooler(init)
+    kept = {} if init is None else sentence_files(init)
+    if pooler:
+        notes += (f"the pooler of {flags.init} is exported unchanged: masked-LM training does not reach it",)
+    if kept:
+        notes += (f"these files of {flags.init} are exported unchanged: {', '.join(sorted(kept))}",)
 
     held_out = {"validation": corpus.validation, "test": corpus.test}
     tokens = {split: cached_tokens(tokenizer, text, f"{split} text") for split, text in held_out.items()}
-    stride = max(1, recipe.seq_len // 2)
-    sampled = {
-        split: evaluation_set(cut_windows(tokens[split], recipe.seq_len, stride, split=split))
-        for split in held_out
-    }
-    exact = {split: ExactSet(tokens[split], recipe.seq_len) for split in held_out}
-    final = exact if flags.eval_metric == "exact" else sampled
+    sets = {split: held_out_sets(tokens[split], recipe.seq_len, split) for split in held_out}
+    sampled = {split: kinds.sampled for split, kinds in sets.items()}
+    final = {split: getattr(kinds, flags.eval_metric) for split, kinds in sets.items()}
     unigram = functools.partial(unigram_perplexity, train_tokens, vocab_size=config.vocab_size)
     return Setup(
         **resolved.step,
@@ -142,6 +146,8 @@ def prepare(flags: Flags) -> Setup:
         unigram_perplexity=unigram(sampled["validation"]),
         final_validation_unigram=unigram(final["validation"]),
         final_test_unigram=unigram(final["test"]),
+        pooler=pooler,
+        sentence_files=kept,
         notes=notes,
     )
 
@@ -196,10 +202,10 @@ def _check_target(flags: Flags) -> None:
         raise FlagError(f"--target {flags.target}: {fault}") from None
 
 
-def _recipe(flags: Flags) -> Recipe:
+def _recipe(flags: Flags, variant: Variant) -> Recipe:
     """Return the preset's recipe with the values that `flags` give in place of its own."""
     given = {name: value for name in IN_RECIPE if (value := getattr(flags, name)) is not None}
-    return dataclasses.replace(RECIPES[flags.preset], **given)
+    return dataclasses.replace(recipe_of(flags.preset, variant.experiment), **given)
 
 
 def _tokenizer(flags: Flags, path: Path | None, corpus: Corpus | None) -> Any | None:
@@ -228,6 +234,8 @@ def _model_config(flags: Flags, recipe: Recipe, init: Path | None, tokenizer: An
         config = bert.PRESETS["base"]
     else:
         config = _scratch_config(flags, recipe, tokenizer)
+    if (rate := recipe.dropout) is not None:
+        config = dataclasses.replace(config, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate)
     if tokenizer is not None and not vocabulary_fits(len(tokenizer), config.vocab_size):
         raise FlagError(
             f"the tokenizer in {flags.tokenizer} has {len(tokenizer)} pieces, but the model in "
@@ -282,12 +290,7 @@ def _planned_steps(flags: Flags, recipe: Recipe, windows: int) -> int:
 
 
 def _scratch_config(flags: Flags, recipe: Recipe, tokenizer: Any | None) -> bert.BertConfig:
-    config = dataclasses.replace(
-        bert.PRESETS[flags.preset],
-        hidden_dropout_prob=recipe.dropout,
-        attention_probs_dropout_prob=recipe.dropout,
-        initializer_range=recipe.initializer_range,
-    )
+    config = dataclasses.replace(bert.PRESETS[flags.preset], initializer_range=recipe.initializer_range)
     if tokenizer is None:
         return config
     return dataclasses.replace(config, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)

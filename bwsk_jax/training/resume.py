@@ -7,21 +7,22 @@ so that nothing else is ever trained into its folder.
 import dataclasses
 import hashlib
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
 
 from bwsk_jax import bert
 from bwsk_jax.errors import UserError
-from bwsk_jax.training.flags import Flags
+from bwsk_jax.training.flags import PERSONAL, Flags
 from bwsk_jax.training.loop.checkpoints import has_checkpoint
 from bwsk_jax.training.memory import limited
-from bwsk_jax.training.recipe import IN_RECIPE
+from bwsk_jax.training.recipe import IN_RECIPE, recipe_of
 from bwsk_jax.training.report.card import CARD_FILE, is_own_card
+from bwsk_jax.training.report.export import foreseen, is_own
 from bwsk_jax.training.report.results import (
     GATHERED_FILE,
     RESULTS_FILE,
+    finite,
     is_own_gathering,
     read_results,
     write_json,
@@ -31,7 +32,12 @@ from bwsk_jax.training.setup import Setup
 FLAGS_FILE = "options.json"
 TEXT = "text"
 FITTED = "fitted_max_bytes"
-MAY_DIFFER = {"out", "save_every", "device", "log_dir"}
+EXTENDING = ("epochs", "max_steps", "patience")
+"""The flags that may be raised for a finished run."""
+FOREIGN = (
+    "--out {root}: its {name} was not written by this program and would be replaced: give another --out, or "
+    "move it away"
+)
 ADVICE = "give another --out, or remove the folder"
 WORK = (RESULTS_FILE, "model.safetensors")
 
@@ -54,10 +60,7 @@ def resolved_flags(setup: Setup) -> dict[str, Any]:
         values["max_bytes"] = None
     values |= {name: getattr(setup.recipe, name) for name in IN_RECIPE}
     values |= {"variant": setup.variant.name, "lr": setup.peak_lr}
-    return {
-        name: str(value) if isinstance(value, float) and math.isinf(value) else value
-        for name, value in values.items()
-    }
+    return {name: finite(value) for name, value in values.items()}
 
 
 def save_flags(setup: Setup) -> None:
@@ -68,34 +71,78 @@ def save_flags(setup: Setup) -> None:
 
 
 def check_own_files(root: Path) -> None:
-    """Raise `ForeignFileError` if `root` holds a model card or results that this program did not write."""
-    for name, is_own in ((CARD_FILE, is_own_card), (GATHERED_FILE, is_own_gathering)):
+    """Raise `ForeignFileError` if `root` holds a card, results or a model that this program did not write."""
+    for name, wrote in ((CARD_FILE, is_own_card), (GATHERED_FILE, is_own_gathering)):
         file = root / name
-        if os.path.lexists(file) and not (file.is_file() and is_own(file)):
-            raise ForeignFileError(
-                f"--out {root}: its {name} was not written by this program and would be replaced: "
-                "give another --out, or move the file away"
-            )
+        if os.path.lexists(file) and not (file.is_file() and wrote(file)):
+            raise ForeignFileError(FOREIGN.format(root=root, name=name))
+    for place in foreseen(root):
+        if not is_own(place):
+            raise ForeignFileError(FOREIGN.format(root=root, name=place.name))
 
 
 def check_same_run(setup: Setup) -> None:
     """Raise `OtherRunError`, which says what differs, if the variant's folder holds another run's work.
 
-    A folder without checkpoint, export or results holds no work.
+    A folder without checkpoint, export or results holds no work. A finished run may be given more epochs,
+    steps or patience: then it goes on.
     """
     saved = _saved_flags(setup.folder)
     if saved is None:
         return
+    recipe = recipe_of(setup.flags.preset, setup.variant.experiment)
+    # An older version left out what it had no flag for.
     defaults = {field.name: field.default for field in dataclasses.fields(Flags)}
-    differences = [
-        f"--{name.replace('_', '-')} was {_shown(before)}, now {_shown(now)}"
+    defaults |= {name: getattr(recipe, name) for name in IN_RECIPE}
+    differences = {
+        name: (before, now)
         for name, now in resolved_flags(setup).items()
-        if name not in MAY_DIFFER and (before := saved.get(name, defaults[name])) != now
+        if name not in PERSONAL and (before := saved.get(name, defaults[name])) != now
+    }
+    extends = bool(differences) and _extends(setup, differences)
+    said = [
+        f"--{name.replace('_', '-')} was {_shown(a)}, now {_shown(b)}" for name, (a, b) in differences.items()
     ]
-    if not differences and saved.get(TEXT) != _text_digest(setup):
-        differences = ["the text or vocabulary behind --dataset and --tokenizer has changed"]
-    if differences:
-        raise OtherRunError(f"{setup.folder} holds another run: {'; '.join(differences)}: {ADVICE}")
+    if (extends or not differences) and saved.get(TEXT) != _text_digest(setup):
+        said, extends = ["the text or vocabulary behind --dataset and --tokenizer has changed"], False
+    if said and not extends:
+        raise OtherRunError(f"{setup.folder} holds another run: {'; '.join(said)}: {ADVICE}")
+
+
+def _extends(setup: Setup, differences: dict[str, tuple[Any, Any]]) -> bool:
+    """Whether a finished run is in the folder, which these differences of flags give more to do.
+
+    Raises `OtherRunError` if it stopped early, and would do so again at once.
+    """
+    raised = all(name in EXTENDING and _more(*change) for name, change in differences.items())
+    file = setup.folder / RESULTS_FILE
+    if not raised or not file.is_file():
+        return False
+    results = read_results(file)
+    if results["total_steps"] >= setup.total_steps:
+        return False
+    if _has_ended(setup, results):
+        raise OtherRunError(
+            f"{setup.folder} stopped early at step {results['total_steps']}, after "
+            f"{_since_best(results)} validations without a new best: give a higher --patience as well"
+        )
+    return True
+
+
+def _more(before: Any, now: Any) -> bool:
+    """Whether a flag was raised; without --max-steps there is no limit."""
+    return before is not None and (now is None or now > before)
+
+
+def _since_best(results: dict[str, Any]) -> int:
+    values = [value for _, value in results["val_curve"]]
+    return len(values) - 1 - values.index(min(values))
+
+
+def _has_ended(setup: Setup, results: dict[str, Any]) -> bool:
+    """Whether the run that left these results has nothing more to do under the present flags."""
+    stopped = results["early_stopped"] and _since_best(results) >= setup.recipe.patience
+    return stopped or results["total_steps"] >= setup.total_steps
 
 
 def with_recorded_limit(setup: Setup) -> Setup:
@@ -113,10 +160,13 @@ def with_recorded_limit(setup: Setup) -> Setup:
 def finished_results(setup: Setup) -> dict[str, Any] | None:
     """Return the results in the variant's folder if its run is finished, else None. Raises `ResultsError`.
 
-    Without its model a run is not finished.
+    Without its model a run is not finished, nor is one that has been given more to do.
     """
     file = setup.folder / RESULTS_FILE
-    return read_results(file) if file.is_file() and bert.holds_model(setup.folder) else None
+    if not file.is_file() or not bert.holds_model(setup.folder):
+        return None
+    results = read_results(file)
+    return results if _has_ended(setup, results) else None
 
 
 def _saved_flags(folder: Path) -> dict[str, Any] | None:

@@ -18,7 +18,9 @@ from bwsk_jax.training.loop.history import History
 from bwsk_jax.training.loop.interruption import Interruption
 from bwsk_jax.training.progress import Progress
 from bwsk_jax.training.report.card import CARD_FILE, write_model_card
+from bwsk_jax.training.report.export import link_best, remove_copies
 from bwsk_jax.training.report.metrics import final_metrics, make_evaluator
+from bwsk_jax.training.report.origin import origin
 from bwsk_jax.training.report.results import (
     GATHERED_FILE,
     RESULTS_FILE,
@@ -32,7 +34,7 @@ from bwsk_jax.training.resume import save_flags
 from bwsk_jax.training.setup import Setup
 from bwsk_jax.training.step.optimizer import learning_rate_schedule
 from bwsk_jax.training.step.train_step import initial_state
-from bwsk_jax.writing import remove_leftovers
+from bwsk_jax.writing import copy_files, remove_leftovers
 
 # Two variants may be trained side by side; what one of them gathers takes less than a second.
 SECONDS_TO_GATHER = 30.0
@@ -49,6 +51,7 @@ def run(setup: Setup, interruption: Interruption) -> dict[str, Any]:
     """
     started = time.perf_counter()
     setup.folder.mkdir(parents=True, exist_ok=True)
+    remove_copies(setup.root)  # before the variant's files become others
     with locked(setup.folder):
         results = _run(setup, interruption, started)
     gather(setup, results)
@@ -59,6 +62,7 @@ def _run(setup: Setup, interruption: Interruption, started: float) -> dict[str, 
     remove_leftovers(setup.folder)
     save_flags(setup)
     bert.save_tokenizer(setup.tokenizer, setup.folder)
+    copy_files(setup.sentence_files, setup.folder)
 
     history, earlier_seconds, peak_bytes = _train(setup, interruption)
     final = final_metrics(setup, history.best, interruption)
@@ -74,11 +78,18 @@ def _run(setup: Setup, interruption: Interruption, started: float) -> dict[str, 
 
 
 def gather(setup: Setup, results: dict[str, Any]) -> None:
-    """Write what the output folder says of all its variants."""
+    """Write what the output folder says of all its variants.
+
+    A license or language that is given for a run that was finished before goes into its results.
+    """
+    if (setup.flags.license or setup.flags.language) and results["origin"] != origin(setup):
+        results["origin"] = origin(setup)
+        write_json(results, setup.folder / RESULTS_FILE)
     with locked(setup.root, SECONDS_TO_GATHER):
         remove_leftovers(setup.root, GATHERED_FILE)
         remove_leftovers(setup.root, CARD_FILE)
         write_json(gather_results(setup.root, results), setup.root / GATHERED_FILE)
+        link_best(setup.root, results)
         write_model_card(setup.root)
 
 
@@ -87,6 +98,7 @@ def _train(setup: Setup, interruption: Interruption) -> tuple[History, float, in
     program = setup.compile()
     state = initial_state(setup.params, setup.optimizer, dtype=setup.dtype)
     evaluate = make_evaluator(setup, interruption)
+    export = lambda state: bert.save_pretrained(setup.folder, setup.config, state.params, setup.pooler)
     with (
         interruption.noted(),
         Checkpoints(setup.folder, setup.flags.save_every) as checkpoints,
@@ -99,15 +111,16 @@ def _train(setup: Setup, interruption: Interruption) -> tuple[History, float, in
             state, history = restored
             if history.val_curve and not bert.holds_model(setup.folder):
                 best = checkpoints.best(state, history)
-                bert.save_pretrained(setup.folder, setup.config, best.params)
+                export(best)
                 print(f"note: the model in {setup.folder} was gone; it is exported again", file=sys.stderr)
             print(f"resuming after step {history.total_steps}/{setup.total_steps}", flush=True)
+        history.go_on(setup.total_steps, setup.recipe.patience)
         earlier_seconds = history.seconds
         tokens_per_step = setup.recipe.tokens_per_step
         progress = Progress(setup.total_steps, tokens_per_step, steps_before=history.total_steps)
         hooks = Hooks(
             validate=lambda state: evaluate(state.params, setup.validation, "validation"),
-            keep=lambda state: bert.save_pretrained(setup.folder, setup.config, state.params),
+            keep=export,
             checkpointer=checkpoints,
             interruption=interruption,
             callback=Callbacks(progress, *_events(setup, history, closing)),
@@ -122,5 +135,6 @@ def _events(setup: Setup, history: History, closing: contextlib.ExitStack) -> li
     if setup.log_folder is None:
         return []
     log = closing.enter_context(EventLog(setup.log_folder, first=history.total_steps + 1))
-    rates = np.asarray(learning_rate_schedule(setup.peak_lr, setup.total_steps)(np.arange(setup.total_steps)))
+    schedule = learning_rate_schedule(setup.peak_lr, setup.total_steps, setup.recipe)
+    rates = np.asarray(schedule(np.arange(setup.total_steps)))
     return [TrainingEvents(log, history, rates, setup.recipe.tokens_per_step)]

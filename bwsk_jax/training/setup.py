@@ -1,7 +1,7 @@
 """What a run consists of, once its flags are resolved: the step it compiles, and the data it trains on."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ import optax
 import bwsk_jax
 from bwsk_jax import bert
 from bwsk_jax.targets import CompiledProgram, Target, compile_for, find_target
+from bwsk_jax.training.data.hub import public_name
 from bwsk_jax.training.flags import DTYPES, Flags
-from bwsk_jax.training.recipe import Recipe
+from bwsk_jax.training.recipe import LEARNING_RATES, Recipe
 from bwsk_jax.training.step.evaluation import EvaluationSet, HeldOut
 from bwsk_jax.training.step.optimizer import make_optimizer
 from bwsk_jax.training.step.train_step import TrainState, make_train_step, state_shapes
@@ -51,13 +52,12 @@ class StepSetup:
     @property
     def peak_lr(self) -> float:
         """The highest learning rate of the schedule."""
-        finetunes = self.variant.experiment == "finetune"
-        return self.flags.lr or (self.recipe.finetune_lr if finetunes else self.recipe.scratch_lr)
+        return self.flags.lr or getattr(self.recipe, LEARNING_RATES[self.variant.experiment])
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
         """The optimizer with its schedule."""
-        return make_optimizer(self.peak_lr, self.total_steps)
+        return make_optimizer(self.peak_lr, self.total_steps, self.recipe)
 
     @property
     def scan(self) -> Callable:
@@ -98,6 +98,7 @@ class StepSetup:
             self.optimizer,
             self.mask_id,
             random_pieces=self.pieces if self.flags.masking == "bert" else None,
+            mask_rate=recipe.mask_rate,
             dtype=self.dtype,
             scan=self.scan,
         )
@@ -131,6 +132,10 @@ class Setup(StepSetup):
     """On the masked tokens of `validation`. The next two are on those of the final sets."""
     final_validation_unigram: float
     final_test_unigram: float
+    pooler: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """That of the model which is fine-tuned, if it has one: it is exported unchanged."""
+    sentence_files: Mapping[str, Path] = field(default_factory=dict)
+    """Those of sentence-transformers, which are exported unchanged too."""
     notes: tuple[str, ...] = ()
     """What the user should know before the run starts, a line each."""
 
@@ -151,5 +156,6 @@ class Setup(StepSetup):
 
     @property
     def model_slug(self) -> str:
-        """The model's short name, as in the results."""
-        return f"bert-{self.flags.preset}"
+        """The model's short name, as in the results: that of `--init`, or of the preset."""
+        init = self.flags.init
+        return f"bert-{self.flags.preset}" if init is None else public_name(init).rpartition("/")[2]

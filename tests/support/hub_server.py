@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from tests.support.cards import card_faults
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -69,6 +71,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        if self.path == "/api/validate-yaml":
+            faults = card_faults(json.loads(body)["content"])
+            self._send("; ".join(faults).encode(), "text/plain", status=400 if faults else 200)
+            return
         if self.headers["Content-Type"].startswith("application/json"):
             self.paths = json.loads(body)["paths"]
         else:
@@ -100,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def _send(self, body: bytes, content_type: str = "application/octet-stream"):
+    def _send(self, body: bytes, content_type: str = "application/octet-stream", status: int = 200):
         start = 0
         if (asked := self.headers.get("Range")) is not None:
             first, _, last = asked.removeprefix("bytes=").partition("-")
@@ -109,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{end}/{len(body)}")
             body = body[start : end + 1]
         else:
-            self.send_response(200)
+            self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')

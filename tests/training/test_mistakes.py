@@ -52,6 +52,16 @@ from bwsk_jax.train import main
         ("--lr -1", "--lr -1.0 must be positive"),
         ("--lr nan", "--lr nan must be positive"),
         ("--lr inf", "--lr inf must be finite"),
+        ("--mask-rate 0", "--mask-rate 0.0 must be positive"),
+        ("--mask-rate 1", "--mask-rate 1.0 must be less than 1"),
+        ("--warmup -0.1", "--warmup -0.1 must not be negative"),
+        ("--dropout 1", "--dropout 1.0 must be less than 1"),
+        ("--beta2 1", "--beta2 1.0 must be less than 1"),
+        ("--weight-decay inf", "--weight-decay inf must be finite"),
+        ("--clip 0", "--clip 0.0 must be positive"),
+        ("--patience 0", "--patience 0 must be positive"),
+        ("--validate-every 0", "--validate-every 0 must be positive"),
+        ("--schedule cosin", "--schedule cosin is not one of cosine, linear, exponential, constant: did you"),
         ("--seed -1", "--seed -1 must not be negative"),
         ("--seed 9223372036854775808", "--seed 9223372036854775808 must be less than"),
         ("--out /proc/new", "--out /proc/new cannot be written: "),
@@ -110,6 +120,11 @@ def test_mistakes_end_in_one_line_and_write_nothing(flags, message, text_folder,
     ("flags", "message"),
     [
         ("--batchsize 3", "Unrecognized options: --batchsize, 3 (did you mean --batch-size?)"),
+        ("--learning-rate 1e-3", "unknown flag --learning-rate: did you mean --lr?"),
+        (
+            "--per-device-train-batch-size=8",
+            "unknown flag --per-device-train-batch-size: did you mean --batch",
+        ),
         ("nonsense", "Unrecognized options: nonsense"),
         ("--seq-len 1.5", "--seq-len 1.5 must be an integer"),
         ("--batch-size 2.5", "--batch-size 2.5 must be an integer"),
@@ -138,3 +153,17 @@ def test_help_imports_nothing_slow():
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert "--max-overhead" in ran.stdout
+
+
+def test_help_shows_what_each_preset_has(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for part in (
+        "Tokens per window. (default: demo 64, mini and base 512)",
+        "(default: from scratch demo 0.0015, mini and base 0.0003; fine-tuning 5e-05)",
+        "on attention probabilities. (default: from scratch demo 0.0, mini and base 0.1; fine-tuning the",
+        "after which training stops. (default: demo 8, mini and base 3)",
+    ):
+        assert part in said
+    assert "None" not in said

@@ -7,6 +7,7 @@ import bwsk_jax
 from bwsk_jax.train import main
 from bwsk_jax.training.flags import Flags
 from bwsk_jax.training.resolve import prepare
+from bwsk_jax.training.resume import resolved_flags
 from tests.support.runs import results
 
 
@@ -43,6 +44,25 @@ def test_reversible_scan_gets_the_limits(text_folder):
     )
     assert setup.scan.func is bwsk_jax.reversible_scan
     assert setup.scan.keywords == {"max_overhead": float("inf"), "max_bytes": None}
+
+
+def test_what_a_preset_decides_a_flag_decides_differently(finished, text_folder):
+    given = {"dropout": 0.3, "mask_rate": 0.4, "clip": float("inf"), "schedule": "linear", "patience": 9}
+    flags = {"dataset": text_folder, "seq_len": 16, "variant": "scratch-conventional"}
+    setup = prepare(Flags(**flags, **given))
+    for name, value in given.items():
+        assert getattr(setup.recipe, name) == value
+    assert (setup.config.hidden_dropout_prob, setup.config.attention_probs_dropout_prob) == (0.3, 0.3)
+    assert resolved_flags(setup)["clip"] == "inf" and resolved_flags(setup)["mask_rate"] == 0.4
+    assert resolved_flags(setup)["beta2"] == 0.999
+
+
+def test_a_model_that_is_fine_tuned_keeps_its_dropout_unless_a_flag_says_otherwise(finished, text_folder):
+    init = str(finished / "scratch-conventional")
+    flags = {"dataset": text_folder, "seq_len": 16, "variant": "finetune-conventional", "init": init}
+    own, given = prepare(Flags(**flags, preset="base")), prepare(Flags(**flags, dropout=0.2))
+    assert own.config.hidden_dropout_prob == 0 and given.config.hidden_dropout_prob == 0.2
+    assert resolved_flags(own)["dropout"] is None and resolved_flags(given)["dropout"] == 0.2
 
 
 def test_a_runs_options_fed_back_reproduce_it_bit_for_bit(finished, tmp_path):

@@ -1,5 +1,6 @@
 """A run that was cut short goes on bit for bit; a finished one is reported; another one is refused."""
 
+import json
 import os
 import shutil
 import signal
@@ -126,6 +127,22 @@ def test_a_finished_run_is_reported_again_and_another_one_refused(finished, text
     message = capsys.readouterr().err
     assert "holds another run: --batch-size was 4, now 5; --seed was 0, now 1: give another --out" in message
     assert before == {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
+
+
+def test_a_run_of_a_version_with_fewer_flags_is_known_again(finished, text_folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(finished / "scratch-conventional", out / "scratch-conventional")
+    options = out / "scratch-conventional" / "options.json"
+    older = json.loads(options.read_text())
+    for name in ("weight_decay", "beta1", "clip", "schedule", "dropout", "patience", "mask_rate"):
+        del older[name]
+    options.write_text(json.dumps(older))
+    flags = ["--variant", "scratch-conventional", "--dataset", text_folder, "--out", str(out), *FLAGS]
+    main(flags)
+    assert "is finished" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*flags, "--beta1", "0.8"])
+    assert "--beta1 was 0.9, now 0.8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("lost", ["model.safetensors", "config.json"])

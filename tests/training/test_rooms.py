@@ -22,7 +22,7 @@ STOREYS = (
 )
 ROOMS = {"data", "step", "loop", "report"}
 # What may import training: what starts it, and the inspector, which shows the model of a preset.
-ABOVE = {"training", "train.py", "inspection"}
+ABOVE = {"training", "train.py", "evaluate.py", "fill_mask.py", "inspection"}
 
 
 def module(path):

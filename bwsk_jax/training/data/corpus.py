@@ -38,11 +38,12 @@ def on_the_hub(dataset: str) -> bool:
     >>> on_the_hub("owner/name:config"), on_the_hub("embedded"), on_the_hub("./texts")
     (True, False, False)
     """
-    name, _ = _name_and_config(dataset)
+    name, _ = name_and_config(dataset)
     return dataset != EMBEDDED and not Path(name).exists() and is_hub_name(name)
 
 
-def _name_and_config(dataset: str) -> tuple[str, str | None]:
+def name_and_config(dataset: str) -> tuple[str, str | None]:
+    """Return what stands before and after the colon in `--dataset`, if a configuration is named."""
     if ":" not in dataset or Path(dataset).exists():
         return dataset, None
     name, _, config = dataset.rpartition(":")
@@ -52,7 +53,7 @@ def _name_and_config(dataset: str) -> tuple[str, str | None]:
 def _load(dataset: str) -> Corpus:
     if dataset == EMBEDDED:
         return embedded_corpus()
-    name, config = _name_and_config(dataset)
+    name, config = name_and_config(dataset)
     folder = Path(name)
     if folder.is_file():
         raise DatasetError(f"--dataset {name} is a file: give the folder that holds the splits")

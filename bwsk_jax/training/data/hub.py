@@ -30,6 +30,13 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )
 MODEL_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
+CARD_FILE = "README.md"
+# What a model of sentence-transformers consists of besides.
+SENTENCE_PATTERNS = (
+    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+    *("[0-9]*_*/*.json", "[0-9]*_*/*.safetensors"),
+)
+SNAPSHOT = re.compile(r"/(?:models|datasets)--(?P<name>[^/]+)/snapshots/[^/]+$")
 
 
 class HubError(ValueError):
@@ -43,6 +50,31 @@ def is_hub_name(name: str) -> bool:
     (True, False, False)
     """
     return HUB_NAME.fullmatch(name) is not None
+
+
+def repository_name(name: str) -> str | None:
+    """Return the repository of the Hub that `name` stands for, None if it is another folder or path.
+
+    A folder in the Hub's cache stands for its repository.
+
+    >>> repository_name("google-bert/bert-base-uncased"), repository_name("/home/me/bert")
+    ('google-bert/bert-base-uncased', None)
+    """
+    if not os.path.exists(name):
+        return name if is_hub_name(name) else None
+    snapshot = SNAPSHOT.search(os.path.abspath(name))
+    return snapshot and snapshot["name"].replace("--", "/")
+
+
+def public_name(name: str) -> str:
+    """Return `name` as it may be shown to others: a repository's name, or the last part of a path.
+
+    >>> public_name("owner/name:config"), public_name("/home/me/texts:config"), public_name("trained")
+    ('owner/name:config', 'texts:config', 'trained')
+    """
+    configured = ":" in name and not os.path.exists(name)
+    place, colon, config = name.rpartition(":") if configured else (name, "", "")
+    return f"{repository_name(place) or Path(os.path.abspath(place)).name}{colon}{config}"
 
 
 @contextlib.contextmanager
@@ -137,12 +169,16 @@ def _probe(endpoint: str) -> str | None:
 
 def cached_folder(repository: str, files: tuple[str, ...]) -> Path | None:
     """Return the folder in the local cache that holds any of `files`, though perhaps not all of them."""
+    found = (cached_file(repository, file) for file in files)
+    return next((file.parent for file in found if file is not None), None)
+
+
+def cached_file(repository: str, file: str, kind: str = "model") -> Path | None:
+    """Return a file of a repository of that kind if the local cache has it."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
-    for file in files:
-        with contextlib.suppress(HFValidationError):
-            found = try_to_load_from_cache(repository, file)
-            if isinstance(found, str):
-                return Path(found).parent
+    with contextlib.suppress(HFValidationError):
+        found = try_to_load_from_cache(repository, file, repo_type=kind)
+        return Path(found) if isinstance(found, str) else None
     return None

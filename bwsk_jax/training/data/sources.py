@@ -11,7 +11,9 @@ from pathlib import Path
 from bwsk_jax.errors import UserError
 from bwsk_jax.training.data.corpus import load_corpus, on_the_hub
 from bwsk_jax.training.data.hub import (
+    CARD_FILE,
     MODEL_FILES,
+    SENTENCE_PATTERNS,
     TOKENIZER_FILES,
     HubError,
     cached_folder,
@@ -92,13 +94,15 @@ def sources_at_hand(flags: Flags) -> Sources:
     return Sources(init, tokenizer, None if on_the_hub(flags.dataset) else load_corpus(flags.dataset))
 
 
-def model_folder(init: str) -> Path:
-    """Return the folder of the model that `--init` names, with its weights. Raises `SourceError`."""
-    folder = _local("--init", init, (*MODEL_FILES, ADAPTER_FILE, *TOKENIZER_FILES), NO_MODEL)
-    _check_model(init, folder)
+def model_folder(init: str, flag: str = "--init") -> Path:
+    """Return the folder of the model that `flag` names, with its weights. Raises `SourceError`."""
+    folder = _local(
+        flag, init, (*MODEL_FILES, ADAPTER_FILE, *TOKENIZER_FILES, CARD_FILE, *SENTENCE_PATTERNS), NO_MODEL
+    )
+    _check_model(flag, init, folder)
     if not Path(init).exists() and not any(folder.glob("model*.safetensors")):
         raise SourceError(
-            f"--init {init}: no safetensors weights in {folder}, and pickles are never fetched or opened. If "
+            f"{flag} {init}: no safetensors weights in {folder}, and pickles are never fetched or opened. If "
             f"you trust it, convert it with transformers: BertForMaskedLM.from_pretrained({init!r})"
             ".save_pretrained(FOLDER)"
         )
@@ -123,17 +127,17 @@ def _model_at_hand(init: str) -> Path | None:
             f"{WAYS_OUT.format(name=init)}"
         )
     if folder is not None:
-        _check_model(init, folder)
+        _check_model("--init", init, folder)
     return folder
 
 
-def _check_model(init: str, folder: Path) -> None:
+def _check_model(flag: str, init: str, folder: Path) -> None:
     """Raise `SourceError` if `folder` is a file, or holds no whole model but what LoRA changes of one."""
     if folder.is_file():
-        raise SourceError(f"--init {init} is a file: give the folder that holds it and its config.json")
+        raise SourceError(f"{flag} {init} is a file: give the folder that holds it and its config.json")
     if (folder / ADAPTER_FILE).is_file() and not any(folder.glob("model*.safetensors")):
         raise SourceError(
-            f"--init {init} holds a LoRA adapter and no whole model: merge it into its base with peft, "
+            f"{flag} {init} holds a LoRA adapter and no whole model: merge it into its base with peft, "
             "AutoPeftModelForMaskedLM.from_pretrained(...).merge_and_unload().save_pretrained(FOLDER), and "
             "give FOLDER"
         )

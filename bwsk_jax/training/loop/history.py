@@ -16,6 +16,10 @@ class History:
     early_stopped: bool = False
     since_best: int = 0
     """Validations in a row without a new best."""
+    planned_steps: int = 0
+    """The steps that the schedule is for; 0 where an older version did not say."""
+    extended_after: list[int] = field(default_factory=list)
+    """The steps at which a finished run was given more, and so another schedule."""
     seconds: float = 0.0
     """Spent in training up to the last save, in all sessions together."""
 
@@ -23,6 +27,13 @@ class History:
     def total_steps(self) -> int:
         """Optimizer steps, the skipped ones included."""
         return len(self.loss_curve) + len(self.skipped_steps)
+
+    def go_on(self, planned_steps: int, patience: int) -> None:
+        """Take up a run, which may have been finished and be given more steps or more patience."""
+        if self.planned_steps not in (0, planned_steps):
+            self.extended_after.append(self.total_steps)
+        self.planned_steps = planned_steps
+        self.early_stopped = self.early_stopped and self.since_best >= patience
 
     @property
     def nan_count(self) -> int:

@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from bwsk_jax.training.data.hub import is_hub_name
+from bwsk_jax.training.data.hub import CARD_FILE
 from bwsk_jax.training.progress import duration
 from bwsk_jax.training.report.loading import loading_snippet
+from bwsk_jax.training.report.origin import LICENSE_KEYS
 from bwsk_jax.training.report.results import gather_runs
 from bwsk_jax.writing import replacing
 
-CARD_FILE = "README.md"
+PLACE = "FOLDER_OR_HUB_NAME"
 MARK = "<!-- Written by bwsk_jax.train, which replaces this file: without this line it refuses to. -->"
 """By this line a card is known as the program's own."""
 TEMPLATE = """---
@@ -23,6 +24,8 @@ TEMPLATE = """---
 BERT trained by bwsk_jax, a JAX package whose *reversible* mode inverts layers in the backward pass
 instead of keeping what the forward pass computed. All modes compute the same function of the same
 parameters.
+
+{{ origins }}
 
 {{ tables }}
 
@@ -50,65 +53,105 @@ MODE_TITLES = {
     "bwsk_reversible": "Reversible",
 }
 EXPERIMENT_TITLES = {"finetune": "Fine-tune", "scratch": "From scratch"}
+METRIC_TITLES = {
+    "pseudo_perplexity": "Pseudo-perplexity",
+    "exact_pseudo_perplexity": "Exact pseudo-perplexity",
+}
 COLUMNS = (
     *("Mode", "Final loss", "Metric", "Validation", "Test", "Unigram"),
     *("Peak MB", "Step ms", "Time", "Epochs"),
 )
 
 
-def write_model_card(root: Path) -> None:
-    """Write `root`/README.md from the results of the variants that are there, at least one."""
-    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+def write_model_card(root: Path, place: str = PLACE) -> None:
+    """Write `root`/README.md from the results of the variants that are there, at least one.
+
+    `place` is where readers of the card load the model from.
+    """
+    from huggingface_hub import ModelCard
 
     runs = gather_runs(root)
-    slug = next(iter(runs.values()))["model_slug"]
-    evaluations = [
-        EvalResult(
-            task_type="fill-mask",
-            dataset_type=_dataset_id(run["settings"]["dataset"]),
-            dataset_name=f"{_dataset_id(run['settings']['dataset'])} (test), {name}",
-            metric_type="perplexity",
-            metric_name=run["metric_name"].replace("_", "-"),
-            metric_value=round(run["test_metric"], 4),
-        )
-        for name, run in runs.items()
-    ]
-    data = ModelCardData(
-        language="en",
-        library_name="transformers",
-        pipeline_tag="fill-mask",
-        tags=["bert", "jax", "reversible-backpropagation"],
-        model_name=f"BWSK {slug}",
-        eval_results=evaluations,
-    )
+    title = _title(runs)
     card = ModelCard.from_template(
-        data,
+        _metadata(runs, title),
         template_str=TEMPLATE,
         mark=MARK,
-        title=f"BWSK {slug}",
+        title=title,
+        origins="\n".join(_origin(name, run) for name, run in runs.items()),
         tables="\n\n".join(_experiment(runs, experiment) for experiment in _experiments(runs)),
-        snippet=loading_snippet("PATH", next(iter(runs))),
+        snippet=loading_snippet(place, next(iter(runs))),
         settings=_settings(runs),
     )
     with replacing(root / CARD_FILE) as beside:
         card.save(beside)
 
 
+def _title(runs: dict[str, dict[str, Any]]) -> str:
+    return f"BWSK {' and '.join(dict.fromkeys(run['model_slug'] for run in runs.values()))}"
+
+
+def _metadata(runs: dict[str, dict[str, Any]], title: str) -> Any:
+    """Return the card's metadata, a `ModelCardData` in which nothing is stated that is not known."""
+    from huggingface_hub import ModelCardData
+
+    origins = [run["origin"] for run in runs.values()]
+    named = lambda key: list(dict.fromkeys(origin[key] for origin in origins if origin[key]))
+    languages = list(dict.fromkeys(code for origin in origins for code in origin["language"]))
+    license_ = {key: origins[0][key] for key in LICENSE_KEYS}
+    one_license = all(license_.items() <= origin.items() for origin in origins)
+    known: dict[str, Any] = license_ if one_license else {}
+    if bases := named("base_model"):
+        known |= {"base_model": bases, "base_model_relation": "finetune"}
+    return ModelCardData(
+        language=languages or None,
+        **known,
+        datasets=named("dataset") or None,
+        metrics=["perplexity"],
+        library_name="transformers",
+        pipeline_tag="fill-mask",
+        tags=["bert", "jax", "reversible-backpropagation"],
+        model_name=title,
+        eval_results=[_evaluation(name, run) for name, run in runs.items()],
+    )
+
+
+def _evaluation(name: str, run: dict[str, Any]) -> Any:
+    """Return the test of a variant, an `EvalResult`.
+
+    In the Hub's format the results of one dataset stand together, told apart by the names of their metrics.
+    """
+    from huggingface_hub import EvalResult
+
+    dataset, origin = run["settings"]["dataset"], run["origin"]
+    return EvalResult(
+        task_type="fill-mask",
+        dataset_type=origin["dataset"] or dataset,
+        dataset_name=dataset,
+        dataset_config=origin["dataset_config"],
+        dataset_split="test",
+        metric_type="perplexity",
+        metric_name=f"{METRIC_TITLES[run['metric_name']]} of {name}",
+        metric_value=round(run["test_metric"], 4),
+    )
+
+
+def _origin(name: str, run: dict[str, Any]) -> str:
+    """Return a line of the card on where a variant's model and text come from."""
+    settings, origin = run["settings"], run["origin"]
+    link = lambda name, kind="": f"[{name}](https://huggingface.co/{kind}{name})"
+    base, text = origin["base_model"], origin["dataset"]
+    began = "trained from scratch" if settings["init"] is None else f"fine-tuned from `{settings['init']}`"
+    if base is not None:
+        began = f"fine-tuned from {link(base)}"
+    config = f", configuration `{origin['dataset_config']}`" if origin["dataset_config"] else ""
+    shown = f"`{settings['dataset']}`" if text is None else link(text, "datasets/") + config
+    license_ = f"; license `{origin['license']}`" if origin["license"] else ""
+    return f"- `{name}` was {began} on {shown}{license_}."
+
+
 def is_own_card(file: Path) -> bool:
     """Whether `write_model_card` wrote `file`, so that it may be replaced."""
     return MARK.encode() in file.read_bytes()
-
-
-def _dataset_id(dataset: str) -> str:
-    """Return a dataset's name on the Hub without its configuration, or the last part of a folder's path.
-
-    >>> _dataset_id("Salesforce/wikitext:wikitext-2-raw-v1"), _dataset_id("/data/texts")
-    ('Salesforce/wikitext', 'texts')
-    """
-    if Path(dataset).is_dir():
-        return Path(dataset).name
-    name = dataset.rpartition(":")[0] or dataset
-    return name if is_hub_name(name) else Path(name).name
 
 
 def _experiments(runs: dict[str, dict[str, Any]]) -> list[str]:

@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 from bwsk_jax import bert
+from bwsk_jax.training.data.pretrained import MaskedLM
 from bwsk_jax.training.loop.fit import DivergedError
 from bwsk_jax.training.loop.interruption import Interruption
 from bwsk_jax.training.progress import TaskProgress
 from bwsk_jax.training.setup import Setup
-from bwsk_jax.training.step.evaluation import make_window_loss, pseudo_perplexity
+from bwsk_jax.training.step.evaluation import HeldOut, make_window_loss, pseudo_perplexity
 
 METRIC_NAMES = {"sampled": "pseudo_perplexity", "exact": "exact_pseudo_perplexity"}
 
@@ -24,6 +25,16 @@ class FinalMetrics(NamedTuple):
     validation_unigram: float
     test: float
     test_unigram: float
+
+
+def measure(model: MaskedLM, held_out: HeldOut, batch_size: int, dtype: Any, label: str) -> float:
+    """Return the pseudo-perplexity of a model that computes in `dtype`.
+
+    If it takes long, a line on standard error says how far it is.
+    """
+    window_loss = make_window_loss(model.config, model.tokenizer.mask_token_id, dtype=dtype)
+    with TaskProgress(label, held_out.rows) as progress:
+        return pseudo_perplexity(window_loss, model.params, held_out, batch_size, progress.advance)
 
 
 def make_evaluator(setup: Setup, interruption: Interruption) -> Callable:

@@ -4,8 +4,6 @@ import importlib.metadata
 import json
 import math
 import platform
-import shlex
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,11 @@ import numpy as np
 
 from bwsk_jax import Plan, bert
 from bwsk_jax.errors import UserError
+from bwsk_jax.training.data.hub import public_name
 from bwsk_jax.training.loop.history import History
+from bwsk_jax.training.recipe import IN_RECIPE
 from bwsk_jax.training.report.metrics import METRIC_NAMES, FinalMetrics
+from bwsk_jax.training.report.origin import command, origin, without_machine_paths
 from bwsk_jax.training.setup import Setup
 from bwsk_jax.variants import VARIANTS
 from bwsk_jax.writing import replacing
@@ -53,7 +54,8 @@ def training_results(setup: Setup, outcome: Outcome) -> dict[str, Any]:
     two splits. Of the unigram perplexities, `unigram_perplexity` is on the tokens of `best_val_metric`, and
     each of the other two on the tokens of the metric it is named after. `erasure_budget` and
     `parallelism_ratio` are the shares of leaf modules that are K and S as the reference counts them;
-    `classification` has all shares, by that count and by the strict one.
+    `classification` has all shares, by that count and by the strict one. Nothing in it names a path of this
+    machine: `command` has names in their place, and `origin` is what is known of model and text.
     """
     history, final = outcome.history, outcome.final
     step_seconds = float(np.median(history.step_seconds))
@@ -88,9 +90,10 @@ def training_results(setup: Setup, outcome: Outcome) -> dict[str, Any]:
         "plan": None if setup.plan is None else _plan(setup, setup.plan),
         "classification": classification,
         "parameters": setup.parameters,
-        "settings": _settings(setup),
+        "settings": _settings(setup, history),
         "versions": _versions(),
-        "command": shlex.join(["python", "-m", "bwsk_jax.train", *sys.argv[1:]]),
+        "origin": origin(setup),
+        "command": command(setup.flags),
     }
 
 
@@ -103,9 +106,9 @@ def _plan(setup: Setup, plan: Plan) -> dict[str, Any]:
         "overhead": plan.overhead,
         "fallback_overhead": plan.fallback_overhead,
         "inverted": plan.inverted,
-        "max_overhead": None if max_overhead is None else str(max_overhead),  # JSON has no infinity
+        "max_overhead": None if max_overhead is None else str(max_overhead),
         "max_bytes": setup.flags.max_bytes,
-        "table": str(plan),
+        "table": without_machine_paths(str(plan)),
     }
 
 
@@ -118,26 +121,35 @@ def _classification(setup: Setup) -> dict[str, Any] | None:
     return {report.taxonomy: report.ratios | {"leaf_modules": report.leaf_modules} for report in reports}
 
 
-def _settings(setup: Setup) -> dict[str, Any]:
-    """Return what the flags and the preset led to, except what only says where to read, write and compute."""
+def _settings(setup: Setup, history: History) -> dict[str, Any]:
+    """Return what the flags and the preset led to, except what only says where to write and compute.
+
+    Names stand for paths.
+    """
     flags, recipe = setup.flags, setup.recipe
+    named = {"dataset": flags.dataset, "tokenizer": flags.tokenizer, "init": flags.init}
     return {
         "preset": flags.preset,
-        "dataset": flags.dataset,
-        "tokenizer": flags.tokenizer,
-        "init": flags.init,
-        "seq_len": recipe.seq_len,
-        "batch_size": recipe.batch_size,
-        "grad_accum": recipe.grad_accum,
-        "epochs": recipe.epochs,
-        "planned_steps": setup.total_steps,
-        "lr": setup.peak_lr,
+        **{name: value and public_name(value) for name, value in named.items()},
+        **{name: finite(getattr(recipe, name)) for name in IN_RECIPE},
         "dropout": setup.config.hidden_dropout_prob,
+        "planned_steps": setup.total_steps,
+        "extended_after": history.extended_after,
+        "lr": setup.peak_lr,
         "masking": flags.masking,
         "eval_metric": flags.eval_metric,
         "precision": flags.precision,
         "seed": flags.seed,
     }
+
+
+def finite(value: Any) -> Any:
+    """Return `value`, or infinity as a string, because JSON has none.
+
+    >>> finite(math.inf), finite(1.0)
+    ('inf', 1.0)
+    """
+    return str(value) if isinstance(value, float) and math.isinf(value) else value
 
 
 def write_json(values: dict[str, Any], path: Path) -> None:
@@ -158,7 +170,7 @@ def read_results(file: Path) -> dict[str, Any]:
         results = json.loads(file.read_text("utf-8"))
     except ValueError as fault:
         raise ResultsError(f"{file} is damaged ({fault}): remove it, and its run is tested again") from None
-    if not isinstance(results, dict) or "classification" not in results:
+    if not isinstance(results, dict) or "origin" not in results:
         raise ResultsError(f"{file} is of another version: remove it, and its run is tested again")
     return results
 

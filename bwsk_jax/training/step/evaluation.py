@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bwsk_jax import bert
+from bwsk_jax.training.data.windows import cut_windows
 from bwsk_jax.training.step.masking import draw_positions, masked_lm_loss
 
 MASK_SEED = 0
@@ -103,6 +104,23 @@ class ExactSet(NamedTuple):
         starts_b = np.minimum(rows_b // self.seq_len * self.seq_len, self.rows - self.seq_len)
         windows_bt = starts_b[:, None] + np.arange(self.seq_len)
         return self.tokens[windows_bt], (rows_b - starts_b)[:, None]
+
+
+class HeldOutSets(NamedTuple):
+    """One text as both kinds of held-out text."""
+
+    sampled: EvaluationSet
+    exact: ExactSet
+
+
+def held_out_sets(tokens: np.ndarray, seq_len: int, split: str) -> HeldOutSets:
+    """Return a text of N tokens as both kinds of held-out text.
+
+    The windows of the sampled one overlap by half. Raises `DatasetError`, which names `split`, if the text is
+    shorter than a window.
+    """
+    windows = cut_windows(tokens, seq_len, max(1, seq_len // 2), split=split)
+    return HeldOutSets(evaluation_set(windows), ExactSet(tokens, seq_len))
 
 
 def make_window_loss(config: bert.BertConfig, mask_id: int, *, dtype=jnp.float32) -> Callable:

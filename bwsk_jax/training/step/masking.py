@@ -1,9 +1,9 @@
 """Masked language modelling: which tokens the model has to predict, what it sees instead, and the loss.
 
-15% of a window's positions are to be predicted. In evaluation, and by default in training, [MASK] stands at
-all of them. Training may also follow Devlin et al. 2018, "BERT" (arXiv:1810.04805), section 3.1. Each window
-has the same number of them, so that the head can run on a gathered array of static shape: the logits of all
-positions would be the largest array of the step.
+15% of a window's positions are to be predicted; training may have another rate. In evaluation, and by default
+in training, [MASK] stands at all of them. Training may also follow Devlin et al. 2018, "BERT"
+(arXiv:1810.04805), section 3.1. Each window has the same number of them, so that the head can run on a
+gathered array of static shape: the logits of all positions would be the largest array of the step.
 
 Axes: B windows, T positions, H hidden, M masked positions per window, V vocabulary.
 """
@@ -21,19 +21,19 @@ MASKED_SHARE = 0.8
 RANDOM_SHARE = 0.1
 
 
-def masked_count(seq_len: int) -> int:
+def masked_count(seq_len: int, rate: float = MASK_RATE) -> int:
     """Return M, the number of masked positions in a window of `seq_len` tokens (at least one).
 
     >>> masked_count(512), masked_count(64), masked_count(1)
     (77, 10, 1)
     """
-    return max(1, round(MASK_RATE * seq_len))
+    return max(1, round(rate * seq_len))
 
 
-def draw_positions(key: jax.Array, windows: int, seq_len: int) -> jax.Array:
-    """Return int32 [B, M]: `masked_count(seq_len)` distinct positions per window, drawn uniformly."""
+def draw_positions(key: jax.Array, windows: int, seq_len: int, rate: float = MASK_RATE) -> jax.Array:
+    """Return int32 [B, M]: `masked_count(seq_len, rate)` distinct positions per window, drawn uniformly."""
     scores_bt = jax.random.uniform(key, (windows, seq_len))
-    _, positions_bm = jax.lax.top_k(scores_bt, masked_count(seq_len))
+    _, positions_bm = jax.lax.top_k(scores_bt, masked_count(seq_len, rate))
     return positions_bm
 
 

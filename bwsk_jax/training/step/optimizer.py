@@ -1,6 +1,7 @@
 """How a gradient becomes an update: AdamW with its schedule, and the loss scale that float16 needs.
 
-The optimizer is the reference's: AdamW, a gradient clipped to a global norm, linear warm-up, cosine decay.
+The optimizer is the reference's: AdamW, a gradient clipped to a global norm, linear warm-up, cosine decay. A
+recipe may have other constants and another schedule.
 
 Loss scaling keeps small float16 gradients from vanishing. It follows Micikevicius et al. 2018, "Mixed
 precision training" (arXiv:1710.03740), with the constants of `flax.training.dynamic_scale`. All factors are
@@ -13,35 +14,56 @@ import jax
 import jax.numpy as jnp
 import optax
 
-WEIGHT_DECAY = 0.01
-CLIP_NORM = 1.0
-WARMUP_FRACTION = 0.1
+from bwsk_jax.training.recipe import Recipe
+
+DEFAULTS = Recipe()
 WARMUP_START = 0.1
+EXPONENTIAL_END = 0.01
+"""What an exponential decay ends at, as a share of the peak. The others end at 0, or stay."""
 
 FIRST_SCALE = 2.0**16
 GROWTH_INTERVAL = 2000
 LARGEST_SCALE = 2.0**126
 
 
-def learning_rate_schedule(peak: float, total_steps: int) -> optax.Schedule:
-    """Return step -> learning rate: linear from 0.1 x `peak` over the first 10% of steps, then cosine to 0.
+def learning_rate_schedule(peak: float, total_steps: int, recipe: Recipe = DEFAULTS) -> optax.Schedule:
+    """Return step -> learning rate: linear from 0.1 x `peak` over the warm-up, then by the recipe's schedule.
 
-    With W warm-up steps of N in all, step s has `peak * (0.1 + 0.9 s/W)` for s < W and
-    `peak * (1 + cos(pi (s - W)/(N - W))) / 2` after.
+    With W warm-up steps of N in all, step s has `peak * (0.1 + 0.9 s/W)` for s < W. With u = (s - W)/(N - W),
+    a later one has
+
+        cosine       peak * (1 + cos(pi u)) / 2
+        linear       peak * (1 - u)
+        exponential  peak * 0.01 ** u
+        constant     peak
     """
-    return optax.warmup_cosine_decay_schedule(
-        init_value=WARMUP_START * peak,
-        peak_value=peak,
-        warmup_steps=int(WARMUP_FRACTION * total_steps),
-        decay_steps=total_steps,  # optax counts the warm-up among these
-    )
+    warmup_steps = int(recipe.warmup * total_steps)
+    steps = total_steps - warmup_steps
+    match recipe.schedule:
+        case "cosine":
+            decay = optax.cosine_decay_schedule(peak, steps)
+        case "linear":
+            decay = optax.linear_schedule(peak, 0.0, steps)
+        case "exponential":
+            decay = optax.exponential_decay(peak, steps, EXPONENTIAL_END)
+        case _:
+            decay = optax.constant_schedule(peak)
+    warmup = optax.linear_schedule(WARMUP_START * peak, peak, warmup_steps)
+    return optax.join_schedules([warmup, decay], [warmup_steps])
 
 
-def make_optimizer(peak_learning_rate: float, total_steps: int) -> optax.GradientTransformation:
-    """Return AdamW, decaying every parameter by 0.01, on gradients clipped to global norm 1."""
+def make_optimizer(
+    peak_learning_rate: float, total_steps: int, recipe: Recipe = DEFAULTS
+) -> optax.GradientTransformation:
+    """Return AdamW, decaying every parameter, on gradients clipped to a global norm."""
     return optax.chain(
-        optax.clip_by_global_norm(CLIP_NORM),
-        optax.adamw(learning_rate_schedule(peak_learning_rate, total_steps), weight_decay=WEIGHT_DECAY),
+        optax.clip_by_global_norm(recipe.clip),
+        optax.adamw(
+            learning_rate_schedule(peak_learning_rate, total_steps, recipe),
+            b1=recipe.beta1,
+            b2=recipe.beta2,
+            weight_decay=recipe.weight_decay,
+        ),
     )
 
 

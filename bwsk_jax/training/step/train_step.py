@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from bwsk_jax import bert
-from bwsk_jax.training.step.masking import draw_positions, draw_substitutes, masked_lm_loss
+from bwsk_jax.training.step.masking import MASK_RATE, draw_positions, draw_substitutes, masked_lm_loss
 from bwsk_jax.training.step.optimizer import LossScale, first_loss_scale, next_loss_scale
 
 
@@ -46,6 +46,7 @@ def make_train_step(
     mask_id: int,
     *,
     random_pieces: int | None = None,
+    mask_rate: float = MASK_RATE,
     dtype=jnp.float32,
     scan: Callable = jax.lax.scan,
 ) -> jax.stages.Wrapped:
@@ -59,9 +60,9 @@ def make_train_step(
     A step whose loss or gradient norm is not finite is skipped: parameters and optimizer stay as they were
     and `loss` is NaN. `step` counts on nevertheless, so that the next step draws other masks. If the state
     has a loss scale, the loss is multiplied by it and the gradient divided by it again; the scale then
-    follows from whether the step was finite.
+    follows from whether the step was finite. `mask_rate` is the share of the tokens to be predicted.
     """
-    step = _Step(config, optimizer, mask_id, random_pieces, dtype, scan)
+    step = _Step(config, optimizer, mask_id, random_pieces, mask_rate, dtype, scan)
     return jax.jit(step.train_step, donate_argnums=0)
 
 
@@ -73,6 +74,7 @@ class _Step:
     optimizer: optax.GradientTransformation
     mask_id: int
     random_pieces: int | None
+    mask_rate: float
     dtype: Any
     scan: Callable
 
@@ -99,7 +101,7 @@ class _Step:
     def draw_masks(self, key, tokens_abt) -> tuple[jax.Array, jax.Array]:
         """Return the masked positions [A, B, M] and the ids [A, B, M] that the model sees there."""
         micro_batches, windows, seq_len = tokens_abt.shape
-        positions = draw_positions(key, micro_batches * windows, seq_len)
+        positions = draw_positions(key, micro_batches * windows, seq_len, self.mask_rate)
         positions_abm = positions.reshape(micro_batches, windows, -1)
         if self.random_pieces is None:
             return positions_abm, jnp.full_like(positions_abm, self.mask_id)

@@ -30,6 +30,11 @@ def test_every_position_is_masked_about_equally_often():
     np.testing.assert_allclose(frequencies, 0.15, atol=0.01)
 
 
+def test_another_rate_masks_as_many_as_it_says():
+    assert (masked_count(20, 0.4), masked_count(20, 0.01), masked_count(20, 0.99)) == (8, 1, 20)
+    assert draw_positions(jax.random.key(0), 3, 20, 0.4).shape == (3, 8)
+
+
 @settings(deadline=None, max_examples=FEW)
 @given(
     windows=st.integers(1, 5),
