@@ -93,6 +93,10 @@ def reversible_scan(
     check_save_every(save_every)
     if callable(followed):
         return _scan_by_policy(followed, save_every, f, init, xs, length, reverse, unroll)
+    return _scan_by_plan(followed, save_every, invert, f, init, xs, length, reverse, unroll)
+
+
+def _scan_by_plan(followed, save_every, invert, f, init, xs, length, reverse, unroll):
     refuse_modules("bwsk_jax.reversible_scan", f, ())
     with forward_mode_explained("bwsk_jax.reversible_scan"), state_explained("bwsk_jax.reversible_scan"):
         scan, consts = trace_body(f, init, xs, length, reverse=reverse, unroll=unroll)
