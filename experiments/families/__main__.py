@@ -4,7 +4,7 @@
 
 Claim: with inverses, the plan of least memory never saves more than replaying layer by layer does, and never
 recomputes more. Where a layer is invertible by construction, it saves nothing at all.
-Expected: the table in README.md.
+Expected: the table in docs/plans.md.
 Cost: about 5 minutes on 2 cores and 2 GiB. It only compiles: it runs nothing and downloads nothing.
 """
 

@@ -1,4 +1,4 @@
-"""What the README shows works as it is shown: its snippets run, and its commands are understood."""
+"""What the README and the pages of docs show works as it is shown: snippets run, commands are understood."""
 
 import contextlib
 import functools
@@ -18,30 +18,30 @@ import tyro
 import bwsk_jax
 from bwsk_jax import bert, usage
 from bwsk_jax.inspection.options import Options
+from bwsk_jax.targets import find_target
 from bwsk_jax.training import command_line
 from tests.support.bert_models import TINY
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text("utf-8")
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text("utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+ALL = "\n".join(PAGES.values())
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
 
 
-def blocks(language, text=README):
+def blocks(language, text=ALL):
     fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [block for named, block in fenced if named == language]
 
 
-def sections_with_snippets():
-    parts = re.split(r"^##+ (.*)$", README, flags=re.MULTILINE)
-    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
-    return {title: found for title, text in sections.items() if (found := blocks("python", text))}
-
-
 def commands():
-    """Each command of the README, split into words, without comments."""
-    inline = re.findall(r"`(python [^`\n]+)`", README)
-    lines = [line for block in blocks("bash") for line in block.splitlines()]
-    return [shlex.split(part, comments=True) for line in (*lines, *inline) for part in line.split(" && ")]
+    """Each command that is shown, split into words, without comments."""
+    inline = re.findall(r"`(python [^`\n]+)`", ALL)
+    lines = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
+    split = (shlex.split(part, comments=True) for line in (*lines, *inline) for part in line.split(" && "))
+    return list(map(list, dict.fromkeys(map(tuple, split))))
 
 
 def script(name):
@@ -51,28 +51,45 @@ def script(name):
     return module
 
 
+# --- the README --------------------------------------------------------------------------------------------
+
+
+def test_the_readme_is_read_to_its_end():
+    assert len(PAGES["README.md"].splitlines()) <= 150
+
+
+def test_the_readme_links_to_what_there_is():
+    links = re.findall(r"\]\(([^)]+)\)", PAGES["README.md"])
+    assert links and all((ROOT / link).is_file() for link in links if "://" not in link)
+
+
 # --- snippets ----------------------------------------------------------------------------------------------
 
 
-def paste(snippets, change=lambda snippet: snippet):
-    """Run the snippets of a section one after the other; return their variables and what they print."""
+def paste(page, change=lambda snippet: snippet):
+    """Run the snippets of a page one after the other; return their variables and what they print."""
     variables, printed = {}, io.StringIO()
     with contextlib.redirect_stdout(printed):
-        for snippet in snippets:
-            exec(compile(change(snippet), "README.md", "exec"), variables)
+        for snippet in blocks("python", PAGES[page]):
+            exec(compile(change(snippet), page, "exec"), variables)
     return variables, printed.getvalue()
 
 
-SECTIONS = sections_with_snippets()
+RULES = {"docs/rules.md"}
+"""Shows rows of tables, which are no programs."""
+CHECKED = {"README.md", "docs/training.md", "docs/inside.md"}
+"""By a test of their own."""
 
 
-def test_these_sections_have_snippets():
-    assert list(SECTIONS) == ["The engine on your own model", "Look inside", "Training"]
-    assert sum(map(len, SECTIONS.values())) == len(blocks("python"))
+@pytest.mark.parametrize(
+    "page", [page for page, text in PAGES.items() if blocks("python", text) and page not in CHECKED | RULES]
+)
+def test_the_snippets_of_a_page_run(page):
+    paste(page)
 
 
 def test_the_snippets_on_your_own_model():
-    found, printed = paste(SECTIONS["The engine on your own model"])
+    found, printed = paste("README.md")
     plain = lambda params, x: (jax.lax.scan(found["layer"], x, params)[0] ** 2).mean()
     expected = jax.grad(plain)(found["params"], found["x"])
     np.testing.assert_allclose(found["gradient"], expected, rtol=1e-5, atol=1e-7)
@@ -82,7 +99,7 @@ def test_the_snippets_on_your_own_model():
 
 
 def test_the_snippets_with_a_rule_of_ones_own_and_with_devices():
-    _, printed = paste(SECTIONS["Look inside"])
+    _, printed = paste("docs/inside.md")
     assert "1 S" in printed and "all-reduce" in printed
 
 
@@ -92,7 +109,7 @@ def test_the_snippet_that_loads_an_export(tmp_path, monkeypatch):
     bert.save_pretrained(export, TINY, bert.init_params(TINY, jax.random.key(0)))
     bert.save_tokenizer(bert.train_tokenizer(["to be or not to be"], TINY.vocab_size), export)
     monkeypatch.chdir(tmp_path)
-    found, _ = paste(SECTIONS["Training"])
+    found, _ = paste("docs/training.md")
     assert found["model"].config.hidden_size == TINY.hidden_size
     assert found["tokenizer"].tokenize("to be") == ["to", "be"]
 
@@ -100,7 +117,7 @@ def test_the_snippet_that_loads_an_export(tmp_path, monkeypatch):
 def test_a_snippet_that_breaks_is_noticed():
     renamed = lambda snippet: snippet.replace("reversible_scan", "reversible_scam")
     with pytest.raises(AttributeError, match="reversible_scam"):
-        paste(SECTIONS["The engine on your own model"], renamed)
+        paste("README.md", renamed)
 
 
 # --- commands ----------------------------------------------------------------------------------------------
@@ -124,6 +141,8 @@ def understood(words):
             command_line.parse(flags)
         case ["python", "-m", "experiments.families"]:
             assert importlib.util.find_spec("experiments.families.__main__")
+        case ["python", "-m", "experiments.families.rivals", "--target", target]:
+            assert importlib.util.find_spec("experiments.families.rivals") and find_target(target)
         case ["python", "scripts/inspect_jaxpr.py", *flags]:
             usage.parse(Options, flags)
         case ["python", "scripts/figures.py", name]:
@@ -132,7 +151,7 @@ def understood(words):
             only_parsed = functools.wraps(script("kill").main)(lambda **values: values)
             tyro.cli(only_parsed, args=flags)
         case _:
-            raise AssertionError(f"the README has a command that this test does not know: {words}")
+            raise AssertionError(f"a page has a command that this test does not know: {words}")
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
@@ -179,5 +198,5 @@ def test_the_dry_run_shows_numbers():
 
 
 def test_the_public_names_are_there():
-    for name in set(re.findall(r"`bwsk_jax\.(\w+)", README)) - {"train", "bert"}:
+    for name in set(re.findall(r"`bwsk_jax\.(\w+)", ALL)) - {"train", "bert", "evaluate", "fill_mask"}:
         assert hasattr(bwsk_jax, name)
