@@ -1,45 +1,7 @@
-"""Look inside a function: which equations preserve information (S), which erase it (K), and what a plan does.
+"""Look inside a function: the same as `python -m bwsk_jax.inspect`, which says what it takes."""
 
-    python scripts/inspect_jaxpr.py --preset base
-    python scripts/inspect_jaxpr.py --model FOLDER --precision bf16 --diff
-    python scripts/inspect_jaxpr.py --function jax.nn:softmax --args "f32[4,128]" --plan
-    python scripts/inspect_jaxpr.py --preset base --html base.html    (about half a minute on two cores)
-
-The function is only traced, never run, so that no accelerator and no weights are needed. Colours are for
-terminals, and off where NO_COLOR is set. `bwsk_jax.inspection.document` describes the JSON.
-"""
-
-import os
-import sys
-from collections.abc import Sequence
-
-import jax
-
-from bwsk_jax import PlanError
-from bwsk_jax.errors import UserError
-from bwsk_jax.inspection.options import Options
-from bwsk_jax.inspection.show import show
-from bwsk_jax.usage import parse
-
-
-def main(args: Sequence[str] | None = None) -> None:
-    """Parse `args` (the command line's by default) and show what they ask for.
-
-    If that cannot be shown, end with one line on standard error and status 2 before anything is shown. If the
-    output is no longer read, end as `cat` does, silently with status 141.
-    """
-    try:
-        show(parse(Options, args))
-    except BrokenPipeError:  # the reader of the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except (UserError, PlanError, OSError) as mistake:
-        print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
-        sys.exit(2)
-
+from bwsk_jax.inspect import main as main
+from bwsk_jax.inspect import run
 
 if __name__ == "__main__":
-    if "JAX_PLATFORMS" not in os.environ:
-        jax.config.update("jax_platforms", "cpu")
-    sys.stdout.reconfigure(errors="backslashreplace")
-    main()
+    run()

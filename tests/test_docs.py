@@ -143,7 +143,7 @@ def understood(words):
             assert importlib.util.find_spec("experiments.families.__main__")
         case ["python", "-m", "experiments.families.rivals", "--target", target]:
             assert importlib.util.find_spec("experiments.families.rivals") and find_target(target)
-        case ["python", "scripts/inspect_jaxpr.py", *flags]:
+        case ["python", "-m", "bwsk_jax.inspect", *flags]:
             usage.parse(Options, flags)
         case ["python", "scripts/figures.py", name]:
             assert name in script("figures").COMMANDS
@@ -161,14 +161,14 @@ def test_a_command_is_understood(words):
 
 def test_every_kind_of_command_is_found():
     named = {word for words in commands() for word in words}
-    assert {"bwsk_jax.train", "scripts/inspect_jaxpr.py", "scripts/figures.py", "scripts/kill.py"} <= named
+    assert {"bwsk_jax.train", "bwsk_jax.inspect", "scripts/figures.py", "scripts/kill.py"} <= named
 
 
 @pytest.mark.parametrize(
     "command",
     [
         "python -m bwsk_jax.train --variant scratch-reversible --no-such-flag",
-        "python scripts/inspect_jaxpr.py --preset base --difference",
+        "python -m bwsk_jax.inspect --preset base --difference",
     ],
 )
 def test_a_command_that_breaks_is_noticed(command):

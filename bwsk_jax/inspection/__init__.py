@@ -1,4 +1,4 @@
-"""What `scripts/inspect_jaxpr.py` shows: S and K of a function, its plan, and its frontier.
+"""What `python -m bwsk_jax.inspect` shows: S and K of a function, its plan, and its frontier.
 
 `options` are the flags, `subject` is what they ask to look at, and `show` goes from one to the other. Two
 files find things out: `differences` compares the two taxonomies, and `value_sources` says how a plan has each

@@ -1,4 +1,4 @@
-"""The flags of `scripts/inspect_jaxpr.py`."""
+"""The flags of `python -m bwsk_jax.inspect`."""
 
 from dataclasses import dataclass
 from typing import Literal
