@@ -67,7 +67,8 @@ SECTIONS = sections_with_snippets()
 
 
 def test_these_sections_have_snippets():
-    assert list(SECTIONS) == ["The engine on your own model", "Look inside", "Training"]
+    titles = ["The engine on your own model", "In Flax, Equinox and Haiku", "Look inside", "Training"]
+    assert list(SECTIONS) == titles
     assert sum(map(len, SECTIONS.values())) == len(blocks("python"))
 
 
@@ -79,6 +80,13 @@ def test_the_snippets_on_your_own_model():
     assert str(bwsk_jax.plan_scan(found["layer"], found["x"], found["params"])) in printed
     assert str(found["found"]) in printed and found["found"].best.program.peak_bytes <= 2 * 2**20
     assert len(printed.splitlines()) > 5
+
+
+def test_the_snippets_in_frameworks():
+    """Each has a gradient of its parameters, which are stacked where a loop runs the layers."""
+    found, _ = paste(SECTIONS["In Flax, Equinox and Haiku"])
+    shapes = jax.tree.map(np.shape, jax.tree.leaves(found["gradient"]))
+    assert shapes and all(shape[0] == 12 for shape in shapes)
 
 
 def test_the_snippets_with_a_rule_of_ones_own_and_with_devices():
@@ -124,6 +132,8 @@ def understood(words):
             command_line.parse(flags)
         case ["python", "-m", "experiments.families"]:
             assert importlib.util.find_spec("experiments.families.__main__")
+        case ["python", "-m", "experiments.third_party"]:
+            assert importlib.util.find_spec("experiments.third_party")
         case ["python", "scripts/inspect_jaxpr.py", *flags]:
             usage.parse(Options, flags)
         case ["python", "scripts/figures.py", name]:

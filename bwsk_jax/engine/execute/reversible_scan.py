@@ -95,9 +95,8 @@ def reversible_scan(
     refuse_modules("bwsk_jax.reversible_scan", f, ())
     with forward_mode_explained("bwsk_jax.reversible_scan"), state_explained("bwsk_jax.reversible_scan"):
         scan, consts = trace_body(f, init, xs, length, reverse=reverse, unroll=unroll)
-        init_leaves = _cast_to_carry(scan, init)
         rules = _ReversibleScan.of(scan, save_every, followed, invert, reverse, _at_once(unroll, scan.length))
-        carry, ys = rules.differentiable()(consts, init_leaves, jax.tree.leaves(xs))
+        carry, ys = rules.differentiable()(consts, _cast_to_carry(scan, init), jax.tree.leaves(xs))
     return jax.tree.unflatten(scan.out_tree, map(cast_like, (*carry, *ys), scan.out_avals))
 
 
