@@ -5,10 +5,10 @@
 
 All of these libraries are optional. What is not installed, or cannot be imported with this JAX, is left out,
 with the reason. Each block is called as its library's documentation calls it. The table gives how far the
-gradient for all floats of its parameters and arguments is from the plain one, as a fraction of its norm, by the
-default limit and at least memory, and the bytes that the second plan saves of those that plain keeps. Where a
-block's result has the type of its first argument, `reversible_scan` also runs it three times. All of it takes
-about two and a half minutes of one core. Claim: no distance is above 1e-5.
+gradient for all floats of its parameters and arguments is from the plain one, as a fraction of its norm, by
+the default limit and at least memory, and the bytes that the second plan saves of those that plain keeps.
+Where a block's result has the type of its first argument, `reversible_scan` also runs it three times. All of
+it takes about two and a half minutes of one core. Claim: no distance is above 1e-5.
 """
 
 from __future__ import annotations
