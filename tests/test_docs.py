@@ -139,6 +139,8 @@ def understood(words):
             command_line.parse(flags)
         case ["python", "-m", "bwsk_jax.train", *flags]:
             command_line.parse(flags)
+        case ["python", "-m", "experiments.third_party"]:
+            assert importlib.util.find_spec("experiments.third_party")
         case ["python", "-m", "experiments.families"]:
             assert importlib.util.find_spec("experiments.families.__main__")
         case ["python", "-m", "experiments.families.rivals", "--target", target]:

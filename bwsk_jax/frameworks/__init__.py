@@ -13,7 +13,8 @@ back. So do these, with `bwsk_jax.reversible` and `bwsk_jax.reversible_scan` ins
 
 Each is named like the engine's function and computes what the framework's own computes, with the same
 parameters, keys and state. It takes the arguments of the framework's own by their names, beside the limits of
-the engine. A module here is imported when it is first used, and its framework with it.
+the engine. Outside `jax.jit` each call is traced anew, as it is by theirs. A module here is imported when it
+is first used, and its framework with it.
 """
 
 import importlib

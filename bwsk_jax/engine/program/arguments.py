@@ -22,9 +22,13 @@ _NUMBERS = (bool, int, float, complex)
 
 @dataclasses.dataclass(frozen=True)
 class _Static:
-    """A leaf that is not traced, equal to another where its value is."""
+    """A leaf that is not traced, equal to another where its value is, and its type: 1 is not True or 1.0."""
 
     value: Any
+    kind: type = dataclasses.field(init=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "kind", type(self.value))
 
 
 @dataclasses.dataclass(frozen=True)

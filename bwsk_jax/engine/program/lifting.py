@@ -50,7 +50,9 @@ def state_explained(name: str) -> Iterator[None]:
         yield
     except changed as error:
         sibling = f"bwsk_jax.frameworks.nnx.{function}"
-        raise TypeError(f"{name} was given a function that changes an NNX module: use {sibling}") from error
+        raise TypeError(
+            f"a function given to {name} changes an NNX module: use {sibling} and pass it the module"
+        ) from error
     except jax.errors.UnexpectedTracerError as error:
         homes = {"flax.linen": "linen", "flax.nnx": "nnx", "haiku": "haiku"}
         names = [f"bwsk_jax.frameworks.{homes[home]}.{function}" for home in homes if home in sys.modules]

@@ -127,6 +127,12 @@ def test_modules_of_equinox_are_arguments_as_they_are():
     assert bwsk_jax.plan(call, model, X).residual_bytes > 0
 
 
+def test_static_values_that_are_equal_but_of_different_types_are_not_the_same():
+    times = bwsk_jax.reversible(lambda x, n: x * n, static_argnums=1)
+    found = [times(jnp.arange(3), n).dtype for n in (1, 1.0, True)]
+    assert found == [jnp.int32, jnp.float32, jnp.int32]
+
+
 def test_a_function_is_traced_once_for_the_same_static_values():
     traced = []
 
