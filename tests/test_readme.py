@@ -16,7 +16,7 @@ import pytest
 import tyro
 
 import bwsk_jax
-from bwsk_jax import bert, usage
+from bwsk_jax import bert, evaluate, fill_mask, usage
 from bwsk_jax.inspection.options import Options
 from bwsk_jax.training import command_line
 from tests.support.bert_models import TINY
@@ -122,6 +122,10 @@ def understood(words):
             command_line.parse(flags)
         case ["python", "-m", "bwsk_jax.train", *flags]:
             command_line.parse(flags)
+        case ["python", "-m", "bwsk_jax.evaluate", *flags]:
+            usage.parse(evaluate.Options, flags)
+        case ["python", "-m", "bwsk_jax.fill_mask", *flags]:
+            usage.parse(fill_mask.Options, flags)
         case ["python", "-m", "experiments.families"]:
             assert importlib.util.find_spec("experiments.families.__main__")
         case ["python", "scripts/inspect_jaxpr.py", *flags]:
@@ -179,5 +183,5 @@ def test_the_dry_run_shows_numbers():
 
 
 def test_the_public_names_are_there():
-    for name in set(re.findall(r"`bwsk_jax\.(\w+)", README)) - {"train", "bert"}:
+    for name in set(re.findall(r"`bwsk_jax\.(\w+)", README)) - {"train", "bert", "evaluate", "fill_mask"}:
         assert hasattr(bwsk_jax, name)

@@ -103,8 +103,8 @@ def gather(setup: Setup, results: dict[str, Any], repository: str | None = None)
         remove_leftovers(setup.root, GATHERED_FILE)
         remove_leftovers(setup.root, CARD_FILE)
         write_json(gather_results(setup.root, results, repository), setup.root / GATHERED_FILE)
-        link_best(setup.root, results)
-        write_model_card(setup.root, repository or PLACE)
+        best = link_best(setup.root, results)
+        write_model_card(setup.root, repository or PLACE, best)
 
 
 def _train(setup: Setup, interruption: Interruption) -> tuple[History, float, int]:
