@@ -42,6 +42,7 @@ def _train(args: Sequence[str] | None, interruption: Interruption) -> None:
     from bwsk_jax.training.dry_run import dry_run
     from bwsk_jax.training.loop.fit import DivergedError
     from bwsk_jax.training.memory import fit_memory
+    from bwsk_jax.training.report.push import PushError, check_push
     from bwsk_jax.training.report.summary import print_summary
     from bwsk_jax.training.resolve import prepare
     from bwsk_jax.training.resume import (
@@ -50,7 +51,7 @@ def _train(args: Sequence[str] | None, interruption: Interruption) -> None:
         finished_results,
         with_recorded_limit,
     )
-    from bwsk_jax.training.run import gather, run
+    from bwsk_jax.training.run import gather, publish, run
 
     try:
         select_device(flags.device)
@@ -58,6 +59,8 @@ def _train(args: Sequence[str] | None, interruption: Interruption) -> None:
             return print(json.dumps(dry_run(flags), indent=2))
         setup = prepare(flags)
         check_own_files(setup.root)
+        if flags.push_to_hub is not None:
+            check_push(flags.push_to_hub)
         check_same_run(setup)
         results = finished_results(setup)
         if results is None:
@@ -72,6 +75,10 @@ def _train(args: Sequence[str] | None, interruption: Interruption) -> None:
         else:
             print(f"{setup.folder} is finished; to train again give another --out, or remove the folder")
             gather(setup, results)
+        if flags.push_to_hub is not None:
+            publish(setup, results, flags.push_to_hub)
+    except PushError as failure:
+        quit_with(f"{failure}; all is finished here, and the same command pushes again", status=1)
     except DivergedError as divergence:
         quit_with(divergence, status=1)
     except OSError as failure:

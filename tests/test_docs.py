@@ -16,7 +16,7 @@ import pytest
 import tyro
 
 import bwsk_jax
-from bwsk_jax import bert, usage
+from bwsk_jax import bert, evaluate, fill_mask, usage
 from bwsk_jax.inspection.options import Options
 from bwsk_jax.targets import find_target
 from bwsk_jax.training import command_line
@@ -139,6 +139,12 @@ def understood(words):
             command_line.parse(flags)
         case ["python", "-m", "bwsk_jax.train", *flags]:
             command_line.parse(flags)
+        case ["python", "-m", "bwsk_jax.evaluate" | "bwsk_jax.fill_mask"]:
+            pass
+        case ["python", "-m", "bwsk_jax.evaluate", *flags]:
+            usage.parse(evaluate.Options, flags)
+        case ["python", "-m", "bwsk_jax.fill_mask", *flags]:
+            usage.parse(fill_mask.Options, flags)
         case ["python", "-m", "experiments.third_party"]:
             assert importlib.util.find_spec("experiments.third_party")
         case ["python", "-m", "experiments.families"]:

@@ -158,13 +158,17 @@ class Flags:
     """Where to compute. auto is JAX's own choice: a GPU where it finds one."""
     log_dir: Annotated[str | None, shown("DIR")] = None
     """Folder that receives TensorBoard events, in VARIANT/."""
+    wandb: Annotated[str | None, shown("PROJECT")] = None
+    """Project of Weights & Biases that receives what TensorBoard does, if wandb is installed."""
+    push_to_hub: Annotated[str | None, shown("NAME")] = None
+    """Repository of the Hub that receives all finished variants in --out at the end; a new one is private."""
     license: Annotated[str | None, shown("STR", "what --init's card states")] = None
     """License of the model, as the Hub spells it, for the model card."""
     language: Annotated[str | None, shown("STR", "what the cards of --init and --dataset state")] = None
     """Languages of the text, like en or en,de, for the model card."""
 
 
-PERSONAL = ("out", "save_every", "device", "log_dir", "license", "language")
+PERSONAL = ("out", "save_every", "device", "log_dir", "wandb", "push_to_hub", "license", "language")
 """The flags that change nothing of what is computed."""
 POSITIVE = (
     *("seq_len", "batch_size", "grad_accum", "epochs", "max_steps", "lr", "max_bytes"),
@@ -196,6 +200,7 @@ OTHER_NAMES = {
     "early_stopping_patience": "patience",
     "dataset_name": "dataset",
     "tokenizer_name": "tokenizer",
+    "hub_model_id": "push_to_hub",
 }
 
 

@@ -6,6 +6,7 @@ files: see `bwsk_jax.training.data.sources`.
 
 import dataclasses
 import functools
+import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -167,6 +168,8 @@ def _check(flags: Flags, variant: Variant) -> None:
         raise FlagError(
             f"{variant.name} starts from random parameters: drop --init, or use a finetune variant"
         )
+    if flags.wandb is not None and importlib.util.find_spec("wandb") is None:
+        raise FlagError(f"--wandb {flags.wandb} needs a package that is not here: pip install wandb")
     for name in ("dataset", "tokenizer", "init"):
         value = getattr(flags, name)
         if value is not None and os.path.islink(value) and not os.path.exists(value):

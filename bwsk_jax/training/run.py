@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -16,17 +17,20 @@ from bwsk_jax.training.loop.event_log import EventLog, TrainingEvents
 from bwsk_jax.training.loop.fit import Epochs, Hooks, fit
 from bwsk_jax.training.loop.history import History
 from bwsk_jax.training.loop.interruption import Interruption
+from bwsk_jax.training.loop.wandb_log import WandbLog
 from bwsk_jax.training.progress import Progress
-from bwsk_jax.training.report.card import CARD_FILE, write_model_card
+from bwsk_jax.training.report.card import CARD_FILE, PLACE, write_model_card
 from bwsk_jax.training.report.export import link_best, remove_copies
-from bwsk_jax.training.report.metrics import final_metrics, make_evaluator
+from bwsk_jax.training.report.metrics import final_metrics, make_evaluator, validate_first
 from bwsk_jax.training.report.origin import origin
+from bwsk_jax.training.report.push import push, repository_of
 from bwsk_jax.training.report.results import (
     GATHERED_FILE,
     RESULTS_FILE,
     Outcome,
     gather_results,
     plot_loss,
+    run_settings,
     training_results,
     write_json,
 )
@@ -71,14 +75,24 @@ def _run(setup: Setup, interruption: Interruption, started: float) -> dict[str, 
 
     plot_loss(history, setup.unigram_perplexity, setup.variant.name, setup.folder / "loss.png")
     write_json(results, setup.folder / RESULTS_FILE)
-    if setup.log_folder is not None:
-        with EventLog(setup.log_folder, first=history.total_steps + 1) as log:
+    for log in _logs(setup, history, history.total_steps + 1):
+        with log:
             log.log(history.total_steps, {f"test/{final.name}": final.test})
     return results
 
 
-def gather(setup: Setup, results: dict[str, Any]) -> None:
-    """Write what the output folder says of all its variants.
+def publish(setup: Setup, results: dict[str, Any], name: str) -> None:
+    """Upload what the output folder has to offer to the Hub's repository called `name`.
+
+    Raises `PushError`.
+    """
+    repository = repository_of(name)
+    gather(setup, results, repository)
+    print(f"pushed to the Hub: {push(setup.root, repository)}")
+
+
+def gather(setup: Setup, results: dict[str, Any], repository: str | None = None) -> None:
+    """Write what the output folder says of all its variants, and of the `repository` that they are in.
 
     A license or language that is given for a run that was finished before goes into its results.
     """
@@ -88,9 +102,9 @@ def gather(setup: Setup, results: dict[str, Any]) -> None:
     with locked(setup.root, SECONDS_TO_GATHER):
         remove_leftovers(setup.root, GATHERED_FILE)
         remove_leftovers(setup.root, CARD_FILE)
-        write_json(gather_results(setup.root, results), setup.root / GATHERED_FILE)
-        link_best(setup.root, results)
-        write_model_card(setup.root)
+        write_json(gather_results(setup.root, results, repository), setup.root / GATHERED_FILE)
+        best = link_best(setup.root, results)
+        write_model_card(setup.root, repository or PLACE, best)
 
 
 def _train(setup: Setup, interruption: Interruption) -> tuple[History, float, int]:
@@ -116,6 +130,8 @@ def _train(setup: Setup, interruption: Interruption) -> tuple[History, float, in
             print(f"resuming after step {history.total_steps}/{setup.total_steps}", flush=True)
         history.go_on(setup.total_steps, setup.recipe.patience)
         earlier_seconds = history.seconds
+        if not history.early_stopped and history.total_steps < setup.total_steps:
+            validate_first(setup, evaluate, state.params, history)
         tokens_per_step = setup.recipe.tokens_per_step
         progress = Progress(setup.total_steps, tokens_per_step, steps_before=history.total_steps)
         hooks = Hooks(
@@ -131,10 +147,16 @@ def _train(setup: Setup, interruption: Interruption) -> tuple[History, float, in
 
 
 def _events(setup: Setup, history: History, closing: contextlib.ExitStack) -> list[TrainingEvents]:
-    """Return the callback that logs for TensorBoard, if a log is wanted; `closing` closes the log."""
-    if setup.log_folder is None:
-        return []
-    log = closing.enter_context(EventLog(setup.log_folder, first=history.total_steps + 1))
+    """Return a callback for each log that is wanted; `closing` closes the logs."""
+    logs = [closing.enter_context(log) for log in _logs(setup, history, history.total_steps + 1)]
     schedule = learning_rate_schedule(setup.peak_lr, setup.total_steps, setup.recipe)
     rates = np.asarray(schedule(np.arange(setup.total_steps)))
-    return [TrainingEvents(log, history, rates, setup.recipe.tokens_per_step)]
+    return [TrainingEvents(log, history, rates, setup.recipe.tokens_per_step) for log in logs]
+
+
+def _logs(setup: Setup, history: History, first: int) -> Iterator[EventLog | WandbLog]:
+    """Yield the logs that are wanted: TensorBoard's, from the step `first` on, and that of wandb."""
+    if setup.log_folder is not None:
+        yield EventLog(setup.log_folder, first)
+    if setup.flags.wandb is not None:
+        yield WandbLog(setup.flags.wandb, setup.folder, run_settings(setup, history))

@@ -1,6 +1,8 @@
 """What a run consists of, once its flags are resolved: the step it compiles, and the data it trains on."""
 
+import contextlib
 import functools
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,6 +158,13 @@ class Setup(StepSetup):
 
     @property
     def model_slug(self) -> str:
-        """The model's short name, as in the results: that of `--init`, or of the preset."""
+        """The model's short name, as in the results: that of the model which is fine-tuned, or the preset's.
+
+        A model that this program trained keeps its name.
+        """
         init = self.flags.init
-        return f"bert-{self.flags.preset}" if init is None else public_name(init).rpartition("/")[2]
+        if init is None:
+            return f"bert-{self.flags.preset}"
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            return str(json.loads(Path(init, "training_results.json").read_text("utf-8"))["model_slug"])
+        return public_name(init).rpartition("/")[2]

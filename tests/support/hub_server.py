@@ -1,5 +1,6 @@
 """A server on 127.0.0.1 that speaks as much of the Hub's API as its clients ask of it here."""
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -15,16 +16,20 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @contextlib.contextmanager
-def serve_hub(root: Path | None, lost: Collection[str] = ()) -> Iterator[str]:
+def serve_hub(root: Path | None, lost: Collection[str] = (), uploads: dict | None = None) -> Iterator[str]:
     """Serve `root`/{models,datasets}/OWNER/NAME/FILES; yield the address for HF_ENDPOINT.
 
     Without a `root` every answer is 503, as in an outage. The connection is lost in the middle of files whose
-    names end in one of `lost`, as long as it is in there.
+    names end in one of `lost`, as long as it is in there. With `uploads` a user with
+    a token may write: large files go there by their digests, while it has no more entries than its `limit`,
+    and into `root` when they are committed.
     """
 
     class Handler(_Handler):
         folder = root
         lost_suffixes = lost
+
+    Handler.uploads = uploads
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler if root else _Outage)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -50,11 +55,15 @@ class _Outage(BaseHTTPRequestHandler):
 class _Handler(BaseHTTPRequestHandler):
     folder: Path
     lost_suffixes: Collection[str]
+    uploads: dict | None
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
         parts = unquote(urlsplit(self.path).path).strip("/").split("/")
-        if parts == [""]:
+        if self.path == "/api/whoami-v2":
+            known = self.headers.get("Authorization") == "Bearer token"
+            self._send(b'{"name": "me", "type": "user"}', "application/json", 200 if known else 401)
+        elif parts == [""]:
             self._send(b"")
         elif parts[0] == "api" and len(parts) >= 4:
             self._api(parts[1], "/".join(parts[2:4]), parts[4:])
@@ -71,15 +80,80 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        if self.uploads is not None and self._receive(self.path, body):
+            return
         if self.path == "/api/validate-yaml":
             faults = card_faults(json.loads(body)["content"])
-            self._send("; ".join(faults).encode(), "text/plain", status=400 if faults else 200)
+            body = json.dumps({"errors": [{"message": fault} for fault in faults], "warnings": []})
+            self._send(body.encode(), "application/json", status=400 if faults else 200)
             return
         if self.headers["Content-Type"].startswith("application/json"):
             self.paths = json.loads(body)["paths"]
         else:
             self.paths = parse_qs(body)["paths"]
         self.do_GET()
+
+    def _receive(self, path: str, body: str) -> bool:
+        """Answer what an upload asks; return whether this was part of one."""
+        name = "/".join(path.split("/")[3:5])
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            full = f"{asked['organization'] or 'me'}/{asked['name']}"
+            (self.folder / "models" / full).mkdir(parents=True, exist_ok=True)
+            self.uploads["created"] = asked
+            self._json({"url": f"http://{self.headers['Host']}/{full}"})
+        elif "/preupload/" in path:
+            modes = {True: "lfs", False: "regular"}
+            files = [file["path"] for file in json.loads(body)["files"]]
+            modes = {file: modes[file.endswith((".safetensors", ".png"))] for file in files}
+            self._json(
+                {"files": [{"path": p, "uploadMode": m, "shouldIgnore": False} for p, m in modes.items()]}
+            )
+        elif path.endswith("/info/lfs/objects/batch"):
+            store = f"http://{self.headers['Host']}/store"
+            objects = json.loads(body)["objects"]
+            for entry in objects:
+                if entry["oid"] not in self.uploads:
+                    entry["actions"] = {"upload": {"href": f"{store}/{entry['oid']}"}}
+            self._json({"objects": objects, "transfer": "basic"})
+        elif "/commit/" in path:
+            for line in map(json.loads, body.splitlines()):
+                value = line["value"]
+                if line["key"] in ("file", "lfsFile"):
+                    file = self.folder / "models" / name / value["path"]
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    by_digest = line["key"] == "lfsFile"
+                    file.write_bytes(
+                        self.uploads[value["oid"]] if by_digest else base64.b64decode(value["content"])
+                    )
+            self._json(
+                {
+                    "commitUrl": f"http://{self.headers['Host']}/{name}/commit/{COMMIT}",
+                    "commitOid": COMMIT,
+                    "pullRequestUrl": None,
+                }
+            )
+        else:
+            return False
+        return True
+
+    def do_PUT(self):
+        body = self._body()
+        if len(self.uploads) > self.uploads["limit"]:
+            self._send(b"", status=403)
+        else:
+            self.uploads[self.path.rpartition("/")[2]] = body
+            self._send(b"")
+
+    def _body(self) -> bytes:
+        if "Content-Length" in self.headers:
+            return self.rfile.read(int(self.headers["Content-Length"]))
+        chunks = []
+        while size := int(self.rfile.readline(), 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
 
     def _api(self, kind: str, name: str, rest: list[str]):
         repository = self.folder / kind / name

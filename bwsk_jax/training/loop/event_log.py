@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -72,13 +73,23 @@ class EventLog:
             raise
 
 
+class Log(Protocol):
+    """Where values of a step are logged, as in `EventLog`."""
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Log a value for each tag."""
+
+    def flush(self) -> None:
+        """Write everything logged so far."""
+
+
 class TrainingEvents:
     """A callback that writes to `log`, with what the loop's `history` knows of each step.
 
     `learning_rates` holds the rate of every update; a skipped step makes no update.
     """
 
-    def __init__(self, log: EventLog, history: History, learning_rates: np.ndarray, tokens_per_step: int):
+    def __init__(self, log: Log, history: History, learning_rates: np.ndarray, tokens_per_step: int):
         self._log = log
         self._history = history
         self._learning_rates = learning_rates

@@ -16,6 +16,8 @@ class History:
     early_stopped: bool = False
     since_best: int = 0
     """Validations in a row without a new best."""
+    first_validation: float | None = None
+    """Before the first step. It is no part of `val_curve`, and no candidate for the best."""
     planned_steps: int = 0
     """The steps that the schedule is for; 0 where an older version did not say."""
     extended_after: list[int] = field(default_factory=list)

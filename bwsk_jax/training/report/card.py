@@ -41,7 +41,7 @@ Memory is the peak of one training step in MB of 10^6 bytes.
 ```python
 {{ snippet }}
 ```
-
+{{ best }}
 ## Training
 
 {{ settings }}
@@ -63,10 +63,11 @@ COLUMNS = (
 )
 
 
-def write_model_card(root: Path, place: str = PLACE) -> None:
+def write_model_card(root: Path, place: str = PLACE, best: str | None = None) -> None:
     """Write `root`/README.md from the results of the variants that are there, at least one.
 
-    `place` is where readers of the card load the model from.
+    `place` is where readers of the card load the models from, and `best` the variant that loads from there if
+    none is named.
     """
     from huggingface_hub import ModelCard
 
@@ -79,6 +80,7 @@ def write_model_card(root: Path, place: str = PLACE) -> None:
         title=title,
         origins="\n".join(_origin(name, run) for name, run in runs.items()),
         tables="\n\n".join(_experiment(runs, experiment) for experiment in _experiments(runs)),
+        best=f"\nWithout `subfolder` it is `{best}` that loads.\n" if best else "",
         snippet=loading_snippet(place, next(iter(runs))),
         settings=_settings(runs),
     )

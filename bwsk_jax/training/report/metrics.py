@@ -9,10 +9,11 @@ import jax
 from bwsk_jax import bert
 from bwsk_jax.training.data.pretrained import MaskedLM
 from bwsk_jax.training.loop.fit import DivergedError
+from bwsk_jax.training.loop.history import History
 from bwsk_jax.training.loop.interruption import Interruption
 from bwsk_jax.training.progress import TaskProgress
 from bwsk_jax.training.setup import Setup
-from bwsk_jax.training.step.evaluation import HeldOut, make_window_loss, pseudo_perplexity
+from bwsk_jax.training.step.evaluation import EvaluationSet, HeldOut, make_window_loss, pseudo_perplexity
 
 METRIC_NAMES = {"sampled": "pseudo_perplexity", "exact": "exact_pseudo_perplexity"}
 
@@ -35,6 +36,21 @@ def measure(model: MaskedLM, held_out: HeldOut, batch_size: int, dtype: Any, lab
     window_loss = make_window_loss(model.config, model.tokenizer.mask_token_id, dtype=dtype)
     with TaskProgress(label, held_out.rows) as progress:
         return pseudo_perplexity(window_loss, model.params, held_out, batch_size, progress.advance)
+
+
+def validate_first(setup: Setup, evaluate: Callable, params: Any, history: History) -> None:
+    """Validate before the first step, so that fine-tuning shows what it began with.
+
+    Where steps have been taken already, only a batch is measured. In both cases what validations need is
+    compiled after it, so that the time left of training does not count it.
+    """
+    if history.total_steps:
+        few = EvaluationSet(*(array[: setup.recipe.batch_size] for array in setup.validation))
+        evaluate(params, few, "validation")
+        return
+    value = evaluate(params, setup.validation, "validation before the first step")
+    history.first_validation = value if math.isfinite(value) else None
+    print(f"before the first step  validation {value:.2f}", flush=True)
 
 
 def make_evaluator(setup: Setup, interruption: Interruption) -> Callable:

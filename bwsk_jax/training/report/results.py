@@ -50,6 +50,7 @@ def training_results(setup: Setup, outcome: Outcome) -> dict[str, Any]:
 
     Memory is in MB of 10^6 bytes. `peak_memory_mb` is what the device reports, if it does so, as a GPU does,
     and else the compiled peak. `val_metric_name` says what `val_curve` and its least, `best_val_metric`, are.
+    `first_val_metric` is the same before the first step, None where an older version did not measure it.
     `metric_name` says what `test_metric` and `final_val_metric` are, which measure the exported model on the
     two splits. Of the unigram perplexities, `unigram_perplexity` is on the tokens of `best_val_metric`, and
     each of the other two on the tokens of the metric it is named after. `erasure_budget` and
@@ -80,6 +81,7 @@ def training_results(setup: Setup, outcome: Outcome) -> dict[str, Any]:
         "erasure_budget": classification and classification["reference"]["modules"]["K"],
         "parallelism_ratio": classification and classification["reference"]["modules"]["S"],
         "val_metric_name": METRIC_NAMES["sampled"],
+        "first_val_metric": history.first_validation,
         "unigram_perplexity": setup.unigram_perplexity,
         "final_val_metric": final.validation,
         "final_val_unigram_perplexity": final.validation_unigram,
@@ -90,7 +92,7 @@ def training_results(setup: Setup, outcome: Outcome) -> dict[str, Any]:
         "plan": None if setup.plan is None else _plan(setup, setup.plan),
         "classification": classification,
         "parameters": setup.parameters,
-        "settings": _settings(setup, history),
+        "settings": run_settings(setup, history),
         "versions": _versions(),
         "origin": origin(setup),
         "command": command(setup.flags),
@@ -121,7 +123,7 @@ def _classification(setup: Setup) -> dict[str, Any] | None:
     return {report.taxonomy: report.ratios | {"leaf_modules": report.leaf_modules} for report in reports}
 
 
-def _settings(setup: Setup, history: History) -> dict[str, Any]:
+def run_settings(setup: Setup, history: History) -> dict[str, Any]:
     """Return what the flags and the preset led to, except what only says where to write and compute.
 
     Names stand for paths.
@@ -175,8 +177,10 @@ def read_results(file: Path) -> dict[str, Any]:
     return results
 
 
-def gather_results(root: Path, latest: dict[str, Any]) -> dict[str, Any]:
+def gather_results(root: Path, latest: dict[str, Any], repository: str | None = None) -> dict[str, Any]:
     """Return the contents of results.json in `root`: the model of the `latest` run, and all runs.
+
+    `repository` is where they are on the Hub.
 
     The shares of S and K are those of any run that looked at them.
     """
@@ -185,7 +189,7 @@ def gather_results(root: Path, latest: dict[str, Any]) -> dict[str, Any]:
     return {
         "model_name": f"BWSK {slug}",
         "slug": slug,
-        "hf_id": None,
+        "hf_id": repository,
         "arch_family": "transformer",
         "arch_type": "masked_lm",
         "params_m": latest["parameters"] / 1e6,
@@ -230,9 +234,11 @@ def plot_loss(history: History, unigram_perplexity: float, title: str, path: Pat
 
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     axes.plot(*zip(*history.loss_curve, strict=True), linewidth=0.8, label="training")
+    first = [] if history.first_validation is None else [(0, history.first_validation)]
+    validations = [*first, *history.val_curve]
     axes.plot(
-        [step for step, _ in history.val_curve],
-        [math.log(value) for _, value in history.val_curve],
+        [step for step, _ in validations],
+        [math.log(value) for _, value in validations],
         "o-",
         markersize=3,
         label="validation",

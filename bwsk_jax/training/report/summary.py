@@ -14,7 +14,9 @@ LEARNED_NOTHING = (
 
 def print_summary(setup: Setup, results: dict[str, Any]) -> None:
     """Print the closing table and how to load what was exported."""
-    rows = {
+    first = results["first_val_metric"]
+    rows = {} if first is None else {"validation before training": f"{first:.2f}"}
+    rows |= {
         "validation pseudo-perplexity": _beside(results["best_val_metric"], results["unigram_perplexity"]),
         **_final_rows(results),
         "steps": f"{results['total_steps']}{' (stopped early)' if results['early_stopped'] else ''}",

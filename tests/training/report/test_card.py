@@ -115,6 +115,12 @@ def test_nothing_that_is_published_names_a_place_on_this_machine(finished, text_
     assert "flax/linen/linear.py:" in results(finished, "scratch-reversible")["plan"]["table"]
 
 
+def test_the_card_names_models_by_their_own_names_and_the_variant_that_loads(finished):
+    assert results(finished, "finetune-reversible")["model_slug"] == "bert-demo"  # it is that of its --init
+    card = (finished / "README.md").read_text()
+    assert "# BWSK bert-demo\n" in card and "\nWithout `subfolder` it is `" in card
+
+
 def test_a_license_that_is_given_later_is_in_the_card(finished, text_folder, tmp_path):
     out = shutil.copytree(finished, tmp_path / "out")
     for folder in ("finetune-reversible", "scratch-analyzed", "scratch-reversible"):
