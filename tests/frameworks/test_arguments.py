@@ -17,7 +17,7 @@ import bwsk_jax
 from bwsk_jax import frameworks
 from bwsk_jax.frameworks import equinox, exchange, haiku, linen
 from bwsk_jax.frameworks import nnx as nnx_siblings
-from tests.support.parity import LEAST, assert_same
+from tests.support.parity import assert_same
 
 OF_JAX = ("prevent_cse", "policy", "concrete")
 PAIRS = {
@@ -65,7 +65,7 @@ PAIRS = {
         lambda num_layers=2, **how: haiku.reversible_layer_stack(num_layers, **how),
     ),
 }
-"""Haiku's `scan` needs a transform, and here has none: what it says of that is not what is asked."""
+"""Haiku's `scan` needs a transform, and has none here; what it says of that is not what is asked."""
 WHAT_IS_TRANSFORMED = {"target", "f", "fun", "init", "xs"}
 ids = lambda pairs: [f"{s.__module__.rpartition('.')[2]}.{s.__name__}" for s in pairs]
 
@@ -162,4 +162,4 @@ def test_the_modules_are_listed():
     assert {"linen", "nnx", "equinox", "haiku"} <= set(dir(frameworks))
     with pytest.raises(AttributeError, match="no attribute 'torch'"):
         _ = frameworks.torch
-    assert bwsk_jax.frameworks is frameworks and LEAST
+    assert bwsk_jax.frameworks is frameworks

@@ -206,7 +206,4 @@ def test_twenty_steps_have_the_losses_of_plain_and_take_less_memory(name):
         is_key = jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
         data = jax.random.key_data if is_key else lambda a: a
         np.testing.assert_allclose(data(a), data(b), rtol=1e-3, atol=1e-4)
-    print(
-        name, expected[0], expected[-1], np.abs(np.subtract(losses, expected)).max(), plain_bytes, found_bytes
-    )
     assert found_bytes < plain_bytes
