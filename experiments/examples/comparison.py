@@ -47,7 +47,7 @@ def compare(
       params: a pytree of floats, from which each way starts.
       batches: one for each step.
     """
-    optimizer = optax.adam(3e-3)
+    optimizer = optax.adam(1e-3)
     batches = list(batches)
 
     def step(scan: Scan, params: Any, state: Any, batch: Any) -> tuple[Any, Any, Any]:
