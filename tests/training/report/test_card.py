@@ -122,7 +122,7 @@ def test_the_card_names_models_by_their_own_names_and_the_variant_that_loads(fin
 
 
 def test_a_license_that_is_given_later_is_in_the_card(finished, text_folder, tmp_path):
-    out = shutil.copytree(finished, tmp_path / "out")
+    out = shutil.copytree(finished, tmp_path / "out", symlinks=True)
     for folder in ("finetune-reversible", "scratch-analyzed", "scratch-reversible"):
         shutil.rmtree(out / folder)
     flags = ["--variant", "scratch-conventional", "--dataset", text_folder, "--out", str(out), *FLAGS]
