@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from bwsk_jax.errors import UserError
+from bwsk_jax.meshes import MeshError, parse_mesh
 from bwsk_jax.usage import TYPE_NAMES
 from bwsk_jax.variants import UnknownVariantError, find_variant
 
@@ -89,6 +90,9 @@ class Flags:
     """Of initialisation, order of windows, masks and dropout."""
     device: Annotated[str, _one_of(CHOICES["device"])] = "auto"
     """Where to compute. auto is JAX's own choice: a GPU where it finds one."""
+    mesh: str | None = None
+    """Devices that share the work, like data=8, fsdp=8 or data=4,model=2. data and fsdp split the windows of
+    --batch-size, fsdp also parameters, gradients and optimizer, model the layers. Default: one device."""
     log_dir: str | None = None
     """Folder that receives TensorBoard events, in VARIANT/."""
 
@@ -161,6 +165,11 @@ def value_fault(name: str, value: Any) -> str | None:
             find_variant(value)
         except UnknownVariantError as unknown:
             return f"is no variant: {unknown}"
+    if name == "mesh":
+        try:
+            parse_mesh(value)
+        except MeshError as fault:
+            return f"is no mesh: {fault}"
     return None
 
 

@@ -31,7 +31,7 @@ from bwsk_jax.training.setup import Setup
 FLAGS_FILE = "options.json"
 TEXT = "text"
 FITTED = "fitted_max_bytes"
-MAY_DIFFER = {"out", "save_every", "device", "log_dir"}
+MAY_DIFFER = {"out", "save_every", "device", "mesh", "log_dir"}
 ADVICE = "give another --out, or remove the folder"
 WORK = (RESULTS_FILE, "model.safetensors")
 
@@ -102,10 +102,10 @@ def with_recorded_limit(setup: Setup) -> Setup:
     """Return `setup` with the `max_bytes` that `--fit` led to when the run in its folder began, if one did.
 
     Searching again might lead to another plan, under another version of the compiler. The curves would then
-    no longer be those of an unbroken run.
+    no longer be those of an unbroken run. On another mesh the limit is another one.
     """
     saved = _saved_flags(setup.folder)
-    if setup.flags.fit is None or saved is None:
+    if setup.flags.fit is None or saved is None or saved.get("mesh") != setup.flags.mesh:
         return setup
     return limited(setup, saved[FITTED])
 
