@@ -201,7 +201,9 @@ def _check_target(flags: Flags) -> None:
 
 def _check_mesh(flags: Flags, recipe: Recipe, config: bert.BertConfig) -> None:
     try:
-        Placement.parse(flags.mesh).check(find_target(flags.target), recipe.batch_size, config)
+        placement = Placement.parse(flags.mesh)
+        placement.check_devices(find_target(flags.target))
+        placement.check_sizes(recipe.batch_size, config)
     except MeshError as fault:
         raise FlagError(f"--mesh {flags.mesh} {fault}") from None
 

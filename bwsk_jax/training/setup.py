@@ -96,8 +96,8 @@ class StepSetup:
         """The machine that the step is compiled for."""
         return find_target(self.flags.target)
 
-    def compile(self) -> CompiledProgram:
-        """Compile the step for its target, from shapes alone. Raises `DoesNotFitError`."""
+    def program(self) -> tuple[Callable, tuple[Any, ...]]:
+        """The step, and the shapes of its arguments: the state, token ids [A, B, T] and a key."""
         recipe = self.recipe
         step = make_train_step(
             self.config,
@@ -111,7 +111,12 @@ class StepSetup:
         shape_abt = (recipe.grad_accum, recipe.batch_size, recipe.seq_len)
         tokens_abt = self.placement.typed_windows(shape_abt, axis=1)
         key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))
-        return compile_for(step, self.state, tokens_abt, key, target=self.target)
+        return step, (self.state, tokens_abt, key)
+
+    def compile(self) -> CompiledProgram:
+        """Compile the step for its target, from shapes alone. Raises `DoesNotFitError`."""
+        step, args = self.program()
+        return compile_for(step, *args, target=self.target)
 
     def per_device(self, plan_bytes: int) -> int:
         """Return what a device has of bytes that a plan counts, which are in parts for its windows."""

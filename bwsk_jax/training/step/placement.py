@@ -49,14 +49,17 @@ class Placement:
         """In how many parts the windows of a step are split."""
         return math.prod(self.axes.get(name, 1) for name in OF_WINDOWS)
 
-    def check(self, target: Target, batch_size: int, config: bert.BertConfig) -> None:
-        """Raise `MeshError` if there are too few devices, or if what is to be split does not divide."""
+    def check_devices(self, target: Target) -> None:
+        """Raise `MeshError` if the target has too few devices."""
         if self.devices > target.devices:
             advice = f"--xla_force_host_platform_device_count={self.devices}"
             raise MeshError(
                 f"takes {self.devices} devices, and {target.name} has {target.devices}"
                 + (f": to simulate them on a CPU, set XLA_FLAGS={advice}" if target.is_here else "")
             )
+
+    def check_sizes(self, batch_size: int, config: bert.BertConfig) -> None:
+        """Raise `MeshError` if what is to be split does not divide."""
         if batch_size % self.shards:
             names = " x ".join(name for name in OF_WINDOWS if name in self.axes)
             raise MeshError(
@@ -82,9 +85,9 @@ class Placement:
         """Return a tree that holds parameters as arrays of JAX, each where it belongs."""
         if not self.axes:
             return jax.device_put(tree)
-        mesh = find_target().mesh(tuple(self.axes.values()), tuple(self.axes))
+        devices = find_target().mesh(tuple(self.axes.values()), tuple(self.axes))
         return self._map(
-            lambda leaf, sharding: jax.device_put(leaf, NamedSharding(mesh, sharding.spec)), tree
+            lambda leaf, sharding: jax.device_put(leaf, NamedSharding(devices, sharding.spec)), tree
         )
 
     def typed_windows(self, shape: tuple[int, ...], axis: int) -> jax.ShapeDtypeStruct:
@@ -109,19 +112,19 @@ class Placement:
         return split_scan
 
     @property
-    def _mesh(self) -> AbstractMesh:
+    def mesh(self) -> AbstractMesh:
         """The mesh without devices: a program is compiled for those on which its arguments lie."""
         sizes, names = tuple(self.axes.values()), tuple(self.axes)
         return AbstractMesh(sizes, names, axis_types=(AxisType.Auto,) * len(names))
 
     def _of_windows(self, axis: int) -> NamedSharding:
         names = tuple(name for name in OF_WINDOWS if name in self.axes)
-        return NamedSharding(self._mesh, PartitionSpec(*[None] * axis, names or None))
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, names or None))
 
     def _map(self, function: Callable[[Any, NamedSharding], Any], tree: Any) -> Any:
         if not self.axes:
             return tree
-        mesh, specs = self._mesh, bert.param_specs(tree, self.axes)
+        mesh, specs = self.mesh, bert.param_specs(tree, self.axes)
         return jax.tree.map(lambda leaf, spec: function(leaf, NamedSharding(mesh, spec)), tree, specs)
 
 

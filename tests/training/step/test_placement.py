@@ -117,11 +117,6 @@ def test_the_bits_of_a_key_do_not_depend_on_the_mesh(impl):
 @pytest.mark.parametrize(
     ("mesh", "batch_size", "message"),
     [
-        (
-            "data=16",
-            16,
-            "takes 16 devices, and this machine has 8: to simulate them on a CPU, set XLA_FLAGS=",
-        ),
         ("data=4", 6, r"splits a batch in 4 \(data\), and --batch-size 6 is no multiple"),
         ("data=2,fsdp=2", 6, r"splits a batch in 4 \(data x fsdp\)"),
         ("model=4", 3, r"splits a layer in 4 \(model\), and its 2 heads are no multiple"),
@@ -129,4 +124,13 @@ def test_the_bits_of_a_key_do_not_depend_on_the_mesh(impl):
 )
 def test_what_does_not_divide_is_said(mesh, batch_size, message):
     with pytest.raises(MeshError, match=message):
-        Placement.parse(mesh).check(find_target(), batch_size, CONFIG)
+        Placement.parse(mesh).check_sizes(batch_size, CONFIG)
+
+
+def test_devices_that_are_missing_can_be_simulated():
+    placement = Placement.parse("data=16")
+    advice = "XLA_FLAGS=--xla_force_host_platform_device_count=16"
+    with pytest.raises(MeshError, match=f"takes 16 devices, and this machine has 8: .*{advice}"):
+        placement.check_devices(find_target())
+    with pytest.raises(MeshError, match=r"takes 16 devices, and v5e-8 has 8$"):
+        placement.check_devices(find_target("v5e-8"))
