@@ -39,7 +39,7 @@ atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 if "PYTEST_XDIST_WORKER" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_num_cpu_devices", 4)  # simulated; a test that names no device runs on the first
+jax.config.update("jax_num_cpu_devices", 8)  # simulated; a test that names no device runs on the first
 
 # `pytest` draws a few examples, the full run (.ci/run) a hundred, both the same ones each time.
 hypothesis.settings.register_profile("quick", derandomize=True, deadline=None, max_examples=4)

@@ -2,8 +2,9 @@
 
 `config` holds sizes and presets, `modules` the Linen modules, and `model` the function that they are parts
 of. `attention` and `dropout` are what two of the modules compute. `abstract` has the same function over
-types, to be classified and planned. `huggingface` reads and writes folders of weights, and `tokenizer` does
-the same for tokenizers. The names below are public.
+types, to be classified and planned, and `splits` says how its parameters are split over devices.
+`huggingface` reads and writes folders of weights, and `tokenizer` does the same for tokenizers. The names
+below are public.
 """
 
 from bwsk_jax.bert.abstract import abstract_encoder, classify_training
@@ -18,6 +19,7 @@ from bwsk_jax.bert.huggingface import (
     save_pretrained,
 )
 from bwsk_jax.bert.model import BertInputError, encode, forward, init_params, layer_body, predict
+from bwsk_jax.bert.splits import param_specs
 from bwsk_jax.bert.tokenizer import TokenizerError, load_tokenizer, save_tokenizer, train_tokenizer
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "load_pooler",
     "load_pretrained",
     "load_tokenizer",
+    "param_specs",
     "predict",
     "save_pretrained",
     "save_tokenizer",

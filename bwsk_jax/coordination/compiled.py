@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bwsk_jax.coordination.meetings import wire_bytes
 from bwsk_jax.targets.hlo import Collective, collectives
 
 __all__ = ["CompiledCollective", "compiled_collectives"]
@@ -26,6 +27,11 @@ class CompiledCollective:
     times: int
     operation: str
     """The operation of the traced function that it belongs to, as the compiler names it."""
+
+    @property
+    def wire(self) -> float:
+        """The bytes that one device sends, each time, by ring algorithms."""
+        return wire_bytes(self.kind, self.devices, self.bytes)
 
 
 def compiled_collectives(compiled: Any, sizes: dict[str, int]) -> list[CompiledCollective]:

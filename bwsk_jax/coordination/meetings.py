@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable
+from typing import Protocol
 
 from bwsk_jax.coordination.equations import NumberedEquation
 from bwsk_jax.coordination.steps import Exchange
 
-__all__ = ["Meeting", "bytes_per_axis", "meeting_of", "wire_bytes"]
+__all__ = ["Meeting", "Sent", "bytes_per_axis", "meeting_of", "wire_bytes"]
 
 _REDUCTIONS = ("all-reduce", "reduce-scatter")
 
@@ -117,7 +118,26 @@ def _why(exchange: Exchange, equation: NumberedEquation | None) -> str:
     return f"{_OTHER_REDUCTIONS.get(primitive.removeprefix('reduce_'), 'sum')} over a split dimension"
 
 
-def bytes_per_axis(meetings: Iterable[Meeting]) -> dict[str, int]:
+class Sent(Protocol):
+    """What bytes are counted of: a `Meeting`, or a collective of a compiled program."""
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The mesh axes along which devices meet."""
+        ...
+
+    @property
+    def times(self) -> int:
+        """How often."""
+        ...
+
+    @property
+    def wire(self) -> float:
+        """The bytes that one device sends, each time."""
+        ...
+
+
+def bytes_per_axis(meetings: Iterable[Sent]) -> dict[str, int]:
     """The bytes that one device sends in a run, by mesh axes; those that meet together are joined by "+"."""
     total: Counter[str] = Counter()
     for meeting in meetings:

@@ -31,6 +31,11 @@ class Options:
     """Show how the plan has each value: saved, inverted or replayed. For BERT it is one layer's."""
     diff: bool = False
     """Show what becomes of each value that plain autodiff would keep."""
+    calm: bool = False
+    """Show where the devices of a training step of BERT meet, on the devices of --mesh, which need not be
+    there, in place of everything else."""
+    mesh: str | None = None
+    """With --calm, the devices, as `bwsk_jax.train --mesh` takes them: data=8, fsdp=8, data=4,model=2."""
     max_overhead: float | None = None
     """Recomputation that the plan may do, as a fraction of the FLOPs of a forward and backward pass."""
     max_bytes: int | None = None

@@ -16,10 +16,12 @@ import jax.numpy as jnp
 from bwsk_jax import Plan, Report, bert
 from bwsk_jax.inspection.differences import explanation
 from bwsk_jax.inspection.document import document
+from bwsk_jax.inspection.meetings import meetings_of_training
 from bwsk_jax.inspection.options import Options
 from bwsk_jax.inspection.page import page
 from bwsk_jax.inspection.subject import Subject, SubjectError, subject_of_bert, subject_of_function
 from bwsk_jax.inspection.text import ansi, difference_text, plain, plan_text, report_text
+from bwsk_jax.meshes import MeshError, parse_mesh
 from bwsk_jax.training.flags import DTYPES
 from bwsk_jax.training.recipe import RECIPES, Recipe
 from bwsk_jax.writing import check_writable
@@ -41,6 +43,8 @@ def show(options: Options) -> None:
         OSError: a file cannot be read.
     """
     _check(options)
+    if options.mesh is not None:
+        return _show_meetings(options, options.mesh)
     subject = _subject(options)
     planned = options.plan or options.diff
     strict, reference = (subject.classify(taxonomy=taxonomy) for taxonomy in ("strict", "reference"))
@@ -68,6 +72,7 @@ def _check(options: Options) -> None:
         raise SubjectError("give one of --preset, --model and --function")
     for name in given(*(FOR_FUNCTION if options.function is None else FOR_BERT)):
         raise SubjectError(f"{flag(name)} does not go with {flag(subjects[0])}")
+    _check_calm(options)
     if len(given(*LIMITS)) == 2:
         raise SubjectError("--max-overhead and --max-bytes are both given: give at most one limit")
     for name in given(*LIMITS):
@@ -79,6 +84,21 @@ def _check(options: Options) -> None:
     for name in given("batch_size", "seq_len"):
         if getattr(options, name) <= 0:
             raise SubjectError(f"{flag(name)} {getattr(options, name)} must be positive")
+
+
+def _check_calm(options: Options) -> None:
+    if options.calm != (options.mesh is not None):
+        raise SubjectError("--calm and --mesh go together: give both, like --calm --mesh data=4,model=2")
+    if not options.calm:
+        return
+    others = {"--function": options.function, "--html": options.html, "--plan": options.plan}
+    for flag, value in (others | {"--diff": options.diff, "--unfold": options.unfold}).items():
+        if value:
+            raise SubjectError(f"--calm does not go with {flag}")
+    try:
+        parse_mesh(options.mesh or "")
+    except MeshError as fault:
+        raise SubjectError(f"--mesh {options.mesh} is no mesh: {fault}") from None
 
 
 def _check_files(options: Options) -> None:
@@ -107,6 +127,13 @@ def _check_writable(flag: str, path: Path) -> None:
 def _subject(options: Options) -> Subject:
     if options.function is not None:
         return subject_of_function(options.function, options.args or "", options.wrt)
+    name, config, recipe = _bert(options)
+    dtype = getattr(jnp, DTYPES[options.precision or "float32"])
+    return subject_of_bert(name, config, recipe.batch_size, recipe.seq_len, dtype)
+
+
+def _bert(options: Options) -> tuple[str, bert.BertConfig, Recipe]:
+    """Return the name and the configuration of the BERT, and how it is trained."""
     if options.model is not None:
         name, config, recipe = options.model, bert.load_config(options.model), Recipe()
     elif options.preset in RECIPES:
@@ -117,8 +144,17 @@ def _subject(options: Options) -> Subject:
         raise SubjectError(f"--preset {options.preset} is none of {', '.join(RECIPES)}")
     batch_size = options.batch_size or recipe.batch_size
     seq_len = options.seq_len or min(recipe.seq_len, config.max_position_embeddings)
-    dtype = getattr(jnp, DTYPES[options.precision or "float32"])
-    return subject_of_bert(name, config, batch_size, seq_len, dtype)
+    return name, config, dataclasses.replace(recipe, batch_size=batch_size, seq_len=seq_len)
+
+
+def _show_meetings(options: Options, mesh: str) -> None:
+    name, config, recipe = _bert(options)
+    report = meetings_of_training(config, recipe, mesh, options.precision or "float32")
+    sizes = f"{recipe.grad_accum} x {recipe.batch_size} x {recipe.seq_len} tokens"
+    if options.json != "-":
+        print(f"{name} in training: a step of {sizes}\n\n{report}", flush=True)
+    if options.json is not None:
+        _write(options.json, report.to_json() + "\n")
 
 
 def _text(options: Options, subject: Subject, strict: Report, reference: Report, plan: Plan | None) -> str:

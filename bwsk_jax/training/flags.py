@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from bwsk_jax.errors import UserError
+from bwsk_jax.meshes import MeshError, parse_mesh
 from bwsk_jax.training.recipe import LEARNING_RATES, RECIPES, SCHEDULES, recipe_of
 from bwsk_jax.usage import TYPE_NAMES
 from bwsk_jax.variants import UnknownVariantError, find_variant
@@ -156,6 +157,9 @@ class Flags:
     """Of initialisation, order of windows, masks and dropout."""
     device: Annotated[str, one_of(CHOICES["device"])] = "auto"
     """Where to compute. auto is JAX's own choice: a GPU where it finds one."""
+    mesh: Annotated[str | None, shown("STR", "one device")] = None
+    """Devices that share the work, like data=8, fsdp=8 or data=4,model=2. data and fsdp split the windows of
+    --batch-size, fsdp also parameters, gradients and optimizer, model the layers."""
     log_dir: Annotated[str | None, shown("DIR")] = None
     """Folder that receives TensorBoard events, in VARIANT/."""
     wandb: Annotated[str | None, shown("PROJECT")] = None
@@ -168,7 +172,7 @@ class Flags:
     """Languages of the text, like en or en,de, for the model card."""
 
 
-PERSONAL = ("out", "save_every", "device", "log_dir", "wandb", "push_to_hub", "license", "language")
+PERSONAL = ("out", "save_every", "device", "mesh", "log_dir", "wandb", "push_to_hub", "license", "language")
 """The flags that change nothing of what is computed."""
 POSITIVE = (
     *("seq_len", "batch_size", "grad_accum", "epochs", "max_steps", "lr", "max_bytes"),
@@ -252,6 +256,11 @@ def value_fault(name: str, value: Any) -> str | None:
             find_variant(value)
         except UnknownVariantError as unknown:
             return f"is no variant: {unknown}"
+    if name == "mesh":
+        try:
+            parse_mesh(value)
+        except MeshError as fault:
+            return f"is no mesh: {fault}"
     return None
 
 

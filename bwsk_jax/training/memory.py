@@ -33,14 +33,14 @@ def fit_memory(setup: AnySetup) -> AnySetup:
 
     def too_large(plan: bwsk_jax.Plan) -> bool:
         try:
-            peak = limited(setup, plan.saved_bytes).peak_bytes()
+            peak = _planned(setup, plan.saved_bytes).peak_bytes()
             size = f"{peak / 1e6:,.1f} MB, {'too much' if peak > limit else 'fits'}"
         except DoesNotFitError as fault:
             peak, size = math.inf, f"too much ({fault})"
         peaks.append(peak)
         print(
-            f"--fit {setup.flags.fit}: {plan.saved_bytes:,} bytes saved per layer, {plan.overhead:.1%} "
-            f"recomputed: {size}",
+            f"--fit {setup.flags.fit}: {setup.per_device(plan.saved_bytes):,} bytes saved per layer, "
+            f"{plan.overhead:.1%} recomputed: {size}",
             file=sys.stderr,
             flush=True,
         )
@@ -56,11 +56,11 @@ def fit_memory(setup: AnySetup) -> AnySetup:
             "give more, or a smaller --batch-size or --seq-len"
         )
     if fitting == len(plans):
-        return limited(setup, plans[-1].saved_bytes)
+        return _planned(setup, plans[-1].saved_bytes)
     best, low, high = plans[fitting - 1], plans[fitting - 1].saved_bytes, plans[fitting].saved_bytes
     while high - low > RESOLUTION * high:
         middle = (low + high) // 2
-        plan = limited(setup, middle).plan
+        plan = _planned(setup, middle).plan
         assert plan is not None  # a variant that is not planned does not take --fit
         if plan.saved_bytes <= best.saved_bytes:  # no plan saves more than `best` up to there
             low = middle
@@ -68,9 +68,14 @@ def fit_memory(setup: AnySetup) -> AnySetup:
             high = plan.saved_bytes
         else:
             best, low = plan, middle
-    return limited(setup, best.saved_bytes)
+    return _planned(setup, best.saved_bytes)
 
 
 def limited(setup: AnySetup, max_bytes: int) -> AnySetup:
-    """Return `setup` with `max_bytes` as the limit on what an encoder layer saves."""
+    """Return `setup` with `max_bytes` as the limit on what an encoder layer saves on a device."""
     return dataclasses.replace(setup, flags=dataclasses.replace(setup.flags, max_bytes=max_bytes))
+
+
+def _planned(setup: AnySetup, saved_bytes: int) -> AnySetup:
+    """Return `setup` with the limit at which a plan may save `saved_bytes` for the windows of all devices."""
+    return limited(setup, -(-saved_bytes // setup.placement.shards))

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from bwsk_jax import bert
+from bwsk_jax.meshes import MeshError
 from bwsk_jax.targets.fit import parse_bytes
 from bwsk_jax.targets.machines import TargetError, find_target
 from bwsk_jax.training.data.pretrained import sentence_files
@@ -33,6 +34,7 @@ from bwsk_jax.training.flags import FlagError, Flags
 from bwsk_jax.training.recipe import IN_RECIPE, Recipe, recipe_of
 from bwsk_jax.training.setup import Setup
 from bwsk_jax.training.step.evaluation import held_out_sets, unigram_perplexity
+from bwsk_jax.training.step.placement import Placement
 from bwsk_jax.variants import Variant, find_variant
 from bwsk_jax.writing import check_writable
 
@@ -101,6 +103,7 @@ def resolve(flags: Flags, find_sources: Callable[[Flags], Sources]) -> Resolved:
     sources = find_sources(flags)
     tokenizer = _tokenizer(flags, sources.tokenizer, sources.corpus)
     config = _model_config(flags, recipe, sources.init, tokenizer)
+    _check_mesh(flags, recipe, config)
     tokens = windows = None
     if sources.corpus is not None and tokenizer is not None:
         tokens = cached_tokens(tokenizer, sources.corpus.train, "train text")
@@ -137,7 +140,7 @@ def prepare(flags: Flags) -> Setup:
     unigram = functools.partial(unigram_perplexity, train_tokens, vocab_size=config.vocab_size)
     return Setup(
         **resolved.step,
-        params=params,
+        params=params if flags.mesh is None else jax.device_get(params),  # not whole on a device of several
         tokenizer=tokenizer,
         train_windows=train_windows,
         validation=sampled["validation"],
@@ -203,6 +206,15 @@ def _check_target(flags: Flags) -> None:
         find_target(flags.target).mesh((1,))
     except TargetError as fault:
         raise FlagError(f"--target {flags.target}: {fault}") from None
+
+
+def _check_mesh(flags: Flags, recipe: Recipe, config: bert.BertConfig) -> None:
+    try:
+        placement = Placement.parse(flags.mesh)
+        placement.check_devices(find_target(flags.target))
+        placement.check_sizes(recipe.batch_size, config)
+    except MeshError as fault:
+        raise FlagError(f"--mesh {flags.mesh} {fault}") from None
 
 
 def _recipe(flags: Flags, variant: Variant) -> Recipe:

@@ -149,10 +149,10 @@ def with_recorded_limit(setup: Setup) -> Setup:
     """Return `setup` with the `max_bytes` that `--fit` led to when the run in its folder began, if one did.
 
     Searching again might lead to another plan, under another version of the compiler. The curves would then
-    no longer be those of an unbroken run.
+    no longer be those of an unbroken run. On another mesh the limit is another one.
     """
     saved = _saved_flags(setup.folder)
-    if setup.flags.fit is None or saved is None:
+    if setup.flags.fit is None or saved is None or saved.get("mesh") != setup.flags.mesh:
         return setup
     return limited(setup, saved[FITTED])
 

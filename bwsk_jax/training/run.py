@@ -110,7 +110,8 @@ def gather(setup: Setup, results: dict[str, Any], repository: str | None = None)
 def _train(setup: Setup, interruption: Interruption) -> tuple[History, float, int]:
     """Return the history, the seconds of it that earlier sessions spent, and the step's compiled peak."""
     program = setup.compile()
-    state = initial_state(setup.params, setup.optimizer, dtype=setup.dtype)
+    params = setup.placement.placed(setup.params)
+    state = setup.placement.placed(initial_state(params, setup.optimizer, dtype=setup.dtype))
     evaluate = make_evaluator(setup, interruption)
     export = lambda state: bert.save_pretrained(setup.folder, setup.config, state.params, setup.pooler)
     with (

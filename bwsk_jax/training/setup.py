@@ -21,6 +21,7 @@ from bwsk_jax.training.flags import DTYPES, Flags
 from bwsk_jax.training.recipe import LEARNING_RATES, Recipe
 from bwsk_jax.training.step.evaluation import EvaluationSet, HeldOut
 from bwsk_jax.training.step.optimizer import make_optimizer
+from bwsk_jax.training.step.placement import Placement
 from bwsk_jax.training.step.train_step import TrainState, make_train_step, state_shapes
 from bwsk_jax.variants import Variant
 
@@ -41,7 +42,7 @@ class StepSetup:
     """The size of the tokenizer's vocabulary. The model's may be padded to a larger one."""
     total_steps: int
     plan: bwsk_jax.Plan | None = field(init=False)
-    """The plan of one encoder layer; None for a variant that has none."""
+    """The plan of one encoder layer, for the windows of all devices; None for a variant that has none."""
 
     def __post_init__(self):
         object.__setattr__(self, "plan", self.plan_layer() if self.variant.plans else None)
@@ -74,9 +75,14 @@ class StepSetup:
         return bert.abstract_encoder(self.config, self.recipe.batch_size, self.recipe.seq_len, self.dtype)
 
     @property
+    def placement(self) -> Placement:
+        """How the state and the windows lie on the devices."""
+        return Placement.parse(self.flags.mesh)
+
+    @property
     def state(self) -> TrainState:
         """The state before the first step, as shapes."""
-        return state_shapes(self.config, self.optimizer, dtype=self.dtype)
+        return self.placement.typed(state_shapes(self.config, self.optimizer, dtype=self.dtype))
 
     @property
     def parameters(self) -> int:
@@ -92,8 +98,8 @@ class StepSetup:
         """The machine that the step is compiled for."""
         return find_target(self.flags.target)
 
-    def compile(self) -> CompiledProgram:
-        """Compile the step for its target, from shapes alone. Raises `DoesNotFitError`."""
+    def program(self) -> tuple[Callable, tuple[Any, ...]]:
+        """The step, and the shapes of its arguments: the state, token ids [A, B, T] and a key."""
         recipe = self.recipe
         step = make_train_step(
             self.config,
@@ -103,18 +109,31 @@ class StepSetup:
             mask_rate=recipe.mask_rate,
             dtype=self.dtype,
             scan=self.scan,
+            placement=self.placement,
         )
-        tokens_abt = jax.ShapeDtypeStruct((recipe.grad_accum, recipe.batch_size, recipe.seq_len), jnp.int32)
+        shape_abt = (recipe.grad_accum, recipe.batch_size, recipe.seq_len)
+        tokens_abt = self.placement.typed_windows(shape_abt, axis=1)
         key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))
-        return compile_for(step, self.state, tokens_abt, key, target=self.target)
+        return step, (self.state, tokens_abt, key)
+
+    def compile(self) -> CompiledProgram:
+        """Compile the step for its target, from shapes alone. Raises `DoesNotFitError`."""
+        step, args = self.program()
+        return compile_for(step, *args, target=self.target)
+
+    def per_device(self, plan_bytes: int) -> int:
+        """Return what a device has of bytes that a plan counts, which are in parts for its windows."""
+        return plan_bytes // self.placement.shards
 
     def peak_bytes(self) -> int:
-        """Compile the step and return its compiled peak."""
+        """Compile the step and return its compiled peak, that of one device."""
         return self.compile().peak_bytes
 
     @property
     def _limits(self) -> dict[str, Any]:
-        return {"max_overhead": self.flags.max_overhead, "max_bytes": self.flags.max_bytes}
+        per_device = self.flags.max_bytes
+        of_all = None if per_device is None else per_device * self.placement.shards
+        return {"max_overhead": self.flags.max_overhead, "max_bytes": of_all}
 
 
 @dataclass(frozen=True)

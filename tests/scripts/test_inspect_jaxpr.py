@@ -70,6 +70,18 @@ def rows(text, *beginning):
     return [line.split() for line in text.splitlines() if line.split()[: len(beginning)] == list(beginning)]
 
 
+# --- meetings ----------------------------------------------------------------------------------------------
+
+
+def test_it_is_said_where_devices_meet_that_nobody_has(capsys):
+    flags = ("--preset", "demo", "--calm", "--mesh", "data=128,model=2", "--batch-size", "256")
+    text = shown(capsys, *flags)
+    assert "bert-demo in training: a step of 1 x 256 x 64 tokens" in text
+    assert "mesh data=128, model=2: " in text and "all-reduce over model" in text
+    found = json.loads(shown(capsys, *flags, "--json", "-"))
+    assert found["mesh"] == {"data": 128, "model": 2} and found["bytes_per_axis"]["data"] > 0
+
+
 # --- text --------------------------------------------------------------------------------------------------
 
 
@@ -214,6 +226,12 @@ def test_json_in_a_file_leaves_the_text(capsys, folder):
         (("--function", "small:loop", "--args", "f32[2]"), "cannot be traced"),
         ((*LOOP, "--wrt", "2"), "there are 2 arguments"),
         ((*LOOP, "--seq-len", "8"), "--seq-len does not go with --function"),
+        (("--preset", "demo", "--calm"), "--calm and --mesh go together"),
+        (("--preset", "demo", "--mesh", "data=4"), "--calm and --mesh go together"),
+        (("--preset", "demo", "--calm", "--mesh", "data"), "--mesh data is no mesh: 'data' is no axis"),
+        (("--preset", "demo", "--calm", "--mesh", "data=3"), "--mesh data=3 splits a batch in 3 (data), and"),
+        ((*LOOP, "--calm", "--mesh", "data=4"), "--calm does not go with --function"),
+        (("--preset", "demo", "--calm", "--mesh", "data=4", "--plan"), "--calm does not go with --plan"),
         (("--preset", "demo", "--args", "f32[]"), "--args does not go with --preset"),
         (("--preset", "demo", "--seq-len", "0"), "must be positive"),
         (("--preset", "demo", "--seq-len", "129"), "129 positions"),

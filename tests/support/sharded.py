@@ -161,16 +161,6 @@ SCANS = {
 """Ways in which the backward pass of the layers finds its residuals."""
 
 
-def _split_layers(path, x):
-    """The weights of attention and feed-forward as Megatron splits them."""
-    names = [key.key for key in path]
-    if names[0] != "layers":
-        return P()
-    if names[-2] in ("query", "key", "value", "up"):
-        return P(None, None, "model") if x.ndim == 3 else P(None, "model")
-    return P(None, "model", None) if names[-2] in ("output", "down") and x.ndim == 3 else P()
-
-
 def bert_step(mesh, scan=jax.lax.scan):
     """The loss and gradients of masked-language modelling on one of `MESHES`; `scan` walks the layers."""
     axes = MESHES[mesh]
@@ -180,9 +170,7 @@ def bert_step(mesh, scan=jax.lax.scan):
         hidden = bert.encode(CONFIG, params, ids_bt, dropout_key=key, scan=scan)
         return jax.nn.log_softmax(bert.predict(CONFIG, params, hidden))[..., 0].mean()
 
-    specs = jax.tree.map(lambda x: P(), params)
-    if "model" in axes:
-        specs = jax.tree_util.tree_map_with_path(_split_layers, params)
+    specs = bert.param_specs(params, axes)
     if mesh == "fully sharded":
         first = lambda x: next((k for k, size in enumerate(x.shape) if size % 16 == 0), None)
         specs = jax.tree.map(lambda x: P(*[None] * k, "data") if (k := first(x)) is not None else P(), params)

@@ -59,8 +59,8 @@ def test_the_machine_here_has_its_devices_and_its_memory():
 
 
 def test_a_mesh_is_no_larger_than_its_target():
-    with pytest.raises(ValueError, match="a mesh of 8 devices does not fit on this machine, which has 4"):
-        find_target().mesh((8,))
+    with pytest.raises(ValueError, match="a mesh of 16 devices does not fit on this machine, which has 8"):
+        find_target().mesh((16,))
 
 
 @pytest.mark.parametrize("name", DEVICES)

@@ -4,8 +4,6 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-
 from bwsk_jax import bert
 from bwsk_jax.training.data.pretrained import MaskedLM
 from bwsk_jax.training.loop.fit import DivergedError
@@ -59,7 +57,7 @@ def make_evaluator(setup: Setup, interruption: Interruption) -> Callable:
     If it takes long, a line on standard error says how far it is. A signal that the `interruption` recorded
     is answered between two batches.
     """
-    window_loss = make_window_loss(setup.config, setup.mask_id, dtype=setup.dtype)
+    window_loss = make_window_loss(setup.config, setup.mask_id, dtype=setup.dtype, placement=setup.placement)
 
     def evaluate(params, held_out, label):
         with TaskProgress(label, held_out.rows) as progress:
@@ -79,7 +77,7 @@ def final_metrics(setup: Setup, best_validation: float, interruption: Interrupti
     Raises `DivergedError` if a measure is not finite.
     """
     _, params = bert.load_pretrained(setup.folder)
-    params = jax.device_put(params)
+    params = setup.placement.placed(params)
     evaluate = make_evaluator(setup, interruption)
     name, validation = setup.flags.eval_metric, best_validation
     if name == "exact":

@@ -48,15 +48,16 @@ class Outcome:
 def training_results(setup: Setup, outcome: Outcome) -> dict[str, Any]:
     """Return the contents of training_results.json: the reference's keys first, then this project's.
 
-    Memory is in MB of 10^6 bytes. `peak_memory_mb` is what the device reports, if it does so, as a GPU does,
-    and else the compiled peak. `val_metric_name` says what `val_curve` and its least, `best_val_metric`, are.
-    `first_val_metric` is the same before the first step, None where an older version did not measure it.
-    `metric_name` says what `test_metric` and `final_val_metric` are, which measure the exported model on the
-    two splits. Of the unigram perplexities, `unigram_perplexity` is on the tokens of `best_val_metric`, and
-    each of the other two on the tokens of the metric it is named after. `erasure_budget` and
-    `parallelism_ratio` are the shares of leaf modules that are K and S as the reference counts them;
-    `classification` has all shares, by that count and by the strict one. Nothing in it names a path of this
-    machine: `command` has names in their place, and `origin` is what is known of model and text.
+    Memory is in MB of 10^6 bytes on one device. `peak_memory_mb` is what the device reports, if it does
+    so, as a GPU does, and else the compiled peak. `val_metric_name` says what `val_curve` and its least,
+    `best_val_metric`, are. `first_val_metric` is the same before the first step, None where an older
+    version did not measure it. `metric_name` says what `test_metric` and `final_val_metric` are, which
+    measure the exported model on the two splits. Of the unigram perplexities, `unigram_perplexity` is on
+    the tokens of `best_val_metric`, and each of the other two on the tokens of the metric it is named
+    after. `erasure_budget` and `parallelism_ratio` are the shares of leaf modules that are K and S as the
+    reference counts them; `classification` has all shares, by that count and by the strict one. Nothing
+    in it names a path of this machine: `command` has names in their place, and `origin` is what is known
+    of model and text.
     """
     history, final = outcome.history, outcome.final
     step_seconds = float(np.median(history.step_seconds))
@@ -87,6 +88,7 @@ def training_results(setup: Setup, outcome: Outcome) -> dict[str, Any]:
         "final_val_unigram_perplexity": final.validation_unigram,
         "test_unigram_perplexity": final.test_unigram,
         "compiled_peak_mb": compiled_peak_mb,
+        "mesh": setup.flags.mesh,
         "step_time_ms": step_seconds * 1e3,
         "tokens_per_s": setup.recipe.tokens_per_step / step_seconds,
         "plan": None if setup.plan is None else _plan(setup, setup.plan),
@@ -100,11 +102,14 @@ def training_results(setup: Setup, outcome: Outcome) -> dict[str, Any]:
 
 
 def _plan(setup: Setup, plan: Plan) -> dict[str, Any]:
-    """Return an encoder layer's plan in numbers and as its table; the limits are as they were asked for."""
+    """Return an encoder layer's plan in numbers and as its table; the limits are as they were asked for.
+
+    The numbers are those of a device. The table has the windows of all of them.
+    """
     max_overhead = setup.flags.max_overhead
     return {
-        "saved_bytes": plan.saved_bytes,
-        "residual_bytes": plan.residual_bytes,
+        "saved_bytes": setup.per_device(plan.saved_bytes),
+        "residual_bytes": setup.per_device(plan.residual_bytes),
         "overhead": plan.overhead,
         "fallback_overhead": plan.fallback_overhead,
         "inverted": plan.inverted,

@@ -2,5 +2,6 @@
 
 `masking` draws which tokens are hidden and computes the loss of predicting them. `optimizer` holds AdamW with
 its schedule, and the loss scale of float16. `train_step` puts them together into one compiled call that
-updates its state in place. `evaluation` measures perplexities on held-out text.
+updates its state in place, and `placement` spreads it over several devices. `evaluation` measures
+perplexities on held-out text.
 """

@@ -24,6 +24,7 @@ import numpy as np
 from bwsk_jax import bert
 from bwsk_jax.training.data.windows import cut_windows
 from bwsk_jax.training.step.masking import draw_positions, masked_lm_loss
+from bwsk_jax.training.step.placement import ONE_DEVICE, Placement
 
 MASK_SEED = 0
 
@@ -123,13 +124,19 @@ def held_out_sets(tokens: np.ndarray, seq_len: int, split: str) -> HeldOutSets:
     return HeldOutSets(evaluation_set(windows), ExactSet(tokens, seq_len))
 
 
-def make_window_loss(config: bert.BertConfig, mask_id: int, *, dtype=jnp.float32) -> Callable:
-    """Return jitted `window_loss(params, tokens_bt, positions_bm) -> loss_b`, without dropout."""
-    return jax.jit(
-        lambda params, tokens_bt, positions_bm: masked_lm_loss(
-            config, params, tokens_bt, positions_bm, mask_id, dtype=dtype
-        )
-    )
+def make_window_loss(
+    config: bert.BertConfig, mask_id: int, *, dtype=jnp.float32, placement: Placement = ONE_DEVICE
+) -> Callable:
+    """Return jitted `window_loss(params, tokens_bt, positions_bm) -> loss_b`, without dropout.
+
+    Where the parameters are placed as `placement` says, it splits the windows, which the host has whole.
+    """
+
+    def window_loss(params, tokens_bt, positions_bm):
+        tokens_bt, positions_bm = map(placement.constrained_windows, (tokens_bt, positions_bm))
+        return masked_lm_loss(config, params, tokens_bt, positions_bm, mask_id, dtype=dtype)
+
+    return jax.jit(window_loss)
 
 
 def pseudo_perplexity(

@@ -72,15 +72,17 @@ def masked_lm_loss(
     dropout_key: jax.Array | None = None,
     dtype=jnp.float32,
     scan: Callable = jax.lax.scan,
+    split: Callable[[jax.Array], jax.Array] = lambda array: array,
 ) -> jax.Array:
     """Return float32 [B]: for each window the mean cross-entropy over its masked positions, in nats.
 
     At these positions the model sees `substitutes`: ids [B, M], or one id for all. The head runs on the M
     gathered positions only. Without `dropout_key` nothing is dropped. `scan` is how the encoder scans over
-    its layers; it must compute what `jax.lax.scan` computes.
+    its layers; it must compute what `jax.lax.scan` computes. `split` keeps the windows of an array split over
+    devices, if they are.
     """
     inputs_bt, labels_bm = mask_tokens(tokens_bt, positions_bm, substitutes)
     hidden_bth = bert.encode(config, params, inputs_bt, dropout_key=dropout_key, dtype=dtype, scan=scan)
-    hidden_bmh = jnp.take_along_axis(hidden_bth, positions_bm[..., None], axis=1)
-    logits_bmv = bert.predict(config, params, hidden_bmh)
+    hidden_bmh = split(jnp.take_along_axis(hidden_bth, positions_bm[..., None], axis=1))
+    logits_bmv = split(bert.predict(config, params, hidden_bmh))
     return optax.softmax_cross_entropy_with_integer_labels(logits_bmv, labels_bm).mean(axis=-1)

@@ -14,6 +14,7 @@ import optax
 from bwsk_jax import bert
 from bwsk_jax.training.step.masking import MASK_RATE, draw_positions, draw_substitutes, masked_lm_loss
 from bwsk_jax.training.step.optimizer import LossScale, first_loss_scale, next_loss_scale
+from bwsk_jax.training.step.placement import ONE_DEVICE, Placement
 
 
 class TrainState(NamedTuple):
@@ -49,6 +50,7 @@ def make_train_step(
     mask_rate: float = MASK_RATE,
     dtype=jnp.float32,
     scan: Callable = jax.lax.scan,
+    placement: Placement = ONE_DEVICE,
 ) -> jax.stages.Wrapped:
     """Return jitted `train_step(state, tokens_abt, key) -> (state, loss)`, which donates `state`.
 
@@ -61,8 +63,10 @@ def make_train_step(
     and `loss` is NaN. `step` counts on nevertheless, so that the next step draws other masks. If the state
     has a loss scale, the loss is multiplied by it and the gradient divided by it again; the scale then
     follows from whether the step was finite. `mask_rate` is the share of the tokens to be predicted.
+
+    State, gradient and windows are split over devices as `placement` says; so have to be the arguments.
     """
-    step = _Step(config, optimizer, mask_id, random_pieces, mask_rate, dtype, scan)
+    step = _Step(config, optimizer, mask_id, random_pieces, mask_rate, dtype, scan, placement)
     return jax.jit(step.train_step, donate_argnums=0)
 
 
@@ -77,6 +81,7 @@ class _Step:
     mask_rate: float
     dtype: Any
     scan: Callable
+    placement: Placement
 
     def train_step(self, state: TrainState, tokens_abt, key) -> tuple[TrainState, jax.Array]:
         """Return the state after the step, and its loss."""
@@ -96,7 +101,7 @@ class _Step:
         )
         loss_scale = None if loss_scale is None else next_loss_scale(loss_scale, finite)
         state = TrainState(params, optimizer_state, state.step + 1, loss_scale)
-        return state, jnp.where(finite, loss, jnp.nan)
+        return self.placement.constrained(state), jnp.where(finite, loss, jnp.nan)
 
     def draw_masks(self, key, tokens_abt) -> tuple[jax.Array, jax.Array]:
         """Return the masked positions [A, B, M] and the ids [A, B, M] that the model sees there."""
@@ -118,7 +123,7 @@ class _Step:
         def accumulate(total, micro_batch):
             return jax.tree.map(jnp.add, total, self.loss_and_gradient(params, scale, *micro_batch)), None
 
-        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+        zero = (jnp.zeros(()), self.placement.constrained(jax.tree.map(jnp.zeros_like, params)))
         keys_a = jax.random.split(dropout_key, micro_batches)
         total, _ = jax.lax.scan(accumulate, zero, (*masked, keys_a))
         return jax.tree.map(lambda value: value / micro_batches, total)
@@ -126,6 +131,7 @@ class _Step:
     def loss_and_gradient(self, params, scale, *micro_batch) -> tuple[jax.Array, Any]:
         """Return the loss of a micro-batch and its gradient. The loss is scaled only to differentiate it."""
         (_, loss), gradient = jax.value_and_grad(self.micro_loss, has_aux=True)(params, scale, *micro_batch)
+        gradient = self.placement.constrained(gradient)
         return loss, gradient if scale is None else jax.tree.map(lambda leaf: leaf / scale, gradient)
 
     def micro_loss(self, params, scale, tokens_bt, positions_bm, substitutes_bm, dropout_key):
@@ -138,7 +144,8 @@ class _Step:
             substitutes_bm,
             dropout_key=dropout_key,
             dtype=self.dtype,
-            scan=self.scan,
+            scan=self.placement.scanned(self.scan),
+            split=self.placement.constrained_windows,
         )
         loss = losses_b.mean()
         return (loss if scale is None else loss * scale), loss

@@ -9,6 +9,7 @@ import pytest
 from bwsk_jax.training.loop.checkpoints import CHECKPOINT_FOLDER, Checkpoints, RestoreError, has_checkpoint
 from bwsk_jax.training.loop.history import History
 from bwsk_jax.training.step.optimizer import make_optimizer
+from bwsk_jax.training.step.placement import Placement
 from bwsk_jax.training.step.train_step import initial_state, make_train_step
 from tests.support.tiny import CONFIG, MASK_ID, params, tokens
 
@@ -159,3 +160,17 @@ def test_a_step_is_saved_before_and_after_its_validation(tmp_path, state):
         checkpoints.save(state, history(1, (1, 9.0)))
         _, found = checkpoints.restore(state)
     assert found.val_curve == [(1, 9.0)]
+
+
+def test_a_state_is_restored_onto_another_mesh(tmp_path, state):
+    """From one device to four and two, and back."""
+    saved = jax.tree.map(np.array, state)
+    for steps, mesh in enumerate([None, "fsdp=4", "data=2,model=2", None], 1):
+        like = Placement.parse(mesh).placed(initial_state(params(1), OPTIMIZER))
+        with Checkpoints(tmp_path, 60) as checkpoints:
+            if found := checkpoints.restore(like):
+                state = found[0]
+            jax.tree.map(np.testing.assert_array_equal, state, saved)
+            if steps > 1:
+                assert jax.tree.leaves(state)[0].sharding == jax.tree.leaves(like)[0].sharding
+            checkpoints.save(state, history(steps))
