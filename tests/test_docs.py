@@ -149,8 +149,14 @@ def understood(words):
             assert importlib.util.find_spec("experiments.third_party")
         case ["python", "-m", "experiments.families"]:
             assert importlib.util.find_spec("experiments.families.__main__")
-        case ["python", "-m", "experiments.families.rivals", "--target", target]:
-            assert importlib.util.find_spec("experiments.families.rivals") and find_target(target)
+        case [
+            "python",
+            "-m",
+            "experiments.families.rivals" | "experiments.families.frontier" as name,
+            "--target",
+            target,
+        ]:
+            assert importlib.util.find_spec(name) and find_target(target)
         case ["python", "-m", "bwsk_jax.inspect", *flags]:
             usage.parse(Options, flags)
         case ["python", "scripts/figures.py", name]:

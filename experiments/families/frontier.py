@@ -1,0 +1,94 @@
+"""Draw memory against time: what plans and JAX's own policies take of a target, family by family.
+
+    python -m experiments.families.frontier --target v5e
+
+Expected: docs/figures/frontier_v5e_light.svg and docs/figures/frontier_v5e_dark.svg, drawn from what
+`python -m experiments.families.rivals --target v5e` has written.
+Cost: seconds.
+"""
+
+import argparse
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from experiments.families.rivals import LIMITS, PLAIN, POLICIES, RESULTS
+
+FIGURES = Path(__file__).parents[2] / "docs" / "figures"
+SHOWN = ("BERT, post-norm", "RevNet", "leapfrog")
+NAMES = {
+    PLAIN: "plain autodiff",
+    "nothing_saveable": "jax.checkpoint",
+    "dots_saveable": "dots",
+    "dots_with_no_batch_dims_saveable": "dots, no batch",
+}
+COLOURS = {
+    "light": {"paper": "#ffffff", "ink": "#1b1f24", "ours": "#0072b2", "theirs": "#c24e00"},
+    "dark": {"paper": "#14181d", "ink": "#e4e8ec", "ours": "#56b4e9", "theirs": "#f0a04b"},
+}
+
+
+STYLED = {
+    "ink": ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"),
+    "paper": ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor"),
+}
+"""Which of matplotlib's settings have these colours."""
+
+
+def points(found: dict[str, Any], ways: Any) -> list[tuple[str, float, float]]:
+    """Return (way, GiB of temporaries, millions of cycles) of those ways that fit."""
+    fitting = ((way, found[way]) for way in ways if found[way])
+    return [(way, f["temporaries"] / 2**30, f["cycles"] / 1e6) for way, f in fitting]
+
+
+def panel(axes: Axes, name: str, found: dict[str, Any], colours: dict[str, str]) -> None:
+    """Draw one family: policies as squares with their names, plans as a line from 3% to least memory."""
+    ours, theirs = points(found, LIMITS), points(found, (PLAIN, *POLICIES))
+    axes.plot([x for _, x, _ in ours], [y for *_, y in ours], "o-", color=colours["ours"], label="plans")
+    squares = {"marker": "s", "linestyle": "", "color": colours["theirs"], "label": "JAX's own"}
+    axes.plot([x for _, x, _ in theirs], [y for *_, y in theirs], **squares)
+    note = functools.partial(axes.annotate, textcoords="offset points", ha="center", fontsize=8)
+    names = {(x, y): NAMES[way] for way, x, y in reversed(theirs)}  # one where several lie together
+    for place, label in names.items():
+        note(label, place, xytext=(0, 7))
+    for way, x, y in (ours[0], ours[-1]):
+        note(way.removeprefix("plan, "), (x, y), xytext=(0, -14))
+    axes.set(title=name, xscale="log", xlabel="temporaries, GiB")
+    axes.margins(0.2)
+
+
+def draw(results: dict[str, Any], target: str, mode: str) -> Path:
+    """Draw the families that are shown, for paper that is light or dark; return the file."""
+    colours = COLOURS[mode]
+    ink, paper = (dict.fromkeys(keys, colours[name]) for name, keys in STYLED.items())
+    names = [name for name in SHOWN if name in results]
+    with plt.rc_context(ink | paper | {"svg.hashsalt": "bwsk_jax", "axes.titlesize": 11}):
+        figure, panels = plt.subplots(1, len(names), figsize=(3.6 * len(names), 3.4), squeeze=False)
+        for axes, name in zip(panels[0], names, strict=True):
+            panel(axes, name, results[name], colours)
+        panels[0][0].set_ylabel("estimated cycles, millions")
+        panels[0][0].legend()
+        figure.tight_layout()
+        file = FIGURES / f"frontier_{target}_{mode}.svg"
+        file.parent.mkdir(exist_ok=True)
+        figure.savefig(file, metadata={"Date": None})
+        plt.close(figure)
+    return file
+
+
+def main() -> None:
+    """Draw both figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--target", default="v5e")
+    flags = parser.parse_args()
+    results = json.loads((RESULTS / flags.target / "families_bfloat16.json").read_text())
+    for mode in COLOURS:
+        print(draw(results, flags.target, mode))
+
+
+if __name__ == "__main__":
+    main()
