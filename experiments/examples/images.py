@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from experiments.examples.comparison import arguments, compare, normal
 
-BATCH, SIZE, CHANNELS, DIRECTIONS = 16, 24, 16, 4
+BATCH, SIZE, CHANNELS, DIRECTIONS = 8, 16, 16, 4
 
 
 def images(key):
