@@ -18,4 +18,5 @@ from bwsk_jax.targets.machines import TargetError as TargetError
 from bwsk_jax.targets.machines import find_target as find_target
 from bwsk_jax.targets.program import CompiledProgram as CompiledProgram
 from bwsk_jax.targets.program import DoesNotFitError as DoesNotFitError
+from bwsk_jax.targets.program import UnreadableProgramError as UnreadableProgramError
 from bwsk_jax.targets.program import compile_for as compile_for

@@ -59,7 +59,7 @@ class Way:
 
     @property
     def time(self) -> float:
-        """What is compared: the compiler's estimate in cycles, or FLOPs where it makes none."""
+        """The compiler's estimate in cycles, or FLOPs where it makes none."""
         cycles = self.program.cycles if self.program else None
         return self.flops if cycles is None else cycles
 
@@ -144,11 +144,11 @@ def fit(
     plans = [search.run(_name(limit), max_overhead=limit) for limit in FIRST]
     if not any(way.fits for way in search.tried):
         raise FitError(search.complaint())
-    fastest = min(plans, key=lambda way: (not way.fits, way.time))
+    fastest = min(plans, key=lambda way: (not way.fits, search.time(way)))
     plans += [search.run(_name(limit), max_overhead=limit) for limit in BESIDE[fastest.limit["max_overhead"]]]
-    limit = min(plans, key=lambda way: (not way.fits, way.time)).limit["max_overhead"]
+    limit = min(plans, key=lambda way: (not way.fits, search.time(way))).limit["max_overhead"]
     search.run(f"{_name(limit)}, without inverses", max_overhead=limit, invert=False)
-    best = min((way for way in search.tried if way.fits), key=lambda way: (way.time, way.peak))
+    best = min((way for way in search.tried if way.fits), key=lambda way: (search.time(way), way.peak))
     return Fit(make(**best.limit), best, tuple(search.tried), aim, bound)
 
 
@@ -189,6 +189,11 @@ class _Search:
         left = (time.perf_counter() - self.start) / done * (_MOST - done)
         print(f"fit {done}/{_MOST}: {way}; at most {left:.0f} s left", file=sys.stderr, flush=True)
         return way
+
+    def time(self, way: Way) -> float:
+        """What is compared: the way's time, but FLOPs if there is no estimate for some way."""
+        estimated = all(tried.program.cycles is not None for tried in self.tried if tried.program)
+        return way.time if estimated else way.flops
 
     def complaint(self) -> str:
         peak = min(way.peak for way in self.tried)

@@ -15,11 +15,22 @@ from bwsk_jax.errors import UserError
 from bwsk_jax.targets.hlo import Collective, collectives, estimated_cycles
 from bwsk_jax.targets.machines import Target, compiler_of, find_target
 
-__all__ = ["CompiledProgram", "DoesNotFitError", "aimed", "compile_for", "compile_lowered"]
+__all__ = [
+    "CompiledProgram",
+    "DoesNotFitError",
+    "UnreadableProgramError",
+    "aimed",
+    "compile_for",
+    "compile_lowered",
+]
 
 
 class DoesNotFitError(UserError):
     """The compiler gave up, because the program takes more memory than the target has."""
+
+
+class UnreadableProgramError(UserError):
+    """The compiler's program has something in it that this version of JAX cannot read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,17 +69,29 @@ class CompiledProgram:
 
     @functools.cached_property
     def cycles(self) -> int | None:
-        """How long the compiler thinks that a run takes; None if it does not say. It is no measurement."""
-        return estimated_cycles(self._text)
+        """How long the compiler thinks that a run takes. It is no measurement.
+
+        None if it does not say, or says so in a program that this version of JAX cannot read.
+        """
+        try:
+            return estimated_cycles(self._text)
+        except UnreadableProgramError:
+            return None
 
     @functools.cached_property
     def collectives(self) -> tuple[Collective, ...]:
-        """Where devices meet."""
+        """Where devices meet. Raises `UnreadableProgramError` if this JAX cannot read the program."""
         return collectives(self._text)
 
     @functools.cached_property
     def _text(self) -> str:
-        return self.compiled.as_text() or ""
+        try:
+            return self.compiled.as_text() or ""
+        except jax.errors.JaxRuntimeError as error:
+            raise UnreadableProgramError(
+                f"{self.target.name}: jax {jax.__version__} cannot read what its compiler made, only how "
+                f"much memory that takes: {str(error).splitlines()[0]}"
+            ) from error
 
     @property
     def _memory(self) -> Any:
@@ -76,7 +99,10 @@ class CompiledProgram:
 
     def __str__(self) -> str:
         cycles = "" if self.cycles is None else f", {self.cycles / 1e6:,.1f} M cycles estimated"
-        meetings = sum(c.times for c in self.collectives)
+        try:
+            meetings = sum(c.times for c in self.collectives)
+        except UnreadableProgramError:
+            meetings = 0
         meet = f", {meetings} collectives" if meetings else ""
         within = f"{'fits' if self.fits else 'does not fit'} in {self.target.memory / 2**30:.1f} GiB"
         peak, temporaries = (size / 2**20 for size in (self.peak_bytes, self.temporary_bytes))

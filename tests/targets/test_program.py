@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-from bwsk_jax.targets import DoesNotFitError, compile_for
+from bwsk_jax.targets import DoesNotFitError, compile_for, find_target
+from bwsk_jax.targets.program import CompiledProgram, UnreadableProgramError
 
 Shape = jax.ShapeDtypeStruct
 X = Shape((64, 32), jnp.float32)
@@ -86,6 +87,23 @@ def test_a_function_without_arguments_runs_here():
 def test_errors_of_the_function_are_its_own():
     with pytest.raises(TypeError, match="incompatible shapes"):
         compile_for(lambda x: jnp.add(x, jnp.ones((3, 7))), X)
+
+
+class Unreadable:
+    """A compiled program of a newer compiler."""
+
+    def as_text(self):
+        raise jax.errors.JaxRuntimeError("INTERNAL: an instruction should have 1 operands but sees 3")
+
+    def memory_analysis(self):
+        return jax.jit(lambda: 1.0).lower().compile().memory_analysis()
+
+
+def test_a_program_that_cannot_be_read_still_has_its_memory():
+    found = CompiledProgram(find_target("v5p"), Unreadable())
+    assert found.cycles is None and found.peak_bytes == 4 and "fits in" in str(found)
+    with pytest.raises(UnreadableProgramError, match=r"v5p: jax .* cannot read .* 1 operands but sees 3"):
+        _ = found.collectives
 
 
 # --- a TPU that is not here --------------------------------------------------------------------------------
