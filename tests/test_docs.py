@@ -159,8 +159,9 @@ def understood(words):
             assert importlib.util.find_spec(name) and find_target(target)
         case ["python", "-m", "bwsk_jax.inspect", *flags]:
             usage.parse(Options, flags)
-        case ["python", "scripts/figures.py", name]:
+        case ["python", "scripts/figures.py", name, *flags]:
             assert name in script("figures").COMMANDS
+            assert not flags or (flags[0] == "--target" and find_target(flags[1]))
         case ["python", "scripts/kill.py", *flags]:
             only_parsed = functools.wraps(script("kill").main)(lambda **values: values)
             tyro.cli(only_parsed, args=flags)

@@ -192,8 +192,13 @@ def scan_problems(scan: ScanBody, length: int = 1, *, invert: bool = True) -> tu
     A sum that goes through a scan is read by nothing, and the position of a leapfrog step only to invert it.
     To have all of the carry is what inverses start from; without them it would be saved for nothing.
     """
-    _, carry_in, _ = scan.split_inputs(scan.vjp.program.inputs)
-    residuals = {v for v in scan.vjp.residuals if not isinstance(v, Literal)}
+    program = scan.vjp.program
+    _, carry_in, _ = scan.split_inputs(program.inputs)
+    same = {v: v for v in carry_in}  # by another name, or with its layout said
+    for equation in program.equations:
+        if equation.primitive in _ALIASES and equation.reads and equation.reads[0] in same:
+            same[equation.outputs[0]] = same[equation.reads[0]]
+    residuals = {same.get(v) for v in scan.vjp.residuals if not isinstance(v, Literal)}
     read = tuple(k for k, v in enumerate(carry_in) if v in residuals)
     every = tuple(range(len(carry_in)))
     return tuple(
@@ -215,6 +220,9 @@ def scan_problem(
     carry = _Carry(places, tuple(trace.outputs[k] for k in places), tuple(carry_in[k] for k in places))
     known = (*consts, *x, *(v for v in carry.outputs if not isinstance(v, Literal)))
     return _problem(trace, known, carry, (*consts, *x), length, invert)
+
+
+_ALIASES = {p.name_p, p.sharding_constraint_p, p.copy_p}
 
 
 class _Carry(NamedTuple):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from bwsk_jax import bert
+from bwsk_jax.engine.program.platform import platform
 from bwsk_jax.training.step.masking import MASK_RATE, draw_positions, draw_substitutes, masked_lm_loss
 from bwsk_jax.training.step.optimizer import LossScale, first_loss_scale, next_loss_scale
 from bwsk_jax.training.step.placement import ONE_DEVICE, Placement
@@ -91,14 +92,7 @@ class _Step:
         scale = None if loss_scale is None else loss_scale.scale
         loss, gradient = self.mean_loss_and_gradient(state.params, scale, masked, dropout_key)
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
-        # jnp.where over the results would keep the old and the new state in memory
-        params, optimizer_state = jax.lax.cond(
-            finite,
-            self.update,
-            lambda params, optimizer_state, _: (params, optimizer_state),
-            *state[:2],
-            gradient,
-        )
+        params, optimizer_state = self.update_if(finite, (state.params, state.optimizer_state), gradient)
         loss_scale = None if loss_scale is None else next_loss_scale(loss_scale, finite)
         state = TrainState(params, optimizer_state, state.step + 1, loss_scale)
         return self.placement.constrained(state), jnp.where(finite, loss, jnp.nan)
@@ -149,6 +143,18 @@ class _Step:
         )
         loss = losses_b.mean()
         return (loss if scale is None else loss * scale), loss
+
+    def update_if(self, finite, before, gradient):
+        """Return parameters and optimizer's state after the update, or as they were where it is not finite.
+
+        TPUs and GPUs choose element by element within the update, in place; a conditional would cost a GPU a
+        second state. For a CPU the choice would cost more than the conditional.
+        """
+        if platform() == "cpu":
+            unchanged = lambda params, optimizer_state, _: (params, optimizer_state)
+            return jax.lax.cond(finite, self.update, unchanged, *before, gradient)
+        after = self.update(*before, gradient)
+        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
 
     def update(self, params, optimizer_state, gradient):
         """Return the parameters and the state of the optimizer after its update."""

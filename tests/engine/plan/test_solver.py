@@ -10,6 +10,7 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.ad_checkpoint import checkpoint_name
 
 import bwsk_jax
 from bwsk_jax.engine.plan import solver
@@ -176,6 +177,14 @@ def test_no_inverses_where_none_are_allowed(name):
 def test_zero_recomputation_keeps_no_more_than_autodiff(name):
     found = bwsk_jax.plan_scan(*scanned(name), max_overhead=0.0)
     assert found.saved_bytes <= found.residual_bytes
+
+
+def test_a_carry_that_is_read_by_another_name_is_read():
+    def body(c, w):
+        named = checkpoint_name(c, "input")
+        return jnp.tanh(named @ w), None
+
+    assert {p.handed for p in scan_problems(trace_iteration(body, HALF, SQUARE))} == {(0,)}
 
 
 @pytest.mark.parametrize("limit", [{}, {"max_overhead": INF}, {"invert": False}])

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 import bwsk_jax
+from bwsk_jax.engine.program.platform import traced_for
 from bwsk_jax.training.step import train_step
 from bwsk_jax.training.step.evaluation import evaluation_set, make_window_loss, pseudo_perplexity
 from bwsk_jax.training.step.optimizer import make_optimizer
@@ -119,8 +120,9 @@ def test_reversible_scan_takes_the_same_steps(micro_batches):
     assert jax.tree.structure(state) == jax.tree.structure(plain_state)
 
 
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
 @pytest.mark.parametrize("micro_batches", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_a_step_that_is_not_finite_is_skipped(micro_batches):
+def test_a_step_that_is_not_finite_is_skipped(micro_batches, platform):
     """An infinite layer-norm scale in the head makes the loss NaN."""
     optimizer = make_optimizer(1e-3, 10)
     step = make_train_step(CONFIG, optimizer, MASK_ID)
@@ -128,9 +130,18 @@ def test_a_step_that_is_not_finite_is_skipped(micro_batches):
     broken["head"]["layer_norm"]["scale"] = broken["head"]["layer_norm"]["scale"].at[0].set(jnp.inf)
     state = initial_state(broken, optimizer)
     before = jax.tree.map(np.array, state)
-    state, loss = step(state, tokens(micro_batches, 3, 16), KEY)
+    with traced_for(platform):
+        state, loss = step(state, tokens(micro_batches, 3, 16), KEY)
     assert np.isnan(loss) and int(state.step) == 1
     jax.tree.map(np.testing.assert_array_equal, state[:2], before[:2])
+
+
+def test_accelerators_take_the_steps_of_a_cpu():
+    plain, losses = plain_steps(2)
+    with traced_for("tpu"):
+        state, found = take_steps(CONFIG, five_batches(2))
+    np.testing.assert_allclose(found, losses, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state.params, plain.params)
 
 
 def test_an_infinite_gradient_under_a_finite_loss_is_skipped_too():
