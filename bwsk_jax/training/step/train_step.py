@@ -92,7 +92,7 @@ class _Step:
         scale = None if loss_scale is None else loss_scale.scale
         loss, gradient = self.mean_loss_and_gradient(state.params, scale, masked, dropout_key)
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
-        params, optimizer_state = self.update_if(finite, (state.params, state.optimizer_state), gradient)
+        params, optimizer_state = self.update_if(finite, state.params, state.optimizer_state, gradient)
         loss_scale = None if loss_scale is None else next_loss_scale(loss_scale, finite)
         state = TrainState(params, optimizer_state, state.step + 1, loss_scale)
         return self.placement.constrained(state), jnp.where(finite, loss, jnp.nan)
@@ -144,7 +144,7 @@ class _Step:
         loss = losses_b.mean()
         return (loss if scale is None else loss * scale), loss
 
-    def update_if(self, finite, before, gradient):
+    def update_if(self, finite, params, optimizer_state, gradient):
         """Return parameters and optimizer's state after the update, or as they were where it is not finite.
 
         TPUs and GPUs choose element by element within the update, in place; a conditional would cost a GPU a
@@ -152,9 +152,10 @@ class _Step:
         """
         if platform() == "cpu":
             unchanged = lambda params, optimizer_state, _: (params, optimizer_state)
-            return jax.lax.cond(finite, self.update, unchanged, *before, gradient)
-        after = self.update(*before, gradient)
-        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
+            return jax.lax.cond(finite, self.update, unchanged, params, optimizer_state, gradient)
+        updated = self.update(params, optimizer_state, gradient)
+        choose = lambda new, old: jnp.where(finite, new, old)
+        return jax.tree.map(choose, updated, (params, optimizer_state))
 
     def update(self, params, optimizer_state, gradient):
         """Return the parameters and the state of the optimizer after its update."""
