@@ -4,7 +4,7 @@
 
 Claim: whatever a stock policy of `jax.checkpoint` takes, some plan takes no more cycles and no more memory.
 Expected: the table that the program prints of experiments/results/v5e/families_bfloat16.json.
-Cost: about an hour and a half on 2 cores and 4 GiB. It only compiles, and skips what the file holds already.
+Cost: a few hours on 2 cores and 4 GiB. It only compiles, and skips what the file holds already.
 It needs the compiler of the target, which `bwsk_jax.compile_for` tells how to install.
 """
 
