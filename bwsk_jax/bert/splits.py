@@ -35,8 +35,8 @@ def param_specs(tree: Any, axes: Mapping[str, int]) -> Any:
     >>> kernel = jax.ShapeDtypeStruct((12, 768, 3072), "float32")
     >>> params = {"layers": {"feed_forward": {"up": {"kernel": kernel}}}}
     >>> specs = param_specs(params, {"fsdp": 4, "model": 2})
-    >>> specs["layers"]["feed_forward"]["up"]["kernel"]
-    PartitionSpec(None, 'fsdp', 'model')
+    >>> tuple(specs["layers"]["feed_forward"]["up"]["kernel"])
+    (None, 'fsdp', 'model')
     """
 
     def spec(path: Any, leaf: Any) -> PartitionSpec:
