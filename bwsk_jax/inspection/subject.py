@@ -103,7 +103,7 @@ def _if_differentiable(path: str, fun: Callable, args: list[Any], planner: Calla
 
     def planned(**limits: Any) -> Any:
         try:
-            trace_vjp(trace(fun, *args)[0]).trace_pullback()
+            _ = trace_vjp(trace(fun, *args)[0]).traced_pullback
         except Exception as error:  # JAX has many exceptions for a missing rule, and users have their own
             raise SubjectError(f"{path} cannot be differentiated: {_described(error)}") from error
         return planner(**limits)

@@ -140,7 +140,7 @@ class Problem:
         """The values, and all that replays of no cost make of them, such as transposes and casts."""
         forms = set(values)
         for step in self.steps:
-            if not step.inverts and not step.cost and forms.issuperset(step.reads):
+            if step.reads and not step.inverts and not step.cost and forms.issuperset(step.reads):
                 forms.update(step.writes)
         return frozenset(forms)
 
@@ -290,7 +290,7 @@ def _forbidden(
     """The values that must not be inexact. Without inversions nothing is, and all may be."""
     if not inversions:
         return {taint: frozenset() for taint in Taint}
-    pullback = trace.trace_pullback()
+    pullback = trace.traced_pullback
     forbidden = {taint: exactness.exact_residuals(taint, trace, pullback) for taint in Taint}
     narrow = (digits(trace.program.avals[s.reads[0]]) for s in inversions if s.grade is Grade.NARROWED)
     fewest = min(narrow, default=0)

@@ -105,15 +105,15 @@ def _best(problems: Sequence[Problem], limit: Limit) -> Plan | None:
     for problem in problems:
         found, bound = _replaying(problem, limit, found)
         bounds.append(bound)
-    for k, problem in enumerate(allowed):
-        if any(s.inverts for s in problem.steps):
-            found, bounds[k] = _inverting(problem, limit, found)
+    inverting = [k for k, problem in enumerate(allowed) if any(s.inverts for s in problem.steps)]
+    for k in inverting:
+        found, bounds[k] = _inverting(allowed[k], limit, found)
     if found is None:
         return None
     found = _judged(found, limit, min(bounds))
-    for problem in allowed:
-        if len(problem.steps) <= MOST_STEPS and any(s.inverts for s in problem.steps):
-            found = _guarded(problem, limit, found)
+    for k in inverting:
+        if len(allowed[k].steps) <= MOST_STEPS:
+            found = _guarded(allowed[k], limit, found)
     return found
 
 

@@ -37,7 +37,7 @@ def traced(fun: Callable, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
     except TypeError:  # JAX looks a function up by its hash
         fun = functools.partial(fun)
     closed, out_shape = jax.make_jaxpr(fun, return_shape=True)(*args, **kwargs)
-    _refuse_policies(closed)
+    remembered(closed, _refuse_policies, functools.partial(_refuse_policies, closed))
     return closed, jax.tree.structure(out_shape)
 
 

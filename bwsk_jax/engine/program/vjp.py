@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -50,7 +51,8 @@ class VjpTrace:
         """The VJP function made whole again."""
         return jax.tree.unflatten(self.vjp_tree, residuals)
 
-    def trace_pullback(self) -> Program:
+    @functools.cached_property
+    def traced_pullback(self) -> Program:
         """What the backward pass computes; its first inputs are the residuals."""
         residuals = [without_weak_type(aval_of(self.program, v)) for v in self.residuals]
         outputs, _ = split(self.differentiable_outputs, self.outputs)
