@@ -20,12 +20,7 @@ from experiments.families.rivals import LIMITS, PLAIN, POLICIES, RESULTS
 
 FIGURES = Path(__file__).parents[2] / "docs" / "figures"
 SHOWN = ("BERT, post-norm", "RevNet", "leapfrog")
-NAMES = {
-    PLAIN: "plain autodiff",
-    "nothing_saveable": "jax.checkpoint",
-    "dots_saveable": "dots",
-    "dots_with_no_batch_dims_saveable": "dots, no batch",
-}
+SHORT = {"dots_saveable": "dots", "dots_with_no_batch_dims_saveable": "dots, no batch"}
 COLOURS = {
     "light": {"paper": "#ffffff", "ink": "#1b1f24", "ours": "#0072b2", "theirs": "#c24e00"},
     "dark": {"paper": "#14181d", "ink": "#e4e8ec", "ours": "#56b4e9", "theirs": "#f0a04b"},
@@ -52,7 +47,7 @@ def panel(axes: Axes, name: str, found: dict[str, Any], colours: dict[str, str])
     squares = {"marker": "s", "linestyle": "", "color": colours["theirs"], "label": "JAX's own"}
     axes.plot([x for _, x, _ in theirs], [y for *_, y in theirs], **squares)
     note = functools.partial(axes.annotate, textcoords="offset points", ha="center", fontsize=8)
-    names = {(x, y): NAMES[way] for way, x, y in reversed(theirs)}  # one where several lie together
+    names = {(x, y): SHORT.get(way, way) for way, x, y in reversed(theirs)}  # one where several lie together
     for place, label in names.items():
         note(label, place, xytext=(0, 7))
     for way, x, y in (ours[0], ours[-1]):

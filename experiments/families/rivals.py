@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 import bwsk_jax
 from bwsk_jax.targets import DoesNotFitError, compile_for
+from bwsk_jax.targets.fit import STOCK
 from experiments.families import FAMILIES, Size
 from experiments.families.measure import abstract, arguments, gradient, plan
 from experiments.families.stack import Stack
@@ -30,8 +30,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 SIZE = Size(batch=32, time=512, width=512, layers=24)
 RECURRENT = Size(batch=2048, time=512, width=512, layers=24)
 """For cells, which keep little of each of many steps."""
-PLAIN = "everything_saveable"
-POLICIES = ("nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable")
+PLAIN, *POLICIES = STOCK
 LIMITS = {"plan, 3%": 0.03, "plan, 10%": 0.1, "plan, 20%": 0.2, "plan, least": math.inf}
 
 Figures = dict[str, Any] | None
@@ -41,10 +40,7 @@ Figures = dict[str, Any] | None
 def measured(name: str, dtype: Any, size: Size, target: str) -> dict[str, Figures]:
     """Return the figures of plain autodiff, each policy and each plan, with inverses and without."""
     stack = abstract(FAMILIES[name], dtype, size)
-    found = {
-        policy: _compiled(stack, {"plan": getattr(jax.checkpoint_policies, policy)}, target)
-        for policy in (PLAIN, *POLICIES)
-    }
+    found = {name: _compiled(stack, {"plan": policy}, target) for name, policy in STOCK.items()}
     by_plan: dict[str, Figures] = {}
     for invert in (True, False):
         for way, limit in LIMITS.items():
