@@ -1,7 +1,7 @@
 """`fit` takes the fastest of what keeps within the memory, by programs that it compiled."""
 
 import functools
-import importlib.util
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import pytest
 import bwsk_jax
 from bwsk_jax.targets import CompiledProgram, DoesNotFitError, FitError, program
 from bwsk_jax.targets.fit import STOCK, parse_bytes
+from tests.support.compilers import on_tpu
 
 Shape = jax.ShapeDtypeStruct
 WEIGHTS, X = Shape((8, 64, 64), jnp.float32), Shape((256, 64), jnp.float32)
@@ -129,7 +130,7 @@ def fit_module():
     return importlib.import_module("bwsk_jax.targets.fit")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the compiler for TPUs is not here")
+@on_tpu
 def test_for_a_tpu_cycles_decide_and_no_stock_policy_is_faster():
     weights, x = Shape((8, 512, 512), jnp.bfloat16), Shape((8192, 512), jnp.bfloat16)
     plain = bwsk_jax.compile_for(make(plan=STOCK["plain autodiff"]), weights, x, target="v5e")

@@ -3,8 +3,6 @@
 Those for a TPU need libtpu; the last line of the tests in .ci/run has it.
 """
 
-import importlib.util
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,12 +11,10 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from bwsk_jax.targets import DoesNotFitError, compile_for, find_target
 from bwsk_jax.targets.program import CompiledProgram, UnreadableProgramError
+from tests.support.compilers import on_tpu
 
 Shape = jax.ShapeDtypeStruct
 X = Shape((64, 32), jnp.float32)
-on_tpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="the compiler for TPUs is not here: pip install libtpu"
-)
 
 
 def layers(x, weights):

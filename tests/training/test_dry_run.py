@@ -1,6 +1,5 @@
 """A dry run says what a real one does, from less."""
 
-import importlib.util
 import json
 import socket
 from pathlib import Path
@@ -14,6 +13,7 @@ from bwsk_jax.train import main
 from bwsk_jax.training.data import sources
 from bwsk_jax.training.recipe import RECIPES, Recipe
 from bwsk_jax.training.setup import StepSetup
+from tests.support.compilers import on_tpu
 
 STEPS = ["--max-steps", "2", "--seq-len", "16", "--batch-size", "4"]
 WORDS = ("the", "layer", "inverts", "what", "it", "can", "and", "saves", "memory")
@@ -191,7 +191,7 @@ def test_the_limit_that_fits_is_told(dry, uncompiled, text_folder):
 # --- another machine ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the compiler for TPUs is not here")
+@on_tpu
 def test_a_machine_that_is_not_here_is_asked_by_its_name(dry, text_folder):
     flags = ["--variant", "scratch-reversible", "--precision", "bf16", "--dataset", text_folder, *STEPS]
     here, _ = dry(*flags)

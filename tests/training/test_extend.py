@@ -6,8 +6,7 @@ import shutil
 import pytest
 
 from bwsk_jax.train import main
-from bwsk_jax.training.loop.checkpoints import Checkpoints
-from tests.support.runs import FLAGS, results
+from tests.support.runs import FLAGS, killed_after_save, results
 
 VARIANT = "scratch-conventional"
 SHORT = FLAGS[: FLAGS.index("--max-steps")]
@@ -37,15 +36,8 @@ def refused(run, capsys, *flags, **change):
 
 
 def test_more_steps_go_on_from_the_last_one_even_after_a_kill(run, finished, monkeypatch, capsys):
-    save = Checkpoints.save
-
-    def save_and_die(self, state, history):
-        save(self, state, history)
-        raise MemoryError
-
     more = ("--lr", "1e-2", "--max-steps", "6")
-    with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(Checkpoints, "save", save_and_die)
+    with killed_after_save(monkeypatch):
         run(*more, "--save-every", "0")
     said, out = run(*more)
     assert "resuming after step 5/6" in said.out and "is finished" not in said.out

@@ -13,11 +13,11 @@ from bwsk_jax.targets import DoesNotFitError, FitError
 from bwsk_jax.train import main
 from bwsk_jax.training import memory
 from bwsk_jax.training.flags import Flags
-from bwsk_jax.training.loop.checkpoints import Checkpoints
 from bwsk_jax.training.memory import fit_memory
 from bwsk_jax.training.recipe import Recipe
 from bwsk_jax.training.setup import StepSetup
 from bwsk_jax.variants import find_variant
+from tests.support.runs import killed_after_save
 from tests.support.tiny import CONFIG, MASK_ID
 
 
@@ -143,14 +143,7 @@ def test_a_step_that_the_compiler_gives_up_on_is_too_large(fits, setup, plans, m
 @pytest.mark.slow
 def test_a_run_resumes_with_the_plan_it_began_with(train, monkeypatch, tmp_path):
     monkeypatch.setattr(StepSetup, "peak_bytes", lambda self: 1000)
-    save = Checkpoints.save
-
-    def save_and_die(self, state, history):
-        save(self, state, history)
-        raise MemoryError
-
-    with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(Checkpoints, "save", save_and_die)
+    with killed_after_save(monkeypatch):
         train("--fit", "8GiB")
 
     def searched(*_, **__):

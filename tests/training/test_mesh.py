@@ -1,6 +1,5 @@
 """Runs on several simulated devices, from the command line to what they leave."""
 
-import importlib.util
 import json
 
 import numpy as np
@@ -8,8 +7,8 @@ import pytest
 
 from bwsk_jax import bert
 from bwsk_jax.train import main
-from bwsk_jax.training.loop.checkpoints import Checkpoints
-from tests.support.runs import FLAGS, results
+from tests.support.compilers import on_tpu
+from tests.support.runs import FLAGS, killed_after_save, results
 
 CURVES = ("loss_curve", "val_curve")
 
@@ -22,15 +21,7 @@ def test_a_run_leaves_what_it_leaves_on_one_device_and_goes_on_on_another_mesh(
     finished, text_folder, tmp_path, monkeypatch, capsys
 ):
     """Killed after the save at step 2 on one mesh, and continued on another."""
-    save = Checkpoints.save
-
-    def save_and_die(self, state, history):
-        save(self, state, history)
-        if history.total_steps == 2:
-            raise MemoryError
-
-    with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(Checkpoints, "save", save_and_die)
+    with killed_after_save(monkeypatch, 2):
         run(text_folder, tmp_path, "--mesh", "fsdp=4", "--save-every", "0")
     run(text_folder, tmp_path, "--mesh", "data=2,model=2")
     assert "resuming after step 2/4" in capsys.readouterr().out
@@ -97,7 +88,7 @@ def test_the_limit_of_a_plan_is_that_of_a_device(text_folder, tmp_path, capsys):
     assert least <= found["saved_mb"] / 2 * 1e6 <= 1.5 * least
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the compiler for TPUs is not here")
+@on_tpu
 def test_machines_that_are_not_here_are_compiled_for(text_folder, tmp_path, capsys):
     found = dry(capsys, text_folder, tmp_path, "--target", "v5e-16", "--mesh", "data=2,fsdp=2,model=2")
     assert (found["target"], found["devices"], found["fits"]) == ("v5e-16", 8, True)

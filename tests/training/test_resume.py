@@ -18,7 +18,7 @@ from bwsk_jax.training.progress import Progress, TaskProgress
 from bwsk_jax.training.step.optimizer import make_optimizer
 from bwsk_jax.training.step.train_step import initial_state
 from tests.support.events import read_events
-from tests.support.runs import FLAGS, results
+from tests.support.runs import FLAGS, killed_after_save, results
 
 
 def test_a_run_that_was_cut_short_goes_on_bit_for_bit(finished, text_folder, tmp_path, monkeypatch, capsys):
@@ -27,15 +27,7 @@ def test_a_run_that_was_cut_short_goes_on_bit_for_bit(finished, text_folder, tmp
     flags = ["--log-dir", str(log)]
     flags += ["--variant", "scratch-reversible", "--dataset", text_folder, "--out", str(tmp_path)]
     flags += [*FLAGS, "--save-every", "0"]
-    save = Checkpoints.save
-
-    def save_and_die(self, state, history):
-        save(self, state, history)
-        if history.total_steps == 2:
-            raise MemoryError
-
-    with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(Checkpoints, "save", save_and_die)
+    with killed_after_save(monkeypatch, 2):
         main(flags)
     assert not (tmp_path / "scratch-reversible" / "training_results.json").exists()
     capsys.readouterr()
