@@ -140,7 +140,7 @@ class Problem:
         """The values, and all that replays of no cost make of them, such as transposes and casts."""
         forms = set(values)
         for step in self.steps:
-            if step.reads and not step.inverts and not step.cost and forms.issuperset(step.reads):
+            if not step.inverts and not step.cost and forms.issuperset(step.reads):
                 forms.update(step.writes)
         return frozenset(forms)
 

@@ -55,13 +55,6 @@ def test_a_name_to_replay_is_not_saved_in_another_form():
     assert not forms.forms_of(forms.named["wide"]).intersection(saved)
 
 
-def test_nothing_is_no_form_of_anything():
-    """What is made from nothing, such as an iota, least of all."""
-    f = lambda x: (jnp.sin(x) * jnp.arange(16.0)[None]).sum()
-    found = bwsk_jax.plan(f, X).problem
-    assert found.forms_of(()) == frozenset()
-
-
 def test_what_nothing_reads_is_not_saved_for_its_name():
     f = lambda x: checkpoint_name(jnp.sin(x), "last").sum()
     assert bwsk_jax.plan(f, X, max_overhead=INF, save_names=["last"]).saved_bytes == 0
