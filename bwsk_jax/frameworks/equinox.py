@@ -27,7 +27,7 @@ def reversible(fun: Callable | None = None, **limits: Any) -> Any:
 
     Args:
       fun: a module, a function, or a method that is decorated; without it, what this returns is a decorator.
-      limits: `max_overhead`, `max_bytes`, `invert` and `plan` as for `bwsk_jax.reversible`.
+      limits: those of `bwsk_jax.reversible`.
 
     Raises:
       TypeError: for `policy` or `prevent_cse`; the message says why.
@@ -83,7 +83,7 @@ def reversible_scan(
       f: the body `(carry, x) -> (carry, y)`.
       init, xs: as for `jax.lax.scan`; what is no array is the same in every iteration.
       length, reverse, unroll: as for `jax.lax.scan`.
-      limits: `max_overhead`, `max_bytes`, `save_every`, `invert`, `plan` as for `bwsk_jax.reversible_scan`.
+      limits: those of `bwsk_jax.reversible_scan`.
 
     Raises:
       TypeError: as `bwsk_jax.reversible_scan` does, and if the body changes what is no array in the carry.

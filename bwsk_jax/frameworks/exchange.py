@@ -7,6 +7,7 @@ inputs that are differentiated, and all else, such as `train=True`, stays what i
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,11 +18,15 @@ from bwsk_jax.engine.execute.reversible_scan import reversible_scan
 from bwsk_jax.engine.plan.api import check_save_every, wanted
 from bwsk_jax.engine.program.jaxprs import Equation, aval_of, subprograms, trace
 
-__all__ = ["Run", "loops_reversible", "refuse"]
+__all__ = ["Run", "loops_reversible", "refuse", "split_limits"]
 
 Run = Callable[[Callable[[], Any]], Callable[[], Any]]
 """Transforms a function without arguments."""
 
+_LIMITS = inspect.Signature(
+    q for q in inspect.signature(reversible_scan).parameters.values() if q.kind is q.KEYWORD_ONLY
+)
+_OF_A_PLAN = ("max_overhead", "max_bytes", "save_names", "replay_names")
 _REASONS = {
     "prevent_cse": "a barrier stands wherever XLA would merge the replay with the forward pass",
     "policy": "a plan takes its place; to compare with the policy, give it as plan=",
@@ -46,14 +51,17 @@ def refuse(name: str, arguments: dict[str, Any]) -> None:
         raise TypeError(f"{name}() does not take {argument}: {_REASONS[argument]}")
 
 
-def loops_reversible(
-    *,
-    max_overhead: float | None = None,
-    max_bytes: int | None = None,
-    save_every: int | None = None,
-    invert: bool = True,
-    plan: Any = None,
-) -> Run:
+def split_limits(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Divide keyword arguments into those that `reversible_scan` alone has, and all others.
+
+    >>> split_limits({"max_overhead": 0.1, "length": 3})
+    ({'max_overhead': 0.1}, {'length': 3})
+    """
+    limits = {name: value for name, value in arguments.items() if name in _LIMITS.parameters}
+    return limits, {name: value for name, value in arguments.items() if name not in limits}
+
+
+def loops_reversible(**limits: Any) -> Run:
     """Run the loops of a function by `reversible_scan` in place of `lax.scan`.
 
     A framework's scan sorts what a body reads and writes into constants, carry and slices, and leaves the
@@ -61,9 +69,11 @@ def loops_reversible(
     loop. A loop inside the body of another one stays as it is.
 
     Args:
-      max_overhead, max_bytes, save_every, invert, plan: as for `reversible_scan`.
+      limits: what `reversible_scan` takes by name alone: `max_overhead`, `max_bytes`, `save_names`,
+        `replay_names`, `save_every`, `invert` and `plan`.
 
     Raises:
+      TypeError: for a limit of another name.
       ValueError: for two limits, or for one that none can keep to, as `reversible_scan` does.
 
     >>> import jax, jax.numpy as jnp
@@ -74,10 +84,12 @@ def loops_reversible(
     >>> bool(jnp.allclose(ours, plain))
     True
     """
-    limits = {"max_overhead": max_overhead, "max_bytes": max_bytes, "plan": plan}
-    wanted(plan, max_overhead, max_bytes)
-    check_save_every(save_every)
-    run = functools.partial(_run_loop, **limits, save_every=save_every, invert=invert)
+    bound = _LIMITS.bind(**limits)
+    bound.apply_defaults()
+    given = bound.arguments
+    wanted(given["plan"], *(given[name] for name in _OF_A_PLAN))
+    check_save_every(given["save_every"])
+    run = functools.partial(_run_loop, **limits)
 
     def bind(equation: Equation, operands):
         if equation.primitive is not p.scan_p:

@@ -15,7 +15,7 @@ from haiku._src.base import inside_transform
 from haiku._src.stateful import thread_hk_state_in_kwargs
 
 import bwsk_jax.engine.execute.reversible as engine
-from bwsk_jax.frameworks.exchange import Run, loops_reversible
+from bwsk_jax.frameworks.exchange import Run, loops_reversible, split_limits
 
 __all__ = ["reversible", "reversible_layer_stack", "reversible_scan"]
 
@@ -29,7 +29,7 @@ def reversible(
       fun: a module or a function; without it, what this returns is a decorator.
       static_argnums, static_argnames: taken as `hk.remat` takes them, and needed for nothing: arguments that
         are no arrays, such as `train=True`, stay as they are.
-      limits: `max_overhead`, `max_bytes`, `invert` and `plan` as for `bwsk_jax.reversible`.
+      limits: those of `bwsk_jax.reversible`.
 
     Raises:
       TypeError: for `policy` or `prevent_cse`; the message says why.
@@ -64,7 +64,7 @@ def reversible_scan(
 
     Args:
       f, init, xs, length, reverse, unroll: as for `hk.scan`.
-      limits: `max_overhead`, `max_bytes`, `save_every`, `invert`, `plan` as for `bwsk_jax.reversible_scan`.
+      limits: those of `bwsk_jax.reversible_scan`.
 
     >>> import haiku as hk, jax, jax.numpy as jnp
     >>> def recurrent(xs):
@@ -83,20 +83,15 @@ def reversible_layer_stack(
     num_layers: int,
     with_per_layer_inputs: bool = False,
     unroll: int = 1,
-    *,
-    max_overhead: float | None = None,
-    max_bytes: int | None = None,
-    save_every: int | None = None,
-    invert: bool = True,
-    plan: Any = None,
-    **of_layer_stack: Any,
+    **arguments: Any,
 ) -> Callable[[Callable], Callable]:
     """`hk.layer_stack` whose backward pass recovers each layer's input from its output.
 
     Args:
       num_layers, with_per_layer_inputs, unroll: as for `hk.layer_stack`.
-      max_overhead, max_bytes, save_every, invert, plan: as for `bwsk_jax.reversible_scan`.
-      of_layer_stack: all other arguments of `hk.layer_stack`, by their names.
+      arguments: the others of `hk.layer_stack`, by their names, and beside them the limits of
+        `bwsk_jax.reversible_scan`: `max_overhead`, `max_bytes`, `save_names`, `replay_names`, `save_every`,
+        `invert` and `plan`.
 
     >>> import haiku as hk, jax, jax.numpy as jnp
     >>> layer = lambda x: x + jnp.tanh(hk.Linear(4)(x))
@@ -105,9 +100,8 @@ def reversible_layer_stack(
     >>> [p["w"].shape for p in parameters.values()]
     [(3, 4, 4)]
     """
-    run = loops_reversible(
-        max_overhead=max_overhead, max_bytes=max_bytes, save_every=save_every, invert=invert, plan=plan
-    )
+    limits, of_layer_stack = split_limits(arguments)
+    run = loops_reversible(**limits)
     stack = hk.layer_stack(num_layers, with_per_layer_inputs, unroll, **of_layer_stack)
     return lambda f: _lifted(stack(f), run)
 

@@ -17,7 +17,7 @@ from flax.core import lift
 from flax.linen.transforms import lift_transform
 
 import bwsk_jax.engine.execute.reversible as engine
-from bwsk_jax.frameworks.exchange import Run, loops_reversible, refuse
+from bwsk_jax.frameworks.exchange import Run, loops_reversible, refuse, split_limits
 
 __all__ = ["reversible", "reversible_remat_scan", "reversible_scan"]
 
@@ -41,7 +41,7 @@ def reversible(
       variables, rngs, methods: as for `nn.remat`.
       static_argnums: taken as `nn.remat` takes it, and needed for nothing: arguments that are no arrays, such
         as `train=True`, stay as they are.
-      limits: `max_overhead`, `max_bytes`, `invert` and `plan` as for `bwsk_jax.reversible`.
+      limits: those of `bwsk_jax.reversible`.
 
     Raises:
       TypeError: for `policy`, `prevent_cse` or `concrete`; the message says why.
@@ -66,22 +66,13 @@ def reversible(
     return lift_transform(transform, target, methods=methods)
 
 
-def reversible_scan(
-    target: Any,
-    *,
-    max_overhead: float | None = None,
-    max_bytes: int | None = None,
-    save_every: int | None = None,
-    invert: bool = True,
-    plan: Any = None,
-    **of_scan: Any,
-) -> Any:
+def reversible_scan(target: Any, **arguments: Any) -> Any:
     """`nn.scan` whose backward pass recovers each iteration from the one after it.
 
     Args:
       target: a class of modules, or a function `(module, carry, *xs) -> (carry, ys)`.
-      max_overhead, max_bytes, save_every, invert, plan: as for `bwsk_jax.reversible_scan`.
-      of_scan: all other arguments of `nn.scan`, by their names.
+      arguments: those of `nn.scan`, by their names, and beside them the limits of `bwsk_jax.reversible_scan`:
+        `max_overhead`, `max_bytes`, `save_names`, `replay_names`, `save_every`, `invert` and `plan`.
 
     Raises:
       TypeError: for `_split_transpose`, and as `nn.scan` does.
@@ -101,11 +92,10 @@ def reversible_scan(
     >>> jax.tree.map(jnp.shape, parameters)
     {'params': {'ScanLayer_0': {'Dense_0': {'bias': (3, 4), 'kernel': (3, 4, 4)}}}}
     """
+    limits, of_scan = split_limits(arguments)
     refuse("reversible_scan", of_scan)
     inspect.signature(nn.scan).bind(target, **of_scan)
-    run = loops_reversible(
-        max_overhead=max_overhead, max_bytes=max_bytes, save_every=save_every, invert=invert, plan=plan
-    )
+    run = loops_reversible(**limits)
 
     @functools.wraps(lift.scan)
     def transform(fn, **how):
@@ -115,17 +105,7 @@ def reversible_scan(
     return lift_transform(transform, target, methods=methods, **of_scan)
 
 
-def reversible_remat_scan(
-    target: Any,
-    lengths: Sequence[int],
-    *,
-    max_overhead: float | None = None,
-    max_bytes: int | None = None,
-    save_every: int | None = None,
-    invert: bool = True,
-    plan: Any = None,
-    **of_remat_scan: Any,
-) -> Any:
+def reversible_remat_scan(target: Any, lengths: Sequence[int], **arguments: Any) -> Any:
     """`nn.remat_scan`: a module repeated `prod(lengths)` times, by loops in loops that are all reversible.
 
     One length is usually enough, because a reversible loop keeps little by itself. With several, the backward
@@ -134,9 +114,8 @@ def reversible_remat_scan(
     Args:
       target: a class of modules, or a function of a module and a carry, that returns the next carry.
       lengths: how often each loop runs, the outermost first.
-      max_overhead, max_bytes, save_every, invert, plan: as for `bwsk_jax.reversible_scan`.
-      of_remat_scan: `variable_broadcast`, `variable_carry`, `variable_axes` and `split_rngs`, as for
-        `nn.remat_scan`.
+      arguments: `variable_broadcast`, `variable_carry`, `variable_axes` and `split_rngs` as for
+        `nn.remat_scan`, and the limits of `bwsk_jax.reversible_scan`, as for `reversible_scan` here.
 
     Raises:
       TypeError: for `policy`; the message says why.
@@ -151,13 +130,12 @@ def reversible_remat_scan(
     >>> jax.tree.map(jnp.shape, parameters)
     {'params': {'Remat_scanDense_0': {'bias': (2, 3, 4), 'kernel': (2, 3, 4, 4)}}}
     """
+    limits, of_remat_scan = split_limits(arguments)
     refuse("reversible_remat_scan", of_remat_scan)
     inspect.signature(nn.remat_scan).bind(target, lengths, **of_remat_scan)
     if not lengths:
         raise ValueError("lengths must name at least one loop, got none")
-    run = loops_reversible(
-        max_overhead=max_overhead, max_bytes=max_bytes, save_every=save_every, invert=invert, plan=plan
-    )
+    run = loops_reversible(**limits)
 
     def repeated(fn, lengths, how):
         inner = fn if len(lengths) == 1 else repeated(fn, lengths[1:], how)

@@ -15,7 +15,7 @@ from flax import nnx
 from flax.nnx.transforms.general import merge_inputs, split_inputs
 
 import bwsk_jax.engine.execute.reversible as engine
-from bwsk_jax.frameworks.exchange import Run, loops_reversible, refuse
+from bwsk_jax.frameworks.exchange import Run, loops_reversible, refuse, split_limits
 
 __all__ = ["reversible", "reversible_scan"]
 
@@ -36,7 +36,7 @@ def reversible(
         such as `train=True`, stay as they are.
       graph, graph_updates: taken as `nnx.remat` takes them, and needed for nothing: modules go in and come
         back as graphs, which serves all of its modes.
-      limits: `max_overhead`, `max_bytes`, `invert` and `plan` as for `bwsk_jax.reversible`.
+      limits: those of `bwsk_jax.reversible`.
 
     Raises:
       TypeError: for `policy` or `prevent_cse`; the message says why.
@@ -55,22 +55,13 @@ def reversible(
     return _lifted(f, run)
 
 
-def reversible_scan(
-    f: Callable | None = None,
-    *,
-    max_overhead: float | None = None,
-    max_bytes: int | None = None,
-    save_every: int | None = None,
-    invert: bool = True,
-    plan: Any = None,
-    **of_scan: Any,
-) -> Any:
+def reversible_scan(f: Callable | None = None, **arguments: Any) -> Any:
     """`nnx.scan` whose backward pass recovers each iteration from the one after it.
 
     Args:
       f: the body, as for `nnx.scan`; without it, what this returns is a decorator.
-      max_overhead, max_bytes, save_every, invert, plan: as for `bwsk_jax.reversible_scan`.
-      of_scan: all other arguments of `nnx.scan`, by their names.
+      arguments: those of `nnx.scan`, by their names, and beside them those of `bwsk_jax.reversible_scan`:
+        `max_overhead`, `max_bytes`, `save_names`, `replay_names`, `save_every`, `invert` and `plan`.
 
     Raises:
       TypeError: for `_split_transpose`, and as `nnx.scan` does.
@@ -86,11 +77,12 @@ def reversible_scan(
     >>> gradient["kernel"].shape
     (3, 4, 4)
     """
+    limits, of_scan = split_limits(arguments)
     refuse("reversible_scan", of_scan)
-    limits = {"max_overhead": max_overhead, "max_bytes": max_bytes, "invert": invert, "plan": plan}
+    run = loops_reversible(**limits)
     if f is None:
-        return functools.partial(reversible_scan, save_every=save_every, **limits, **of_scan)
-    return _lifted(nnx.scan(f, **of_scan), loops_reversible(save_every=save_every, **limits))
+        return functools.partial(reversible_scan, **arguments)
+    return _lifted(nnx.scan(f, **of_scan), run)
 
 
 def _lifted(f: Callable, run: Run) -> Callable:

@@ -12,6 +12,7 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 import bwsk_jax
 from bwsk_jax import frameworks
@@ -134,11 +135,30 @@ def test_a_loop_that_only_hands_on_part_of_its_carry():
         assert_same(loss(exchange.loops_reversible(max_overhead=0.1)), loss(lambda call: call))
 
 
-def test_a_loop_takes_a_policy_and_saves_every_so_often():
-    loop = lambda x: lax.scan(lambda c, _: (jnp.sin(c), None), x, None, 4)[0]
-    gradient = lambda run: jax.grad(lambda x: run(lambda: loop(x))())(jnp.float32(0.5))
-    for how in ({"plan": jax.checkpoint_policies.dots_saveable}, {"save_every": 2}):
-        assert_same(gradient(exchange.loops_reversible(**how)), gradient(lambda call: call))
+LIMITS = {
+    "a policy": {"plan": jax.checkpoint_policies.dots_saveable},
+    "save_every": {"save_every": 2},
+    "save_names": {"save_names": ("sine",), "max_overhead": bwsk_jax.LEAST_MEMORY},
+    "replay_names": {"replay_names": ("sine",)},
+}
+
+
+def gradient_of_loop(run):
+    body = lambda c, _: (jnp.sin(checkpoint_name(jnp.sin(c), "sine")), None)
+    loop = lambda x: lax.scan(body, x, None, 4)[0]
+    return jax.grad(lambda x: run(lambda: loop(x))())(jnp.float32(0.5))
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_loop_takes_what_reversible_scan_takes(limit):
+    run = exchange.loops_reversible(**LIMITS[limit])
+    assert_same(gradient_of_loop(run), gradient_of_loop(lambda call: call))
+
+
+@pytest.mark.parametrize("names", ["save_names", "replay_names"])
+def test_a_loop_hears_names(names):
+    with pytest.raises(ValueError, match="cosine"):
+        gradient_of_loop(exchange.loops_reversible(**{names: ("cosine",)}))
 
 
 # --- imports -----------------------------------------------------------------------------------------------

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jax import lax
 
+from bwsk_jax.engine.execute.forward_mode import backwards_only
 from bwsk_jax.engine.execute.guard import trusted
 from bwsk_jax.engine.execute.keeping import keep, kept_values, reads_to_keep
 from bwsk_jax.engine.execute.named_axes import with_rules
@@ -28,7 +28,7 @@ from bwsk_jax.engine.program.types import varying_axes
 from bwsk_jax.engine.program.vjp import VjpTrace, merge, split, trace_vjp
 from bwsk_jax.engine.rules.registry import registered_rules
 
-__all__ = ["barrier", "forward_mode_explained", "pull_back", "reversible"]
+__all__ = ["barrier", "pull_back", "reversible"]
 
 
 _OF_CHECKPOINT = {
@@ -118,8 +118,7 @@ def _wrapped(fun: Callable, followed: Any, invert: bool, argnums: Any, argnames:
             return _ReversibleCall(flatten(closed, hoist=True), followed, invert)
 
         rules = remembered(closed, (followed, invert, registered_rules(), platform()), made)
-        with forward_mode_explained("bwsk_jax.reversible"):
-            outputs = rules.differentiable()([*closed.consts, *leaves])
+        outputs = rules.differentiable()(backwards_only("bwsk_jax.reversible", [*closed.consts, *leaves]))
         return jax.tree.unflatten(out_tree, outputs)
 
     return wrapped
@@ -199,18 +198,3 @@ def pull_back(
     pulled = vjp.pullback(residuals)(cotangents)
     missing = [None] * vjp.differentiable_inputs.count(False)
     return merge(vjp.differentiable_inputs, pulled, missing), environment
-
-
-@contextlib.contextmanager
-def forward_mode_explained(name: str) -> Iterator[None]:
-    """Say what JAX's own error about forward-mode differentiation leaves open."""
-    try:
-        yield
-    except TypeError as error:
-        if "forward-mode" not in str(error) or "custom_vjp" not in str(error):
-            raise
-        raise TypeError(
-            f"{name} has no forward-mode derivative (jvp, jacfwd): its rule inverts on the way "
-            "back, and going forward there is nothing to save. Use jax.grad, jax.vjp or jax.jacrev, or the "
-            "plain function."
-        ) from error

@@ -18,10 +18,11 @@ from jax import lax
 from jax.extend.core import Literal
 
 from bwsk_jax.engine.execute.drift import DriftAlarm, spoiled, warn_if_lost
+from bwsk_jax.engine.execute.forward_mode import backwards_only
 from bwsk_jax.engine.execute.guard import trusted
 from bwsk_jax.engine.execute.keeping import keep, kept_values, reads_to_keep
 from bwsk_jax.engine.execute.named_axes import with_rules
-from bwsk_jax.engine.execute.reversible import barrier, forward_mode_explained, pull_back
+from bwsk_jax.engine.execute.reversible import barrier, pull_back
 from bwsk_jax.engine.execute.segments import KeptCarries, Segments
 from bwsk_jax.engine.plan.api import Policy, check_save_every, longest_stretch, plan_for, wanted
 from bwsk_jax.engine.plan.plan import Limit, Plan, PortablePlan
@@ -98,10 +99,11 @@ def reversible_scan(
 
 def _scan_by_plan(followed, save_every, invert, f, init, xs, length, reverse, unroll):
     refuse_modules("bwsk_jax.reversible_scan", f, ())
-    with forward_mode_explained("bwsk_jax.reversible_scan"), state_explained("bwsk_jax.reversible_scan"):
+    with state_explained("bwsk_jax.reversible_scan"):
         scan, consts = trace_body(f, init, xs, length, reverse=reverse, unroll=unroll)
         rules = _ReversibleScan.of(scan, save_every, followed, invert, reverse, _at_once(unroll, scan.length))
-        carry, ys = rules.differentiable()(consts, _cast_to_carry(scan, init), jax.tree.leaves(xs))
+        inputs = (consts, _cast_to_carry(scan, init), jax.tree.leaves(xs))
+        carry, ys = rules.differentiable()(*backwards_only("bwsk_jax.reversible_scan", inputs))
     return jax.tree.unflatten(scan.out_tree, map(cast_like, (*carry, *ys), scan.out_avals))
 
 

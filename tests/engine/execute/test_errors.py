@@ -30,9 +30,17 @@ def test_errors_are_those_of_lax_scan(name):
     assert messages[0] == messages[1]
 
 
+def scanned(f, x):
+    return lax.scan(lambda carry, _: (f(carry), None), x, length=2)[0]
+
+
 FORWARD = {
     "jvp": lambda f: jax.jvp(f, (X,), (X,)),
     "jacfwd": lambda f: jax.jacfwd(f)(X),
+    "compiled": lambda f: jax.jit(lambda x: jax.jvp(f, (x,), (x,)))(X),
+    "of a compiled function": lambda f: jax.jvp(jax.jit(f), (X,), (X,)),
+    "linearize": lambda f: jax.linearize(f, X)[1](X),
+    "inside a scan": lambda f: jax.jit(lambda x: jax.jvp(lambda x: scanned(f, x), (x,), (x,)))(X),
     "of a vmap": lambda f: jax.jvp(jax.vmap(f), (X[None],), (X[None],)),
 }
 
