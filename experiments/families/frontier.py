@@ -10,28 +10,17 @@ Cost: seconds.
 import argparse
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from experiments.drawing import draw
 from experiments.families.rivals import LIMITS, PLAIN, POLICIES, RESULTS
 
-FIGURES = Path(__file__).parents[2] / "docs" / "figures"
 SHOWN = ("BERT, post-norm", "RevNet", "leapfrog")
 SHORT = {"dots_saveable": "dots", "dots_with_no_batch_dims_saveable": "dots, no batch"}
-COLOURS = {
-    "light": {"paper": "#ffffff", "ink": "#1b1f24", "ours": "#0072b2", "theirs": "#c24e00"},
-    "dark": {"paper": "#14181d", "ink": "#e4e8ec", "ours": "#56b4e9", "theirs": "#f0a04b"},
-}
-
-
-STYLED = {
-    "ink": ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"),
-    "paper": ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor"),
-}
-"""Which of matplotlib's settings have these colours."""
 
 
 def points(found: dict[str, Any], ways: Any) -> list[tuple[str, float, float]]:
@@ -56,23 +45,17 @@ def panel(axes: Axes, name: str, found: dict[str, Any], colours: dict[str, str])
     axes.margins(0.2)
 
 
-def draw(results: dict[str, Any], target: str, mode: str) -> Path:
-    """Draw the families that are shown, for paper that is light or dark; return the file."""
-    colours = COLOURS[mode]
-    ink, paper = (dict.fromkeys(keys, colours[name]) for name, keys in STYLED.items())
+def draw_families(results: dict[str, Any], target: str) -> list[Path]:
+    """Draw the families that are shown; return the files."""
     names = [name for name in SHOWN if name in results]
-    with plt.rc_context(ink | paper | {"svg.hashsalt": "bwsk_jax", "axes.titlesize": 11}):
-        figure, panels = plt.subplots(1, len(names), figsize=(3.6 * len(names), 3.4), squeeze=False)
-        for axes, name in zip(panels[0], names, strict=True):
+
+    def fill(panels: Sequence[Axes], colours: dict[str, str]) -> None:
+        for axes, name in zip(panels, names, strict=True):
             panel(axes, name, results[name], colours)
-        panels[0][0].set_ylabel("estimated cycles, millions")
-        panels[0][0].legend()
-        figure.tight_layout()
-        file = FIGURES / f"frontier_{target}_{mode}.svg"
-        file.parent.mkdir(exist_ok=True)
-        figure.savefig(file, metadata={"Date": None})
-        plt.close(figure)
-    return file
+        panels[0].set_ylabel("estimated cycles, millions")
+        panels[0].legend()
+
+    return draw(f"frontier_{target}", len(names), fill)
 
 
 def main() -> None:
@@ -81,8 +64,8 @@ def main() -> None:
     parser.add_argument("--target", default="v5e")
     flags = parser.parse_args()
     results = json.loads((RESULTS / flags.target / "families_bfloat16.json").read_text())
-    for mode in COLOURS:
-        print(draw(results, flags.target, mode))
+    for file in draw_families(results, flags.target):
+        print(file)
 
 
 if __name__ == "__main__":
