@@ -23,7 +23,7 @@ from bwsk_jax.inspection.subject import Subject, SubjectError, subject_of_bert, 
 from bwsk_jax.inspection.text import ansi, difference_text, plain, plan_text, report_text
 from bwsk_jax.meshes import MeshError, parse_mesh
 from bwsk_jax.training.flags import DTYPES
-from bwsk_jax.training.recipe import RECIPES, Recipe
+from bwsk_jax.training.recipe import Recipe, recipe_of
 from bwsk_jax.writing import check_writable
 
 __all__ = ["show"]
@@ -136,12 +136,12 @@ def _bert(options: Options) -> tuple[str, bert.BertConfig, Recipe]:
     """Return the name and the configuration of the BERT, and how it is trained."""
     if options.model is not None:
         name, config, recipe = options.model, bert.load_config(options.model), Recipe()
-    elif options.preset in RECIPES:
-        name, recipe = f"bert-{options.preset}", RECIPES[options.preset]
+    elif options.preset in bert.PRESETS:
+        name, recipe = f"bert-{options.preset}", recipe_of(options.preset, "scratch")
         rates = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), recipe.dropout)
         config = dataclasses.replace(bert.PRESETS[options.preset], **rates)
     else:
-        raise SubjectError(f"--preset {options.preset} is none of {', '.join(RECIPES)}")
+        raise SubjectError(f"--preset {options.preset} is none of {', '.join(bert.PRESETS)}")
     batch_size = options.batch_size or recipe.batch_size
     seq_len = options.seq_len or min(recipe.seq_len, config.max_position_embeddings)
     return name, config, dataclasses.replace(recipe, batch_size=batch_size, seq_len=seq_len)

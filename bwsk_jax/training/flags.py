@@ -12,17 +12,20 @@ import tyro
 
 from bwsk_jax.errors import UserError
 from bwsk_jax.meshes import MeshError, parse_mesh
-from bwsk_jax.training.recipe import LEARNING_RATES, RECIPES, SCHEDULES, recipe_of
+from bwsk_jax.training.recipe import LEARNING_RATES, RECIPES, SCHEDULES, STARTS, recipe_of
 from bwsk_jax.usage import TYPE_NAMES
 from bwsk_jax.variants import UnknownVariantError, find_variant
 
 DTYPES = {"float32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """JAX's name of what the model computes in, by the name that `--precision` has for it."""
+PRESETS = tuple(RECIPES["best"])
 CHOICES = {
-    "preset": ("demo", "mini", "base"),
+    "preset": PRESETS,
     "precision": tuple(DTYPES),
     "masking": ("mask", "bert"),
+    "recipe": tuple(RECIPES),
     "schedule": SCHEDULES,
+    "start": STARTS,
     "eval_metric": ("sampled", "exact"),
     "device": ("auto", "cpu", "gpu"),
 }
@@ -41,7 +44,7 @@ def _by_preset(values: dict[str, Any]) -> str:
 
 
 def _of_the_recipe(field: str, experiment: str = "scratch") -> str:
-    return _by_preset({preset: getattr(recipe_of(preset, experiment), field) for preset in RECIPES})
+    return _by_preset({preset: getattr(recipe_of(preset, experiment), field) for preset in PRESETS})
 
 
 def shown(metavar: str, default: str | None = None):
@@ -81,7 +84,12 @@ class Flags:
     variant: str = "scratch-reversible"
     """{finetune,scratch}-{conventional,analyzed,reversible}."""
     preset: Annotated[str, one_of(CHOICES["preset"])] = "demo"
-    """Size of a scratch model, and the recipe: demo takes minutes on two CPU cores."""
+    """Size of a scratch model: demo takes minutes on two CPU cores."""
+    recipe: Annotated[
+        str | None, shown(_metavar(CHOICES["recipe"]), "demo best, mini and base reference")
+    ] = None
+    """Values of the flags below: the reference's, or those that learn most from scratch. demo has only the
+    latter."""
     dataset: Annotated[
         str | None, shown("STR", "demo embedded, mini and base Salesforce/wikitext:wikitext-2-raw-v1")
     ] = None
@@ -128,6 +136,9 @@ class Flags:
     compare."""
     dropout: Annotated[float | None, shown("FLOAT", DROPOUT)] = None
     """Rate of dropout, also on attention probabilities."""
+    start: Annotated[str | None, _in_recipe("start", _metavar(CHOICES["start"]))] = None
+    """From scratch, parameters as BERT draws them, or informed: positions as sinusoids, and the bias of the
+    output from how frequent each token is."""
     validate_every: Annotated[int | None, _in_recipe("validate_every", "INT")] = None
     """Optimizer steps between validations. The end of each epoch is validated as well."""
     patience: Annotated[int | None, _in_recipe("patience", "INT")] = None

@@ -31,10 +31,11 @@ from bwsk_jax.training.data.text import Corpus, DatasetError
 from bwsk_jax.training.data.tokens import cached_tokens
 from bwsk_jax.training.data.windows import cut_windows, steps_per_epoch
 from bwsk_jax.training.flags import FlagError, Flags
-from bwsk_jax.training.recipe import IN_RECIPE, Recipe, recipe_of
+from bwsk_jax.training.recipe import IN_RECIPE, RECIPES, Recipe, default_recipe, recipe_of
 from bwsk_jax.training.setup import Setup
 from bwsk_jax.training.step.evaluation import held_out_sets, unigram_perplexity
 from bwsk_jax.training.step.placement import Placement
+from bwsk_jax.training.step.start import informed
 from bwsk_jax.variants import Variant, find_variant
 from bwsk_jax.writing import check_writable
 
@@ -99,7 +100,9 @@ def resolve(flags: Flags, find_sources: Callable[[Flags], Sources]) -> Resolved:
     """
     variant = find_variant(flags.variant)
     _check(flags, variant)
-    flags, recipe = with_default_sources(flags, variant), _recipe(flags, variant)
+    flags = with_default_sources(flags, variant)
+    flags = dataclasses.replace(flags, recipe=flags.recipe or default_recipe(flags.preset))
+    recipe = _recipe(flags, variant)
     sources = find_sources(flags)
     tokenizer = _tokenizer(flags, sources.tokenizer, sources.corpus)
     config = _model_config(flags, recipe, sources.init, tokenizer)
@@ -124,7 +127,7 @@ def prepare(flags: Flags) -> Setup:
     assert corpus is not None and tokenizer is not None
     assert train_tokens is not None and train_windows is not None
     init = resolved.sources.init
-    params, notes = _first_params(flags, config, init)
+    params, notes = _first_params(resolved)
     pooler = {} if init is None else bert.load_pooler(init)
     kept = {} if init is None else sentence_files(init)
     if pooler:
@@ -171,6 +174,8 @@ def _check(flags: Flags, variant: Variant) -> None:
         raise FlagError(
             f"{variant.name} starts from random parameters: drop --init, or use a finetune variant"
         )
+    if flags.recipe is not None and flags.preset not in RECIPES[flags.recipe]:
+        raise FlagError(f"--recipe {flags.recipe} is for --preset {' and '.join(RECIPES[flags.recipe])}")
     if flags.wandb is not None and importlib.util.find_spec("wandb") is None:
         raise FlagError(f"--wandb {flags.wandb} needs a package that is not here: pip install wandb")
     for name in ("dataset", "tokenizer", "init"):
@@ -220,7 +225,7 @@ def _check_mesh(flags: Flags, recipe: Recipe, config: bert.BertConfig) -> None:
 def _recipe(flags: Flags, variant: Variant) -> Recipe:
     """Return the preset's recipe with the values that `flags` give in place of its own."""
     given = {name: value for name in IN_RECIPE if (value := getattr(flags, name)) is not None}
-    return dataclasses.replace(recipe_of(flags.preset, variant.experiment), **given)
+    return dataclasses.replace(recipe_of(flags.preset, variant.experiment, flags.recipe), **given)
 
 
 def _tokenizer(flags: Flags, path: Path | None, corpus: Corpus | None) -> Any | None:
@@ -320,10 +325,16 @@ def vocabulary_fits(pieces: int, rows: int) -> bool:
     return pieces == rows or rows in {-(-pieces // multiple) * multiple for multiple in PADDED_TO}
 
 
-def _first_params(flags: Flags, config: bert.BertConfig, init: Path | None) -> tuple[Any, tuple[str, ...]]:
+def _first_params(resolved: Resolved) -> tuple[Any, tuple[str, ...]]:
+    """The parameters before the first step, and what the user should know of them."""
+    flags, recipe, config, init = resolved.flags, resolved.recipe, resolved.config, resolved.sources.init
     key = jax.random.key(flags.seed)
-    if init is None:
-        return jax.jit(bert.init_params, static_argnums=0)(config, key), ()
-    _, params, fresh = bert.load_for_finetuning(init, key)
-    said = f"{flags.init} has no masked-LM head: its {len(fresh)} tensors start from --seed {flags.seed}"
-    return params, (said,) if fresh else ()
+    if init is not None:
+        _, params, fresh = bert.load_for_finetuning(init, key)
+        said = f"{flags.init} has no masked-LM head: its {len(fresh)} tensors start from --seed {flags.seed}"
+        return params, (said,) if fresh else ()
+    params = jax.jit(bert.init_params, static_argnums=0)(config, key)
+    if recipe.start == "informed":
+        counts_v = np.bincount(resolved.train_tokens, minlength=config.vocab_size)
+        params = informed(params, counts_v, recipe.initializer_range)
+    return params, ()

@@ -16,7 +16,7 @@ from bwsk_jax.errors import UserError
 from bwsk_jax.training.flags import PERSONAL, Flags
 from bwsk_jax.training.loop.checkpoints import has_checkpoint
 from bwsk_jax.training.memory import limited
-from bwsk_jax.training.recipe import IN_RECIPE, recipe_of
+from bwsk_jax.training.recipe import IN_RECIPE, REFERENCE, default_recipe, recipe_of
 from bwsk_jax.training.report.card import CARD_FILE, is_own_card
 from bwsk_jax.training.report.export import foreseen, is_own
 from bwsk_jax.training.report.results import (
@@ -90,10 +90,12 @@ def check_same_run(setup: Setup) -> None:
     saved = _saved_flags(setup.folder)
     if saved is None:
         return
-    recipe = recipe_of(setup.flags.preset, setup.variant.experiment)
-    # An older version left out what it had no flag for.
+    preset = setup.flags.preset
+    recipe = recipe_of(preset, setup.variant.experiment)
+    # An older version left out what it had no flag for. It knew the default recipes, and drew all parameters.
     defaults = {field.name: field.default for field in dataclasses.fields(Flags)}
     defaults |= {name: getattr(recipe, name) for name in IN_RECIPE}
+    defaults |= {"recipe": default_recipe(preset), "start": REFERENCE.start}
     differences = {
         name: (before, now)
         for name, now in resolved_flags(setup).items()

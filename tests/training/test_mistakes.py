@@ -33,6 +33,8 @@ from bwsk_jax.train import main
         ("--seq-len 128 --dataset {short}", "fewer than one window of 128"),
         ("--batch-size 9999", "fewer than one step of --batch-size 9999"),
         ("--preset deom", "--preset deom is not one of demo, mini, base: did you mean 'demo'?"),
+        ("--recipe best_one", "--recipe best_one is not one of reference, best: did you mean 'best'?"),
+        ("--recipe reference", "--recipe reference is for --preset mini and base"),
         ("--precision fp8", "did you mean 'fp16'?"),
         ("--device cuda", "--device cuda is not one of auto, cpu, gpu: did you mean "),
         ("--dataset {empty}", "--dataset {empty}: its validation split is empty"),

@@ -126,10 +126,21 @@ def test_a_run_of_a_version_with_fewer_flags_is_known_again(finished, text_folde
     shutil.copytree(finished / "scratch-conventional", out / "scratch-conventional")
     options = out / "scratch-conventional" / "options.json"
     older = json.loads(options.read_text())
-    for name in ("weight_decay", "beta1", "clip", "schedule", "dropout", "patience", "mask_rate"):
+    for name in (
+        "weight_decay",
+        "beta1",
+        "clip",
+        "schedule",
+        "dropout",
+        "patience",
+        "mask_rate",
+        "recipe",
+        "start",
+    ):
         del older[name]
     options.write_text(json.dumps(older))
     flags = ["--variant", "scratch-conventional", "--dataset", text_folder, "--out", str(out), *FLAGS]
+    flags += ["--start", "drawn"]  # as all parameters were then
     main(flags)
     assert "is finished" in capsys.readouterr().out
     with pytest.raises(SystemExit):

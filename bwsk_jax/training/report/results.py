@@ -137,6 +137,7 @@ def run_settings(setup: Setup, history: History) -> dict[str, Any]:
     named = {"dataset": flags.dataset, "tokenizer": flags.tokenizer, "init": flags.init}
     return {
         "preset": flags.preset,
+        "recipe": flags.recipe,
         **{name: value and public_name(value) for name, value in named.items()},
         **{name: finite(getattr(recipe, name)) for name in IN_RECIPE},
         "dropout": setup.config.hidden_dropout_prob,

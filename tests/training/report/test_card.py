@@ -110,7 +110,9 @@ def test_nothing_that_is_published_names_a_place_on_this_machine(finished, text_
         for place in (str(finished), text_folder, "/home", "/tmp", "/usr", "site-packages"):
             assert place not in file.read_text(), file
     command = results(finished, "finetune-reversible")["command"]
-    assert command.startswith("python -m bwsk_jax.train --variant finetune-bwsk-reversible --dataset text ")
+    assert command.startswith(
+        "python -m bwsk_jax.train --variant finetune-bwsk-reversible --recipe best --dataset text "
+    )
     assert "--out" not in command and "--init scratch-conventional --seq-len 16" in command
     assert "flax/linen/linear.py:" in results(finished, "scratch-reversible")["plan"]["table"]
 
