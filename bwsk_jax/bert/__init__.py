@@ -1,10 +1,10 @@
-"""BERT for masked language modelling, and its exchange with Hugging Face.
+"""BERT, RoBERTa and DistilBERT for masked language modelling, and their exchange with Hugging Face.
 
-`config` holds sizes and presets, `modules` the Linen modules, and `model` the function that they are parts
-of. `attention` and `dropout` are what two of the modules compute. `abstract` has the same function over
-types, to be classified and planned, and `splits` says how its parameters are split over devices.
-`huggingface` reads and writes folders of weights, and `tokenizer` does the same for tokenizers. The names
-below are public.
+`architectures` describes in what they differ. `config` holds sizes and presets, `modules` the Linen modules,
+and `model` the function that they are parts of. `attention` and `dropout` are what two of the modules
+compute. `abstract` has the same function over types, to be classified and planned, and `splits` says how its
+parameters are split over devices. The room `huggingface` reads and writes folders of weights, and `tokenizer`
+does the same for tokenizers. The names below are public.
 """
 
 from bwsk_jax.bert.abstract import abstract_encoder, classify_training

@@ -1,4 +1,4 @@
-"""The sizes, rates and constants of a BERT, under Hugging Face's names, and the presets."""
+"""The sizes, rates and constants of a BERT or a sibling, under BERT's names, and the presets."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from bwsk_jax.bert.architectures import ARCHITECTURES, BERT, Architecture
 from bwsk_jax.errors import UserError
 
 
@@ -39,15 +40,6 @@ SIZES = (
 
 RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
-# Keys of a config.json that would make BERT another function, and the only value of each that is supported.
-REQUIRED_VALUES: dict[str, Any] = {
-    "model_type": "bert",
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-    "add_cross_attention": False,
-    "tie_word_embeddings": True,
-}
-
 STORAGE_DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -57,14 +49,16 @@ class BertConfigError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
-    """Sizes, rates and constants of a BERT; the defaults are bert-base-uncased.
+    """Sizes, rates and constants of a BERT or a sibling; the defaults are bert-base-uncased.
 
-    Fields have Hugging Face's names and meanings. ``hidden_act`` is one of ``ACTIVATIONS``;
-    ``pad_token_id`` (or None) is the row of the word embedding that starts at zero.
+    Fields have the names and meanings that Hugging Face gives them for BERT. ``hidden_act`` is one of
+    ``ACTIVATIONS``; ``pad_token_id`` (or None) is the row of the word embedding that starts at zero.
+    ``model_type`` is one of ``ARCHITECTURES``: for "distilbert" ``type_vocab_size`` is 0, since it has no
+    token types, and for "roberta" positions begin at ``pad_token_id`` + 1.
 
     Raises:
         BertConfigError: a size is not a positive integer, the heads do not divide the hidden size, a rate is
-            outside [0, 1), or the activation is not supported. One message lists all faults.
+            outside [0, 1), or activation or architecture are not supported. One message lists all faults.
 
     >>> BertConfig(hidden_size=128, num_attention_heads=2).head_size
     64
@@ -83,6 +77,7 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
     pad_token_id: int | None = 0
+    model_type: str = BERT.model_type
 
     def __post_init__(self):
         faults = list(_faults(self))
@@ -94,6 +89,33 @@ class BertConfig:
         """The width of one attention head, D = H / N."""
         return self.hidden_size // self.num_attention_heads
 
+    @property
+    def architecture(self) -> Architecture:
+        """What the architecture calls its tensors and keys, and where its function differs from BERT's."""
+        return ARCHITECTURES[self.model_type]
+
+    @property
+    def head_act(self) -> str:
+        """The activation of the masked-LM head."""
+        return self.architecture.head_act or self.hidden_act
+
+    @property
+    def counts_from(self) -> int | None:
+        """The position of padding, after which tokens are counted; None where positions are places."""
+        return self.pad_token_id if self.architecture.counts_tokens else None
+
+    @property
+    def longest_input(self) -> int:
+        """How many positions an input may have.
+
+        >>> BertConfig().longest_input
+        512
+        >>> BertConfig(model_type="roberta", max_position_embeddings=514, pad_token_id=1).longest_input
+        512
+        """
+        unused = 0 if self.counts_from is None else self.counts_from + 1
+        return self.max_position_embeddings - unused
+
     @classmethod
     def from_hf(cls, values: Mapping[str, Any]) -> BertConfig:
         """Return the configuration that a Hugging Face ``config.json`` with these values describes.
@@ -101,20 +123,27 @@ class BertConfig:
         Absent keys have Hugging Face's defaults. Keys that do not change the masked-LM function are ignored.
 
         Raises:
-            BertConfigError: the architecture is another one, or a variant of BERT that is not computed here.
+            BertConfigError: the architecture is not supported, or is a variant that is not computed here.
 
         >>> BertConfig.from_hf({"model_type": "bert", "num_hidden_layers": 4}).num_hidden_layers
         4
+        >>> BertConfig.from_hf({"model_type": "distilbert", "n_layers": 3}).num_hidden_layers
+        3
         """
+        model_type = values.get("model_type", BERT.model_type)
+        if model_type not in list(ARCHITECTURES):
+            raise BertConfigError(f"unsupported config.json: {_unknown(model_type)}")
+        architecture = ARCHITECTURES[model_type]
         faults = [
             f"{name} is {values[name]!r}, only {required!r} is supported"
-            for name, required in REQUIRED_VALUES.items()
+            for name, required in architecture.required.items()
             if name in values and values[name] != required
         ]
         if faults:
             raise BertConfigError("unsupported config.json: " + "; ".join(faults))
-        names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in names})
+        keys = {field.name: architecture.key(field.name) for field in dataclasses.fields(cls)}
+        given = {field: values[key] for field, key in keys.items() if key in values}
+        return cls(**{**architecture.defaults, **given, **architecture.constants})
 
     def to_hf(self, dtype: str = "float32") -> dict[str, Any]:
         """Return the values of a ``config.json`` that ``AutoModelForMaskedLM`` accepts.
@@ -126,40 +155,65 @@ class BertConfig:
         """
         if dtype not in STORAGE_DTYPES:
             raise BertConfigError(f"dtype is {dtype!r}, expected one of {', '.join(STORAGE_DTYPES)}")
+        architecture = self.architecture
         return {
-            "architectures": ["BertForMaskedLM"],
-            **REQUIRED_VALUES,
-            **dataclasses.asdict(self),
+            "architectures": [architecture.masked_lm],
+            **architecture.required,
+            **{
+                architecture.key(field): value
+                for field, value in dataclasses.asdict(self).items()
+                if field not in architecture.constants
+            },
             "dtype": dtype,
         }
 
 
+def _unknown(model_type: Any) -> str:
+    *most, last = (repr(name) for name in ARCHITECTURES)
+    return f"model_type is {model_type!r}, only {', '.join(most)} and {last} are supported"
+
+
 def _faults(config: BertConfig):
+    if config.model_type not in list(ARCHITECTURES):
+        yield _unknown(config.model_type)
+        return
+    constants, key = config.architecture.constants, config.architecture.key
+    for name, constant in constants.items():
+        if (value := getattr(config, name)) != constant:
+            yield f"{name} is {value!r}, in {config.model_type} it is always {constant!r}"
     for name in SIZES:
         value = getattr(config, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-            yield f"{name} is {value!r}, expected a positive integer"
+        if name not in constants and (not isinstance(value, int) or isinstance(value, bool) or value <= 0):
+            yield f"{key(name)} is {value!r}, expected a positive integer"
     for name in RATES:
         value = getattr(config, name)
         if not _is_number(value) or not 0 <= value < 1:
-            yield f"{name} is {value!r}, expected a rate in [0, 1)"
+            yield f"{key(name)} is {value!r}, expected a rate in [0, 1)"
     for name in ("layer_norm_eps", "initializer_range"):
         value = getattr(config, name)
         if not _is_number(value) or not value > 0:
             yield f"{name} is {value!r}, expected a positive number"
     if config.hidden_act not in ACTIVATIONS:
-        yield f"hidden_act is {config.hidden_act!r}, expected one of {', '.join(ACTIVATIONS)}"
+        yield f"{key('hidden_act')} is {config.hidden_act!r}, expected one of {', '.join(ACTIVATIONS)}"
     sizes = (config.hidden_size, config.num_attention_heads, config.vocab_size)
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         return
     if config.hidden_size % config.num_attention_heads:
         yield (
-            f"hidden_size {config.hidden_size} is not a multiple of "
-            f"num_attention_heads {config.num_attention_heads}"
+            f"{key('hidden_size')} {config.hidden_size} is not a multiple of "
+            f"{key('num_attention_heads')} {config.num_attention_heads}"
         )
-    pad = config.pad_token_id
+    yield from _padding_faults(config)
+
+
+def _padding_faults(config: BertConfig):
+    pad, positions = config.pad_token_id, config.max_position_embeddings
     if pad is not None and not (isinstance(pad, int) and 0 <= pad < config.vocab_size):
         yield f"pad_token_id is {pad!r}, expected None or a row below vocab_size {config.vocab_size}"
+    elif config.architecture.counts_tokens and pad is None:
+        yield f"pad_token_id is None, and {config.model_type} counts positions from it"
+    elif isinstance(positions, int) and positions > 0 >= config.longest_input:
+        yield f"max_position_embeddings is {positions}, expected more than pad_token_id {pad} + 1"
 
 
 def _is_number(value: Any) -> bool:

@@ -1,6 +1,7 @@
-"""BERT's masked-LM function, in plain JAX around the Linen modules of its parts.
+"""The masked-LM function of BERT and its siblings, in plain JAX around the Linen modules of its parts.
 
-The function is ``BertForMaskedLM``'s (Devlin et al. 2019, arXiv:1810.04805). The parameters of the layers are
+The function is that of transformers' ``BertForMaskedLM`` (Devlin et al. 2019, arXiv:1810.04805), or that of
+the class for ``model_type`` which ``bwsk_jax.bert.architectures`` describes. The parameters of the layers are
 stacked on a leading axis, and the caller chooses the scan that goes through them: ``jax.lax.scan``, or a
 reversible scan with the same signature. Parameters are float32; ``dtype`` is the type of the computation.
 
@@ -163,16 +164,19 @@ def encode(
     Args:
         config: the model's sizes.
         params: what ``init_params`` returns.
-        input_ids: integers below V.
-        attention_mask: [B, T], nonzero where a position may be attended to; None attends everywhere.
-        token_type_ids: [B, T] integers; None is all 0.
+        input_ids: integers below V. RoBERTa numbers the positions of a row by its ids, not by the mask:
+            tokens other than ``pad_token_id`` are counted. Its padding therefore has to be ``pad_token_id``,
+            and may stand on either side.
+        attention_mask: [B, T], nonzero where a position may be attended to; None attends everywhere, also
+            to padding.
+        token_type_ids: [B, T] integers below ``type_vocab_size``; None is all 0.
         dropout_key: a typed key of any implementation; None computes without dropout.
         dtype: float32 or bfloat16, the type of the computation.
         scan: ``scan(body, init, xs) -> (carry, ys)``: how the stack of layers is walked.
 
     Raises:
         BertInputError: ids of another rank or type, more positions than the model has, other shapes of
-            mask or token types.
+            mask or token types, token types for an architecture that has none.
 
     >>> config = BertConfig(64, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
     >>> params = init_params(config, jax.random.key(0))
@@ -241,11 +245,13 @@ def _check_inputs(config, input_ids, attention_mask, token_type_ids):
         raise BertInputError(
             f"input_ids is {input_ids.dtype}{list(input_ids.shape)}, expected integers of shape [B, T]"
         )
-    if input_ids.shape[1] > config.max_position_embeddings:
+    if input_ids.shape[1] > config.longest_input:
         raise BertInputError(
-            f"input_ids has {input_ids.shape[1]} positions, but the model has max_position_embeddings="
-            f"{config.max_position_embeddings}; use shorter windows"
+            f"input_ids has {input_ids.shape[1]} positions, but the model takes {config.longest_input} "
+            f"(max_position_embeddings={config.max_position_embeddings}); use shorter windows"
         )
+    if token_type_ids is not None and not config.type_vocab_size:
+        raise BertInputError(f"token_type_ids are given, but {config.model_type} has no token types")
     for name, value in (("attention_mask", attention_mask), ("token_type_ids", token_type_ids)):
         if value is not None and value.shape != input_ids.shape:
             raise BertInputError(

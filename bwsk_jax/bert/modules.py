@@ -1,4 +1,4 @@
-"""Linen modules of BERT: its layer, its embeddings and its masked-LM head.
+"""Linen modules of BERT and its siblings: the layer, the embeddings and the masked-LM head.
 
 Every projection, dropout, activation and layer norm is a module of its own, so that the name stack of a jaxpr
 tells which one an equation belongs to; the dropout inside attention is a scope with a name. Parameters are
@@ -144,8 +144,21 @@ def _layer_norm(config: BertConfig, dtype: DTypeLike, scaled: bool = True) -> La
 # --- blocks -------------------------------------------------------------------------------------------------
 
 
+def counted_tokens(input_ids_bt: jax.Array, pad_token_id: int) -> jax.Array:
+    """Return positions [B, T] as RoBERTa has them: tokens from ``pad_token_id`` + 1 on, padding not counted.
+
+    >>> counted_tokens(jnp.array([[1, 7, 8, 1, 9, 1]]), pad_token_id=1).tolist()
+    [[1, 2, 3, 1, 4, 1]]
+    """
+    is_token_bt = (input_ids_bt != pad_token_id).astype(jnp.int32)
+    return jnp.cumsum(is_token_bt, axis=1) * is_token_bt + pad_token_id
+
+
 class Embeddings(nn.Module):
-    """Sum of word, position and token-type embeddings, normalised and dropped out."""
+    """Sum of word, position and token-type embeddings, normalised and dropped out.
+
+    Where the architecture has no token types, theirs is not read.
+    """
 
     config: BertConfig
     dtype: DTypeLike
@@ -164,12 +177,14 @@ class Embeddings(nn.Module):
         def embed(rows, name, init=normal):
             return nn.Embed(rows, config.hidden_size, embedding_init=init, name=name)
 
-        positions_1t = jnp.arange(input_ids_bt.shape[1])[None, :]
-        hidden_bth = (
-            embed(config.vocab_size, "word", padded_normal)(input_ids_bt)
-            + embed(config.type_vocab_size, "token_type")(token_type_ids_bt)
-            + embed(config.max_position_embeddings, "position")(positions_1t)
-        )
+        if (pad := config.counts_from) is None:
+            positions_bt, of_positions = jnp.arange(input_ids_bt.shape[1])[None, :], normal
+        else:
+            positions_bt, of_positions = counted_tokens(input_ids_bt, pad), padded_normal
+        hidden_bth = embed(config.vocab_size, "word", padded_normal)(input_ids_bt)
+        if config.type_vocab_size:
+            hidden_bth += embed(config.type_vocab_size, "token_type")(token_type_ids_bt)
+        hidden_bth += embed(config.max_position_embeddings, "position", of_positions)(positions_bt)
         hidden_bth = _layer_norm(config, self.dtype)(hidden_bth)
         rate = config.hidden_dropout_prob if self.train else 0.0
         return Dropout(rate, self.dtype, name="dropout")(hidden_bth)
@@ -254,6 +269,6 @@ class MaskedLMHead(nn.Module):
     def __call__(self, hidden: jax.Array, word_vh: jax.Array) -> jax.Array:
         """Return float32 logits [..., V] for hidden [..., H]."""
         hidden = _dense(self.config, self.config.hidden_size, self.dtype, "transform")(hidden)
-        hidden = Activation(self.config.hidden_act, name="activation")(hidden)
+        hidden = Activation(self.config.head_act, name="activation")(hidden)
         hidden = _layer_norm(self.config, self.dtype)(hidden)
         return Decoder(name="decoder")(hidden, word_vh)

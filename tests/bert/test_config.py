@@ -66,7 +66,7 @@ def test_all_faults_are_in_one_message():
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("model_type", "roberta"),
+        ("model_type", "electra"),
         ("position_embedding_type", "relative_key"),
         ("is_decoder", True),
         ("tie_word_embeddings", False),

@@ -195,8 +195,8 @@ def test_broken_configuration(folder, text):
 
 
 def test_another_architecture(folder):
-    (folder / "config.json").write_text(json.dumps({"model_type": "roberta"}))
-    with pytest.raises(BertConfigError, match=r"config\.json.*roberta"):
+    (folder / "config.json").write_text(json.dumps({"model_type": "electra"}))
+    with pytest.raises(BertConfigError, match=r"config\.json.*electra.*only .bert., .roberta. and .distilbert. are"):
         load_pretrained(folder)
 
 
@@ -209,7 +209,7 @@ def test_a_failed_save_leaves_the_previous_files(tiny, tmp_path, monkeypatch):
         file.write_bytes(b"part")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("bwsk_jax.bert.huggingface.save_file", full)
+    monkeypatch.setattr("bwsk_jax.bert.huggingface.folders.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save_pretrained(tmp_path, config, jax.tree.map(lambda x: x + 1, params))
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
