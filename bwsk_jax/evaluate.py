@@ -1,4 +1,4 @@
-"""Measure a Hugging Face BERT: `python -m bwsk_jax.evaluate FOLDER_OR_HUB_NAME --dataset NAME`."""
+"""Measure a Hugging Face BERT or sibling: `python -m bwsk_jax.evaluate FOLDER_OR_HUB_NAME --dataset NAME`."""
 
 import dataclasses
 import json
@@ -20,13 +20,14 @@ OWN_CHOICES = {"metric": tuple(METRICS), "split": ("test", "validation")}
 
 @dataclass(frozen=True)
 class Options:
-    """Measure a BERT by its pseudo-perplexity on a text, as the results of a training run do.
+    """Measure a BERT, RoBERTa or DistilBERT by its pseudo-perplexity on a text.
 
-    Prints JSON. A run's own figures come out again with the run's --dataset and --seq-len.
+    The results of a training run do the same. Prints JSON. A run's own figures come out again with the run's
+    --dataset and --seq-len.
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER_OR_HUB_NAME")]
-    """A Hugging Face BERT with a masked-LM head, such as runs/scratch-reversible."""
+    """A Hugging Face BERT, RoBERTa or DistilBERT with a masked-LM head, such as runs/scratch-reversible."""
     dataset: Annotated[str | None, shown("STR", "none; it has to be given")] = None
     """'embedded', NAME or NAME:CONFIG on the Hub, or a folder, as in training."""
     split: Annotated[str, one_of(OWN_CHOICES["split"])] = "test"
@@ -79,7 +80,7 @@ def evaluate(options: Options) -> dict[str, Any]:
 
     select_device(options.device)
     model = load_masked_lm(options.model, options.tokenizer)
-    longest = model.config.max_position_embeddings
+    longest = model.config.longest_input
     seq_len = options.seq_len or min(longest, 512)
     if seq_len > longest:
         raise FlagError(f"--seq-len {seq_len} is beyond the model's {longest} positions")

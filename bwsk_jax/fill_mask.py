@@ -26,15 +26,15 @@ class TextError(UserError):
 
 @dataclass(frozen=True)
 class Options:
-    """Fill the gaps in a text with the words that a BERT finds most likely.
+    """Fill the gaps in a text with the words that a BERT, RoBERTa or DistilBERT finds most likely.
 
     They are those of transformers' pipeline "fill-mask".
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER_OR_HUB_NAME")]
-    """A Hugging Face BERT with a masked-LM head, such as runs/scratch-reversible."""
+    """A Hugging Face BERT, RoBERTa or DistilBERT with a masked-LM head, such as runs/scratch-reversible."""
     text: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
-    """A text with [MASK] where words are wanted."""
+    """A text with [MASK], or the model's own mask token such as <mask>, where words are wanted."""
     top: int = 5
     """How many words to show for each gap."""
     json: bool = False
@@ -76,9 +76,10 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def fill_mask(model: MaskedLM, text: str, top: int = 5) -> list[list[Filling]]:
-    """Return for each [MASK] in `text` the `top` most likely words, the likeliest first.
+    """Return for each gap in `text` the `top` most likely words, the likeliest first.
 
-    The text is encoded as the tokenizer has it, most often between [CLS] and [SEP]. Raises `TextError`.
+    A gap is [MASK], whatever the model is, or the mask token of its tokenizer. The text is encoded as the
+    tokenizer has it, most often between two special tokens. Raises `TextError`.
     """
     import jax
     import jax.numpy as jnp
@@ -91,12 +92,13 @@ def fill_mask(model: MaskedLM, text: str, top: int = 5) -> list[list[Filling]]:
     ids = np.array(encoded["input_ids"], np.int32)
     gaps = np.flatnonzero(ids == tokenizer.mask_token_id)
     if not len(gaps):
-        raise TextError(f"the text has no {MASK}: put one where a word is wanted")
-    if len(ids) > (longest := config.max_position_embeddings):
+        raise TextError(f"the text has no {tokenizer.mask_token}: put one where a word is wanted")
+    if len(ids) > (longest := config.longest_input):
         raise TextError(f"the text has {len(ids)} tokens, more than the model's {longest} positions")
     if not 0 < top <= config.vocab_size:
         raise TextError(f"--top {top} must be from 1 to {config.vocab_size}, which are all pieces")
-    types = jnp.array([encoded.get("token_type_ids", np.zeros_like(ids))], jnp.int32)
+    typed = config.type_vocab_size > 1 and "token_type_ids" in encoded
+    types = jnp.array([encoded["token_type_ids"]], jnp.int32) if typed else None
     hidden = bert.encode(config, params, jnp.array([ids]), token_type_ids=types)[0, gaps]
     scores, pieces = jax.lax.top_k(jax.nn.softmax(bert.predict(config, params, hidden)), top)
 
@@ -112,12 +114,22 @@ def fill_mask(model: MaskedLM, text: str, top: int = 5) -> list[list[Filling]]:
 
 def _table(gaps: list[list[Filling]]) -> str:
     """Return a line for each word: its probability, the word, and the text with it."""
-    width = max(len(filling.token_str) for gap in gaps for filling in gap)
-    lines = [
-        [f"{filling.score:7.2%}  {filling.token_str:<{width}}  {filling.sequence}" for filling in gap]
+    rows = [
+        [(filling.score, _in_one_line(filling.token_str), _in_one_line(filling.sequence)) for filling in gap]
         for gap in gaps
     ]
+    width = max(len(word) for gap in rows for _, word, _ in gap)
+    lines = [[f"{score:7.2%}  {word:<{width}}  {sequence}" for score, word, sequence in gap] for gap in rows]
     return "\n\n".join("\n".join(gap) for gap in lines)
+
+
+def _in_one_line(text: str) -> str:
+    """Return `text` with escapes for line breaks and the like, which are words of a byte-level BPE.
+
+    >>> _in_one_line("small\\n")
+    'small\\\\n'
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Load, train and save WordPiece tokenizers, as transformers has them.
+"""Load tokenizers, train WordPieces, and save them, as transformers has them.
 
 transformers and tokenizers are imported where they are used, because they take seconds to import.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCAB_FILE = "vocab.txt"
-SAVED_FILES = ("tokenizer.json", "tokenizer_config.json")
+SAVED_FILES = ("tokenizer.json", "tokenizer_config.json", "merges.txt")
 MAX_LENGTH = 512
 
 
@@ -31,7 +31,8 @@ class TokenizerError(UserError):
 def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
     """Load a lower-casing WordPiece from a ``vocab.txt``, or whatever tokenizer a folder holds.
 
-    A folder has the files that ``save_tokenizer`` writes, or a ``vocab.txt``.
+    A folder has the files that ``save_tokenizer`` writes, or a ``vocab.txt``, or a ``vocab.json`` and a
+    ``merges.txt``, which are a byte-level BPE, beside the ``config.json`` of a model.
 
     Raises:
         TokenizerError: there is no such file or folder, the folder has no tokenizer, or the vocabulary is not

@@ -12,7 +12,7 @@ class Options:
     preset: str | None = None
     """BERT as `bwsk_jax.train --preset` trains it: demo, mini or base."""
     model: str | None = None
-    """The BERT of a Hugging Face folder; only its config.json is read."""
+    """The BERT, RoBERTa or DistilBERT of a Hugging Face folder; only its config.json is read."""
     function: str | None = None
     """A function of arrays, package.module:name."""
     args: str | None = None

@@ -143,7 +143,7 @@ def _bert(options: Options) -> tuple[str, bert.BertConfig, Recipe]:
     else:
         raise SubjectError(f"--preset {options.preset} is none of {', '.join(bert.PRESETS)}")
     batch_size = options.batch_size or recipe.batch_size
-    seq_len = options.seq_len or min(recipe.seq_len, config.max_position_embeddings)
+    seq_len = options.seq_len or min(recipe.seq_len, config.longest_input)
     return name, config, dataclasses.replace(recipe, batch_size=batch_size, seq_len=seq_len)
 
 

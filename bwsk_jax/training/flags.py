@@ -101,7 +101,7 @@ class Flags:
     ] = None
     """A folder, a vocab.txt, a Hub name, or 'trained' (on the training text)."""
     init: Annotated[str | None, shown("STR", "google-bert/bert-base-uncased")] = None
-    """A Hugging Face BERT to fine-tune, folder or Hub name (finetune variants only)."""
+    """A Hugging Face BERT, RoBERTa or DistilBERT to fine-tune: folder or Hub name (finetune variants)."""
     out: str = "runs"
     """Folder that receives VARIANT/, results.json and the model card README.md."""
     seq_len: Annotated[int | None, _in_recipe("seq_len", "INT")] = None
@@ -144,8 +144,8 @@ class Flags:
     patience: Annotated[int | None, _in_recipe("patience", "INT")] = None
     """Validations in a row without a new best after which training stops."""
     masking: Annotated[str, one_of(CHOICES["masking"])] = "mask"
-    """What stands at masked positions in training: always [MASK], or BERT's 80% [MASK], 10% a random token,
-    10% the token itself. Evaluation always has [MASK] there, so that settings compare."""
+    """What stands at masked positions in training: always the mask token, or BERT's 80% mask token, 10% a
+    random token, 10% the token itself. Evaluation always has the mask token, so that settings compare."""
     eval_metric: Annotated[str, one_of(CHOICES["eval_metric"])] = "sampled"
     """How the exported model is measured: with 15% of the tokens masked at once, as validations in training
     always are, or 'exact', every token masked one at a time, about seq_len / 2 times as long."""

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,7 @@ def prepare(flags: Flags) -> Setup:
     pooler = {} if init is None else bert.load_pooler(init)
     kept = {} if init is None else sentence_files(init)
     if pooler:
-        notes += (f"the pooler of {flags.init} is exported unchanged: masked-LM training does not reach it",)
+        notes += (_said_of(pooler, flags.init),)
     if kept:
         notes += (f"these files of {flags.init} are exported unchanged: {', '.join(sorted(kept))}",)
 
@@ -157,6 +157,18 @@ def prepare(flags: Flags) -> Setup:
         sentence_files=kept,
         notes=notes,
     )
+
+
+def _said_of(pooler: Iterable[str], init: str | None) -> str:
+    """Return what the user should know of tensors that `bert.load_pooler` has found.
+
+    >>> _said_of(["bert.pooler.dense.bias", "cls.seq_relationship.bias"], "X")[:58]
+    'the pooler and next-sentence head of X are exported unchan'
+    """
+    parts = {"pooler" if ".pooler." in name else "next-sentence head" for name in pooler}
+    said, they = ("is", "it") if len(parts) == 1 else ("are", "them")
+    named = " and ".join(sorted(parts, reverse=True))
+    return f"the {named} of {init} {said} exported unchanged: masked-LM training does not reach {they}"
 
 
 def _check(flags: Flags, variant: Variant) -> None:
@@ -261,10 +273,8 @@ def _model_config(flags: Flags, recipe: Recipe, init: Path | None, tokenizer: An
             f"the tokenizer in {flags.tokenizer} has {len(tokenizer)} pieces, but the model in "
             f"{flags.init} has {config.vocab_size}: they do not belong together"
         )
-    if recipe.seq_len > config.max_position_embeddings:
-        raise FlagError(
-            f"--seq-len {recipe.seq_len} is beyond the model's {config.max_position_embeddings} positions"
-        )
+    if recipe.seq_len > (longest := config.longest_input):
+        raise FlagError(f"--seq-len {recipe.seq_len} is beyond the model's {longest} positions")
     if init is not None and tokenizer is not None and flags.tokenizer != flags.init:
         _check_same_words(flags, init, tokenizer)
     return config

@@ -154,7 +154,8 @@ class Setup(StepSetup):
     final_validation_unigram: float
     final_test_unigram: float
     pooler: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """That of the model which is fine-tuned, if it has one: it is exported unchanged."""
+    """That of the model which is fine-tuned, and its next-sentence head, if it has them: they are exported
+    unchanged."""
     sentence_files: Mapping[str, Path] = field(default_factory=dict)
     """Those of sentence-transformers, which are exported unchanged too."""
     notes: tuple[str, ...] = ()

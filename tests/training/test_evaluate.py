@@ -13,7 +13,7 @@ import pytest
 
 from bwsk_jax.evaluate import main
 from bwsk_jax.training.step.masking import draw_positions
-from tests.support.masked_lm import write_masked_lm
+from tests.support.masked_lm import losses, write_masked_lm
 from tests.support.runs import FLAGS, results
 
 
@@ -22,18 +22,6 @@ def model(tmp_path_factory):
     """The folder of a BERT with random weights, the same as transformers has it, and its tokenizer."""
     folder = tmp_path_factory.mktemp("model")
     return folder, *write_masked_lm(folder)
-
-
-def losses(network, windows, positions):
-    """The cross-entropies that transformers gives the tokens at the positions, all masked at once."""
-    import torch
-
-    windows, positions = torch.tensor(windows).long(), torch.tensor(positions).long()
-    labels = torch.take_along_dim(windows, positions, 1)
-    with torch.no_grad():
-        logits = network(windows.scatter(1, positions, 4)).logits
-    at = torch.take_along_dim(logits, positions[..., None], 1).double()
-    return -torch.take_along_dim(torch.log_softmax(at, -1), labels[..., None], 2)
 
 
 def test_both_metrics_are_what_transformers_computes(model, text_folder, capsys):

@@ -71,7 +71,10 @@ def cut(folder):
         (cut, "model.safetensors cannot be read as safetensors"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"no"), "cannot be read as safetensors"),
         (lambda folder: (folder / "model.safetensors").unlink(), "has neither model.safetensors nor"),
-        (edit_config(model_type="electra"), "'electra', only 'bert', 'roberta' and 'distilbert' are supported"),
+        (
+            edit_config(model_type="electra"),
+            "'electra', only 'bert', 'roberta' and 'distilbert' are supported",
+        ),
         (edit_config(hidden_act="mish"), "hidden_act is 'mish', expected one of gelu"),
         (edit_config(intermediate_size=64), "in 6 places: shape: bert.encoder.layer.0"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "holds no tokenizer"),

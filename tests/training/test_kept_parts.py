@@ -1,5 +1,7 @@
 """What a checkpoint has besides its masked LM is exported unchanged."""
 
+import shutil
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -71,6 +73,7 @@ def test_a_pooler_is_read_under_any_spelling_and_in_any_type(finished, tmp_path)
     tensors = {f"module.{name}": tensor for name, tensor in load_file(folder / "model.safetensors").items()}
     pooler = np.arange(6, dtype=np.float16).reshape(2, 3)
     save_file(tensors | {"module.bert.pooler.dense.weight": pooler}, tmp_path / "model.safetensors")
+    shutil.copy(folder / "config.json", tmp_path)
     (found,) = bert.load_pooler(tmp_path).items()
     assert found[0] == "bert.pooler.dense.weight" and found[1].dtype == np.float32
     np.testing.assert_array_equal(found[1], pooler)
@@ -80,3 +83,29 @@ def test_a_pooler_is_read_under_any_spelling_and_in_any_type(finished, tmp_path)
 def test_a_strange_list_of_modules_is_kept_and_nothing_else(tmp_path, modules):
     (tmp_path / "modules.json").write_text(modules)
     assert list(sentence_files(tmp_path)) == ["modules.json"]
+
+
+def test_a_next_sentence_head_is_exported_unchanged(finished, text_folder, tmp_path, capsys):
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForMaskedLM, BertForPreTraining
+
+    torch.manual_seed(0)
+    init, out = tmp_path / "init", tmp_path / "out"
+    before = BertForPreTraining.from_pretrained(finished / "scratch-conventional")
+    before.save_pretrained(init)
+    bert.save_tokenizer(bert.load_tokenizer(finished / "scratch-conventional"), init)
+    flags = ["--variant", "finetune-conventional", "--init", str(init), "--dataset", text_folder]
+    main([*flags, "--out", str(out), *FLAGS])
+    said = capsys.readouterr()
+    assert f"note: the pooler and next-sentence head of {init} are exported unchanged" in said.err
+    assert "nothing missing, unexpected or mismatched" in said.out
+
+    model, info = BertForPreTraining.from_pretrained(out, output_loading_info=True)
+    assert not any(info.values()), info
+    changed = {n for n, p in model.named_parameters() if not torch.equal(p, before.get_parameter(n))}
+    kept = {"bert.pooler.dense", "cls.seq_relationship"}
+    assert set(dict(model.named_parameters())) - changed == {
+        f"{n}.{leaf}" for n in kept for leaf in ("weight", "bias")
+    }
+    _, info = AutoModelForMaskedLM.from_pretrained(out, output_loading_info=True)
+    assert not info["missing_keys"] and not info["mismatched_keys"]

@@ -33,8 +33,8 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / PICKLE_FILE).is_file():
         raise CheckpointError(
             f"{folder} has only {PICKLE_FILE}, a pickle, which can run any code and is never opened here. If "
-            f"you trust it, convert it with transformers: BertForMaskedLM.from_pretrained({str(folder)!r})"
-            f".save_pretrained({str(folder)!r})"
+            "you trust it, convert it with transformers: "
+            f"AutoModelForMaskedLM.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
         )
     raise CheckpointError(f"{folder} has neither {WEIGHTS_FILE} nor {INDEX_FILE}")
 

@@ -103,7 +103,7 @@ def model_folder(init: str, flag: str = "--init") -> Path:
     if not Path(init).exists() and not any(folder.glob("model*.safetensors")):
         raise SourceError(
             f"{flag} {init}: no safetensors weights in {folder}, and pickles are never fetched or opened. If "
-            f"you trust it, convert it with transformers: BertForMaskedLM.from_pretrained({init!r})"
+            f"you trust it, convert it with transformers: AutoModelForMaskedLM.from_pretrained({init!r})"
             ".save_pretrained(FOLDER)"
         )
     return folder

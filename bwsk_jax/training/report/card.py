@@ -21,9 +21,9 @@ TEMPLATE = """---
 
 # {{ title }}
 
-BERT trained by bwsk_jax, a JAX package whose *reversible* mode inverts layers in the backward pass
-instead of keeping what the forward pass computed. All modes compute the same function of the same
-parameters.
+A masked language model trained by bwsk_jax, a JAX package whose *reversible* mode inverts layers in the
+backward pass instead of keeping what the forward pass computed. All modes compute the same function of the
+same parameters.
 
 {{ origins }}
 
@@ -99,6 +99,7 @@ def _metadata(runs: dict[str, dict[str, Any]], title: str) -> Any:
     origins = [run["origin"] for run in runs.values()]
     named = lambda key: list(dict.fromkeys(origin[key] for origin in origins if origin[key]))
     languages = list(dict.fromkeys(code for origin in origins for code in origin["language"]))
+    architectures = dict.fromkeys(run["settings"]["architecture"] for run in runs.values())
     license_ = {key: origins[0][key] for key in LICENSE_KEYS}
     one_license = all(license_.items() <= origin.items() for origin in origins)
     known: dict[str, Any] = license_ if one_license else {}
@@ -111,7 +112,7 @@ def _metadata(runs: dict[str, dict[str, Any]], title: str) -> Any:
         metrics=["perplexity"],
         library_name="transformers",
         pipeline_tag="fill-mask",
-        tags=["bert", "jax", "reversible-backpropagation"],
+        tags=[*architectures, "jax", "reversible-backpropagation"],
         model_name=title,
         eval_results=[_evaluation(name, run) for name, run in runs.items()],
     )

@@ -3,10 +3,10 @@
 import importlib.util
 from pathlib import Path
 
+from bwsk_jax import bert
+
 PROMPT_PIECES = 24
 ANSWERS = 3
-POOLER = "bert.pooler."
-"""A masked LM has none; it is in the file for `AutoModel`."""
 
 
 def loading_snippet(root: str, variant: str) -> str:
@@ -37,7 +37,7 @@ def show_loading(folder: Path, text: str) -> str:
     model, report = AutoModelForMaskedLM.from_pretrained(**where, output_loading_info=True)
     tokenizer = AutoTokenizer.from_pretrained(**where)
     logging.set_verbosity(verbosity)
-    report["unexpected_keys"] = {name for name in report["unexpected_keys"] if not name.startswith(POOLER)}
+    report["unexpected_keys"] = set(report["unexpected_keys"]) - bert.load_pooler(folder).keys()
     faults = {name: sorted(map(str, keys)) for name, keys in report.items() if keys}
 
     ids = tokenizer(text, add_special_tokens=False)["input_ids"][:PROMPT_PIECES]

@@ -138,6 +138,7 @@ def run_settings(setup: Setup, history: History) -> dict[str, Any]:
     return {
         "preset": flags.preset,
         "recipe": flags.recipe,
+        "architecture": setup.config.model_type,
         **{name: value and public_name(value) for name, value in named.items()},
         **{name: finite(getattr(recipe, name)) for name in IN_RECIPE},
         "dropout": setup.config.hidden_dropout_prob,
@@ -178,7 +179,7 @@ def read_results(file: Path) -> dict[str, Any]:
         results = json.loads(file.read_text("utf-8"))
     except ValueError as fault:
         raise ResultsError(f"{file} is damaged ({fault}): remove it, and its run is tested again") from None
-    if not isinstance(results, dict) or "origin" not in results:
+    if not isinstance(results, dict) or "architecture" not in results.get("settings", {}):
         raise ResultsError(f"{file} is of another version: remove it, and its run is tested again")
     return results
 
