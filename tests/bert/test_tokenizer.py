@@ -1,11 +1,13 @@
 """Tokenizers: trained deterministically, saved without state, loaded from either form."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 
 from bwsk_jax.bert import TokenizerError, load_tokenizer, save_tokenizer, train_tokenizer
+from tests.support.siblings import byte_level_bpe
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog; the dog sleeps.",
@@ -55,6 +57,20 @@ def test_vocabulary_file(tokenizer, tmp_path):
         loaded = load_tokenizer(path)
         assert loaded.get_vocab() == tokenizer.get_vocab()
         assert loaded(TEXTS[1])["input_ids"] == tokenizer(TEXTS[1])["input_ids"]
+
+
+def test_a_byte_level_bpe_of_two_files(tmp_path):
+    """As RoBERTa's was published: transformers learns from config.json what the files are."""
+    bpe = byte_level_bpe()
+    vocabulary, merges = (json.loads(bpe.backend_tokenizer.to_str())["model"][k] for k in ("vocab", "merges"))
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    (tmp_path / "merges.txt").write_text("\n".join(" ".join(pair) for pair in merges))
+    with pytest.raises(TokenizerError, match="no tokenizer that transformers can load"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "roberta"}')
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.mask_token == "<mask>" and loaded.get_vocab() == bpe.get_vocab()
+    assert loaded("what stays small")["input_ids"] == bpe("what stays small")["input_ids"]
 
 
 def test_nothing_to_load(tmp_path):
