@@ -1,32 +1,38 @@
-"""Draw memory against time: what plans and JAX's own policies take of a target, family by family.
+"""Draw memory against time: what plans and JAX's own policies take, family by family.
 
     python -m experiments.families.frontier --target v5e
+    python -m experiments.families.frontier
 
 Expected: docs/figures/frontier_v5e_light.svg and docs/figures/frontier_v5e_dark.svg, drawn from what
-`python -m experiments.families.rivals --target v5e` has written.
+`python -m experiments.families.rivals --target v5e` has written; without a target frontier_cpu_light.svg and
+frontier_cpu_dark.svg, or those of another device that is here.
 Cost: seconds.
 """
 
 import argparse
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 
+from experiments import records
 from experiments.drawing import draw
-from experiments.families.rivals import LIMITS, PLAIN, POLICIES, RESULTS
+from experiments.families.rivals import LIMITS, PLAIN, POLICIES, cost
 
 SHOWN = ("BERT, post-norm", "RevNet", "leapfrog")
 SHORT = {"dots_saveable": "dots", "dots_with_no_batch_dims_saveable": "dots, no batch"}
 
 
 def points(found: dict[str, Any], ways: Any) -> list[tuple[str, float, float]]:
-    """Return (way, GiB of temporaries, millions of cycles) of those ways that fit."""
+    """Return (way, GiB of temporaries, time) of those ways that fit.
+
+    The time is in millions of cycles, or in units of plain autodiff's.
+    """
     fitting = ((way, found[way]) for way in ways if found[way])
-    return [(way, f["temporaries"] / 2**30, f["cycles"] / 1e6) for way, f in fitting]
+    unit = 1.0 if found[PLAIN] and found[PLAIN]["cycles"] is None else 1e6
+    return [(way, f["temporaries"] / 2**30, cost(f) / unit) for way, f in fitting]
 
 
 def panel(axes: Axes, name: str, found: dict[str, Any], colours: dict[str, str]) -> None:
@@ -52,7 +58,8 @@ def draw_families(results: dict[str, Any], target: str) -> list[Path]:
     def fill(panels: Sequence[Axes], colours: dict[str, str]) -> None:
         for axes, name in zip(panels, names, strict=True):
             panel(axes, name, results[name], colours)
-        panels[0].set_ylabel("estimated cycles, millions")
+        estimated = any(found and found["cycles"] for found in results[names[0]].values())
+        panels[0].set_ylabel("estimated cycles, millions" if estimated else "time / plain autodiff")
         panels[0].legend()
 
     return draw(f"frontier_{target}", len(names), fill)
@@ -61,10 +68,14 @@ def draw_families(results: dict[str, Any], target: str) -> list[Path]:
 def main() -> None:
     """Draw both figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--target", default="v5e")
+    parser.add_argument("--target", help="v5e, h100, ...; default: the machine here")
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     flags = parser.parse_args()
-    results = json.loads((RESULTS / flags.target / "families_bfloat16.json").read_text())
-    for file in draw_families(results, flags.target):
+    device = records.device_name(flags.target)
+    results = records.read(device, f"families_{flags.dtype}")
+    if not results:
+        raise SystemExit("nothing is measured yet: run experiments.families.rivals with the same flags first")
+    for file in draw_families(results, device):
         print(file)
 
 

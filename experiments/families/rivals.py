@@ -1,59 +1,82 @@
-"""What the compiler of a target makes of 24 families of models: our plans against JAX's own policies.
+"""Our plans against JAX's own policies, over 24 families of models: for a target, or on the machine here.
 
     python -m experiments.families.rivals --target v5e
+    python -m experiments.families.rivals --only RevNet
 
-Claim: whatever a stock policy of `jax.checkpoint` takes, some plan takes no more cycles and no more memory.
-Expected: the table that the program prints of experiments/results/v5e/families_bfloat16.json.
-Cost: a few hours on 2 cores and 4 GiB. It only compiles, and skips what the file holds already.
-It needs the compiler of the target, which `bwsk_jax.compile_for` tells how to install.
+Claim: whatever a stock policy of `jax.checkpoint` takes, some plan takes no more time and no more memory.
+Time is what the compiler of a target estimates in cycles. Here it is measured, with all ways in turns.
+Expected: the table that the program prints of experiments/results/DEVICE/families_DTYPE.json.
+Cost: a few hours for v5e on 2 cores and 4 GiB; it only compiles. Here about 3 minutes for each family. What
+the file holds already is skipped. `bwsk_jax.compile_for` tells how to install the compiler of a target.
 """
 
 import argparse
 import functools
-import json
 import math
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 
 import bwsk_jax
-from bwsk_jax.targets import DoesNotFitError, compile_for
+from bwsk_jax.engine.program.platform import traced_for
+from bwsk_jax.targets import DoesNotFitError, compile_for, find_target
 from bwsk_jax.targets.fit import STOCK
+from experiments import records
 from experiments.families import FAMILIES, Size
+from experiments.families.clock import timed
 from experiments.families.measure import abstract, arguments, gradient, plan
 from experiments.families.stack import Stack
 
-RESULTS = Path(__file__).parents[1] / "results"
 SIZE = Size(batch=32, time=512, width=512, layers=24)
 RECURRENT = Size(batch=2048, time=512, width=512, layers=24)
 """For cells, which keep little of each of many steps."""
+HERE = Size(batch=4, time=128, width=128, layers=12)
+"""For what is run on the machine here."""
 PLAIN, *POLICIES = STOCK
 LIMITS = {"plan, 3%": 0.03, "plan, 10%": 0.1, "plan, 20%": 0.2, "plan, least": math.inf}
 
 Figures = dict[str, Any] | None
-"""Temporaries in bytes and estimated cycles; None where the target has no room for the program."""
+"""Temporaries in bytes, and estimated cycles or a time relative to plain autodiff's; None where the target
+has no room for the program."""
 
 
-def measured(name: str, dtype: Any, size: Size, target: str) -> dict[str, Figures]:
-    """Return the figures of plain autodiff, each policy and each plan, with inverses and without."""
+def measured(name: str, dtype: Any, size: Size, target: str | None, rounds: int = 15) -> dict[str, Figures]:
+    """Return the figures of plain autodiff, each policy and each plan, with inverses and without.
+
+    Args:
+      name, dtype, size: which family.
+      target: what is compiled for; None measures on the machine here.
+      rounds: how often each way is timed there.
+    """
     stack = abstract(FAMILIES[name], dtype, size)
-    found = {name: _compiled(stack, {"plan": policy}, target) for name, policy in STOCK.items()}
-    by_plan: dict[str, Figures] = {}
+    with traced_for(None if target is None else find_target(target).platform):
+        options, same = _ways(stack)
+    scans = {way: functools.partial(bwsk_jax.reversible_scan, **how) for way, how in options.items()}
+    if target is None:
+        found: dict[str, Figures] = dict(timed(FAMILIES[name], dtype, size, scans, rounds))
+    else:
+        found = {way: _compiled(stack, scan, target) for way, scan in scans.items()}
+    return {way: found[first] for way, first in same.items()}
+
+
+def _ways(stack: Stack) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The options of the ways that differ from those before them, and for each way the first like it."""
+    options: dict[str, dict[str, Any]] = {name: {"plan": policy} for name, policy in STOCK.items()}
+    same = {name: name for name in options}
+    by_plan: dict[str, str] = {}
     for invert in (True, False):
         for way, limit in LIMITS.items():
-            options = {"max_overhead": limit, "invert": invert}
-            same = plan(stack, **options).to_json()
-            if same not in by_plan:
-                by_plan[same] = _compiled(stack, options, target)
-            found[way if invert else f"{way}, without inverses"] = by_plan[same]
-    return found
+            name = way if invert else f"{way}, without inverses"
+            how = {"max_overhead": limit, "invert": invert}
+            same[name] = by_plan.setdefault(plan(stack, **how).to_json(), name)
+            if same[name] == name:
+                options[name] = how
+    return options, same
 
 
-def _compiled(stack: Stack, options: dict[str, Any], target: str) -> Figures:
-    scan: Callable = functools.partial(bwsk_jax.reversible_scan, **options)
+def _compiled(stack: Stack, scan: Callable, target: str) -> Figures:
     try:
         program = compile_for(gradient(stack, scan), *arguments(stack), target=target)
     except DoesNotFitError:
@@ -61,15 +84,20 @@ def _compiled(stack: Stack, options: dict[str, Any], target: str) -> Figures:
     return {"temporaries": program.temporary_bytes, "cycles": program.cycles}
 
 
+def cost(figures: dict[str, Any]) -> float:
+    """Return the time of a way: cycles, or in units of plain autodiff's."""
+    return figures["time"] if figures["cycles"] is None else figures["cycles"]
+
+
 def ratio(found: dict[str, Figures], policy: str) -> float:
-    """Return the temporaries of the plan of least memory that takes no more cycles than the policy, in units
+    """Return the temporaries of the plan of least memory that takes no more time than the policy, in units
     of the policy's; infinite if there is no such plan, 0 if the policy does not fit.
     """
     theirs = found[policy]
     if theirs is None:
         return 0.0
     plans = (figures for way, figures in found.items() if way in LIMITS and figures is not None)
-    rivals = [ours["temporaries"] for ours in plans if ours["cycles"] <= theirs["cycles"]]
+    rivals = [ours["temporaries"] for ours in plans if cost(ours) <= cost(theirs)]
     return min(rivals, default=math.inf) / theirs["temporaries"]
 
 
@@ -86,20 +114,21 @@ def table(results: dict[str, dict[str, Figures]]) -> str:
 
 
 def main() -> None:
-    """Compile what the file does not hold yet, then print the table."""
+    """Measure what the file does not hold yet, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--target", default="v5e")
+    parser.add_argument("--target", help="v5e, h100, ...; default: the machine here")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--only", default="", help="families whose names contain this")
+    parser.add_argument("--rounds", type=int, default=15, help="of the time on the machine here")
     flags = parser.parse_args()
-    path = RESULTS / flags.target / f"families_{flags.dtype}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    results = json.loads(path.read_text()) if path.exists() else {}
+    device, record = records.device_name(flags.target), f"families_{flags.dtype}"
+    results = records.read(device, record) or {}
     for name in FAMILIES:
         if name not in results and flags.only in name:
-            size = RECURRENT if "GRU" in name else SIZE
-            results[name] = measured(name, getattr(jnp, flags.dtype), size, flags.target)
-            path.write_text(json.dumps(results, indent=1) + "\n")
+            size = HERE if flags.target is None else RECURRENT if "GRU" in name else SIZE
+            dtype = getattr(jnp, flags.dtype)
+            results[name] = measured(name, dtype, size, flags.target, flags.rounds)
+            records.write(device, record, results)
             print(name, results[name], flush=True)
     print(table(results))
 
