@@ -22,6 +22,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from bwsk_jax.training.report.loading import load
 from bwsk_jax.training.report.results import write_json
 from bwsk_jax.variants import VARIANTS
 from experiments.drawing import draw
@@ -41,15 +42,6 @@ REFERENCE = {
 """What the model card of `tzervas/bwsk-bert-base` states of BERT-base and 5 epochs of WikiText-2 in fp16: the
 final loss, pseudo-perplexity in validation and test, GB and minutes. S is 67.3% and K 32.7% there."""
 HEADER = ("variant", "final loss", "validation", "test", "peak", "minutes", "epochs")
-
-
-def loads(folder: Path) -> bool:
-    """Whether transformers loads the model with nothing missing, left over or of another shape."""
-    from transformers import AutoModelForMaskedLM, AutoTokenizer
-
-    _, info = AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
-    AutoTokenizer.from_pretrained(folder)
-    return not any(info.values())
 
 
 def comparison(runs: dict[str, dict[str, Any]]) -> str:
@@ -107,8 +99,9 @@ def main() -> None:
     runs = {}
     for name, variant in VARIANTS.items():
         runs[name] = trained(name, options.out, shared | own[variant.experiment])
-        if not loads(options.out / name):
-            raise SystemExit(f"{options.out / name} does not load whole in transformers")
+        *_, faults = load(options.out / name)
+        if faults:
+            raise SystemExit(f"{options.out / name} does not load whole in transformers: {faults}")
 
     folder = RESULTS / device_name() / "six_variants"
     folder.mkdir(parents=True, exist_ok=True)

@@ -5,13 +5,10 @@ import itertools
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 from scipy import stats
 
-from bwsk_jax import bert
 from experiments import equivalence, recipes, six_variants
 from experiments.runs import trained
-from tests.support import tiny
 from tests.support.texts import write_text
 
 RUN = {
@@ -89,14 +86,3 @@ def test_the_six_stand_beside_the_reference_s():
     plt.close(figure)
     assert list(lines) == ["conventional", "analyzed", "reversible", "unigram frequencies"]
     assert np.exp(lines["reversible"]) == pytest.approx([900, 400, 200])
-
-
-def test_a_model_that_lacks_a_tensor_does_not_load_whole(tmp_path):
-    pytest.importorskip("torch")
-    bert.save_pretrained(tmp_path, tiny.CONFIG, tiny.params())
-    bert.save_tokenizer(bert.train_tokenizer(["a few words"], tiny.CONFIG.vocab_size), tmp_path)
-    assert six_variants.loads(tmp_path)
-    tensors = load_file(tmp_path / "model.safetensors")
-    del tensors["bert.encoder.layer.0.output.dense.weight"]
-    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
-    assert not six_variants.loads(tmp_path)

@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 from bwsk_jax import bert
 
@@ -19,14 +20,12 @@ def loading_snippet(root: str, variant: str) -> str:
     )
 
 
-def show_loading(folder: Path, text: str) -> str:
-    """Return what transformers says of the model in `folder`, and how it fills a gap in the middle of `text`.
+def load(folder: Path) -> tuple[Any, Any, dict[str, list[str]]]:
+    """Return the model in `folder` and its tokenizer as transformers loads them, and what that found wrong.
 
-    PyTorch is not a dependency of this package. Without it the answer says what to install.
+    That is empty if no tensor is missing, left over or of another shape. Parts of other models that were kept
+    from a pretrained one, such as a pooler, are no fault.
     """
-    if importlib.util.find_spec("torch") is None:
-        return "PyTorch is not installed, and transformers needs it to load the model: pip install torch"
-    import torch
     from transformers import AutoModelForMaskedLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -38,8 +37,19 @@ def show_loading(folder: Path, text: str) -> str:
     tokenizer = AutoTokenizer.from_pretrained(**where)
     logging.set_verbosity(verbosity)
     report["unexpected_keys"] = set(report["unexpected_keys"]) - bert.load_pooler(folder).keys()
-    faults = {name: sorted(map(str, keys)) for name, keys in report.items() if keys}
+    return model, tokenizer, {name: sorted(map(str, keys)) for name, keys in report.items() if keys}
 
+
+def show_loading(folder: Path, text: str) -> str:
+    """Return what transformers says of the model in `folder`, and how it fills a gap in the middle of `text`.
+
+    PyTorch is not a dependency of this package. Without it the answer says what to install.
+    """
+    if importlib.util.find_spec("torch") is None:
+        return "PyTorch is not installed, and transformers needs it to load the model: pip install torch"
+    import torch
+
+    model, tokenizer, faults = load(folder)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"][:PROMPT_PIECES]
     gap = len(ids) // 2
     asked = [*ids[:gap], tokenizer.mask_token_id, *ids[gap + 1 :]]
