@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -30,6 +31,10 @@ class Options:
     """A Hugging Face BERT, RoBERTa or DistilBERT with a masked-LM head, such as runs/scratch-reversible."""
     dataset: Annotated[str | None, shown("STR", "none; it has to be given")] = None
     """'embedded', NAME or NAME:CONFIG on the Hub, or a folder, as in training."""
+    text_column: str = "text"
+    """The column of --dataset that holds the text, if it has columns."""
+    windows: Annotated[str, one_of(CHOICES["windows"])] = "packed"
+    """packed, or documents: with [CLS] before and [SEP] after each row of --dataset, as in training."""
     split: Annotated[str, one_of(OWN_CHOICES["split"])] = "test"
     """Which part of the text."""
     metric: Annotated[str, one_of(OWN_CHOICES["metric"])] = "sampled"
@@ -73,10 +78,11 @@ def evaluate(options: Options) -> dict[str, Any]:
     from bwsk_jax.training.data.corpus import load_corpus
     from bwsk_jax.training.data.pretrained import load_masked_lm
     from bwsk_jax.training.data.tokens import cached_tokens
+    from bwsk_jax.training.data.windows import around_documents, stream_of
     from bwsk_jax.training.device import select_device
     from bwsk_jax.training.report.metrics import METRIC_NAMES, measure
     from bwsk_jax.training.report.results import finite
-    from bwsk_jax.training.step.evaluation import held_out_sets
+    from bwsk_jax.training.step.evaluation import held_out_sets, unmasked_ids
 
     select_device(options.device)
     model = load_masked_lm(options.model, options.tokenizer)
@@ -85,17 +91,22 @@ def evaluate(options: Options) -> dict[str, Any]:
     if seq_len > longest:
         raise FlagError(f"--seq-len {seq_len} is beyond the model's {longest} positions")
     assert options.dataset is not None  # `main` has asked for it
-    text = getattr(load_corpus(options.dataset), options.split)
+    corpus = load_corpus(options.dataset, options.text_column)
+    for note in corpus.notes:
+        print(f"note: {note}", file=sys.stderr)
+    text = getattr(corpus, options.split)
     tokens = cached_tokens(model.tokenizer, text, f"{options.split} text")
     dtype = getattr(jnp, DTYPES[options.precision])
-    sets = held_out_sets(tokens, seq_len, options.split)
+    stream = stream_of(tokens, around_documents(options.windows, model.tokenizer, seq_len, options.model))
+    sets = held_out_sets(stream, seq_len, options.split)
+    how = {"batch_size": options.batch_size, "dtype": dtype, "unmasked": unmasked_ids(stream)}
     perplexities = {
-        METRIC_NAMES[metric]: finite(
-            measure(model, getattr(sets, metric), options.batch_size, dtype, f"{metric} {options.split}")
+        METRIC_NAMES[options.windows][metric]: finite(
+            measure(model, getattr(sets, metric), label=f"{metric} {options.split}", **how)
         )
         for metric in METRICS[options.metric]
     }
-    asked = {name: getattr(options, name) for name in ("model", "dataset", "split", "precision")}
+    asked = {name: getattr(options, name) for name in ("model", "dataset", "split", "windows", "precision")}
     return asked | {"seq_len": seq_len, "tokens": len(tokens)} | perplexities
 
 

@@ -9,7 +9,7 @@ import copy
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,11 +72,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 2048) -> PreTrainedT
 
     if isinstance(texts, str):
         raise TokenizerError("texts is one string, expected several, such as its lines")
-    texts = list(texts)
+    if isinstance(texts, Iterator):  # they are read twice
+        texts = list(texts)
     alphabet, continuations = _characters(texts, limit=vocab_size // 4)
     reserved = [*SPECIAL_TOKENS, *alphabet, *(f"##{character}" for character in continuations)]
     if not alphabet:
-        raise TokenizerError(f"no characters to learn from in {len(texts)} texts at vocab_size {vocab_size}")
+        raise TokenizerError(
+            f"no characters to learn from in {sum(1 for _ in texts)} texts at vocab_size {vocab_size}"
+        )
     if len(reserved) > vocab_size:
         raise TokenizerError(f"vocab_size {vocab_size} is less than the {len(reserved)} single characters")
     trainer = BertWordPieceTokenizer(lowercase=True)
@@ -130,7 +133,7 @@ def _word_piece(vocabulary: dict[str, int], source: str) -> PreTrainedTokenizerF
     return BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=MAX_LENGTH)
 
 
-def _characters(texts: list[str], limit: int) -> tuple[list[str], list[str]]:
+def _characters(texts: Iterable[str], limit: int) -> tuple[list[str], list[str]]:
     """Return, sorted, the most frequent characters and those among them that occur inside words.
 
     There are at most ``limit``. Where equally frequent characters stand on both sides of the limit, none of

@@ -28,6 +28,7 @@ CHOICES = {
     "start": STARTS,
     "eval_metric": ("sampled", "exact"),
     "device": ("auto", "cpu", "gpu"),
+    "windows": ("packed", "documents"),
 }
 
 
@@ -94,7 +95,12 @@ class Flags:
         str | None, shown("STR", "demo embedded, mini and base Salesforce/wikitext:wikitext-2-raw-v1")
     ] = None
     """'embedded' (text that ships with Python), NAME or NAME:CONFIG on the Hub, or a folder: train.txt,
-    valid.txt and test.txt, or what `datasets` reads."""
+    valid.txt and test.txt, or .txt, .jsonl, .csv or .parquet files."""
+    text_column: str = "text"
+    """The column of --dataset that holds the text, if it has columns."""
+    windows: Annotated[str, one_of(CHOICES["windows"])] = "packed"
+    """How documents, the rows of --dataset, fill windows: one after the other, or with [CLS] before and [SEP]
+    after each. In both, short ones share a window and long ones go on in the next."""
     tokenizer: Annotated[
         str | None,
         shown("STR", "--init's; from scratch demo trained, mini and base google-bert/bert-base-uncased"),
@@ -214,6 +220,7 @@ OTHER_NAMES = {
     "eval_steps": "validate_every",
     "early_stopping_patience": "patience",
     "dataset_name": "dataset",
+    "text_column_name": "text_column",
     "tokenizer_name": "tokenizer",
     "hub_model_id": "push_to_hub",
 }

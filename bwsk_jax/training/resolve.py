@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from bwsk_jax import bert
 from bwsk_jax.meshes import MeshError
 from bwsk_jax.targets.fit import parse_bytes
 from bwsk_jax.targets.machines import TargetError, find_target
+from bwsk_jax.training.data.cache import digest_of
 from bwsk_jax.training.data.pretrained import sentence_files
 from bwsk_jax.training.data.sources import (
     TRAINED,
@@ -28,8 +28,15 @@ from bwsk_jax.training.data.sources import (
     with_default_sources,
 )
 from bwsk_jax.training.data.text import Corpus, DatasetError
-from bwsk_jax.training.data.tokens import cached_tokens
-from bwsk_jax.training.data.windows import cut_windows, steps_per_epoch
+from bwsk_jax.training.data.tokens import Tokens, cached_tokens, trained_tokenizer
+from bwsk_jax.training.data.windows import (
+    Stream,
+    Windows,
+    around_documents,
+    cut_windows,
+    steps_per_epoch,
+    stream_of,
+)
 from bwsk_jax.training.flags import FlagError, Flags
 from bwsk_jax.training.recipe import IN_RECIPE, RECIPES, Recipe, default_recipe, recipe_of
 from bwsk_jax.training.setup import Setup
@@ -47,6 +54,7 @@ PADDED_TO = (8, 16, 32, 64, 128)
 UNUSED = "[unused"
 # Where the tokenizer is not at hand: that of bert-base-uncased. Memory does not depend on it.
 ASSUMED_MASK_ID = 103
+ASSUMED_AROUND = (101, 102)
 # Where the text is not at hand. Memory does not depend on it.
 ASSUMED_STEPS = 100
 
@@ -61,9 +69,11 @@ class Resolved:
     config: bert.BertConfig
     sources: Sources
     tokenizer: Any | None
-    train_tokens: np.ndarray | None
-    """Token ids of the training text. Like the windows, None if the text or the tokenizer is not at hand."""
-    train_windows: np.ndarray | None
+    around: tuple[int, ...]
+    """The ids that stand around documents, if any do; assumed where the tokenizer is not at hand."""
+    train_tokens: Tokens | None
+    """Those of the training text. Like the windows, None if the text or the tokenizer is not at hand."""
+    train_windows: Windows | None
 
     @property
     def step(self) -> dict[str, Any]:
@@ -76,6 +86,7 @@ class Resolved:
             "config": self.config,
             "mask_id": ASSUMED_MASK_ID if tokenizer is None else tokenizer.mask_token_id,
             "pieces": self.config.vocab_size if tokenizer is None else len(tokenizer),
+            "unmasked": self.around,
             "total_steps": self.flags.max_steps or ASSUMED_STEPS
             if windows is None
             else _planned_steps(self.flags, self.recipe, len(windows)),
@@ -90,7 +101,7 @@ class Resolved:
         if self.tokenizer is None:
             size = self.config.vocab_size
             lines.append(f"{self.flags.tokenizer} is not at hand: a vocabulary of {size} is assumed")
-        return tuple(lines)
+        return (*lines, *(self.sources.corpus.notes if self.sources.corpus is not None else ()))
 
 
 def resolve(flags: Flags, find_sources: Callable[[Flags], Sources]) -> Resolved:
@@ -107,11 +118,12 @@ def resolve(flags: Flags, find_sources: Callable[[Flags], Sources]) -> Resolved:
     tokenizer = _tokenizer(flags, sources.tokenizer, sources.corpus)
     config = _model_config(flags, recipe, sources.init, tokenizer)
     _check_mesh(flags, recipe, config)
+    around = _around(flags, recipe, tokenizer)
     tokens = windows = None
     if sources.corpus is not None and tokenizer is not None:
         tokens = cached_tokens(tokenizer, sources.corpus.train, "train text")
-        windows = _cut_train_windows(tokens, recipe)
-    return Resolved(flags, variant, recipe, config, sources, tokenizer, tokens, windows)
+        windows = _cut_train_windows(stream_of(tokens, around), recipe)
+    return Resolved(flags, variant, recipe, config, sources, tokenizer, around, tokens, windows)
 
 
 def prepare(flags: Flags) -> Setup:
@@ -137,15 +149,19 @@ def prepare(flags: Flags) -> Setup:
 
     held_out = {"validation": corpus.validation, "test": corpus.test}
     tokens = {split: cached_tokens(tokenizer, text, f"{split} text") for split, text in held_out.items()}
-    sets = {split: held_out_sets(tokens[split], recipe.seq_len, split) for split in held_out}
+    sets = {
+        split: held_out_sets(stream_of(tokens[split], resolved.around), recipe.seq_len, split)
+        for split in held_out
+    }
     sampled = {split: kinds.sampled for split, kinds in sets.items()}
     final = {split: getattr(kinds, flags.eval_metric) for split, kinds in sets.items()}
-    unigram = functools.partial(unigram_perplexity, train_tokens, vocab_size=config.vocab_size)
+    unigram = functools.partial(unigram_perplexity, train_tokens.counts, vocab_size=config.vocab_size)
     return Setup(
         **resolved.step,
         params=params if flags.mesh is None else jax.device_get(params),  # not whole on a device of several
         tokenizer=tokenizer,
         train_windows=train_windows,
+        text_digest=_text_digest(train_tokens, *tokens.values(), documents=bool(resolved.around)),
         validation=sampled["validation"],
         test=sampled["test"],
         final_validation=final["validation"],
@@ -155,7 +171,7 @@ def prepare(flags: Flags) -> Setup:
         final_test_unigram=unigram(final["test"]),
         pooler=pooler,
         sentence_files=kept,
-        notes=notes,
+        notes=corpus.notes + notes,
     )
 
 
@@ -169,6 +185,11 @@ def _said_of(pooler: Iterable[str], init: str | None) -> str:
     said, they = ("is", "it") if len(parts) == 1 else ("are", "them")
     named = " and ".join(sorted(parts, reverse=True))
     return f"the {named} of {init} {said} exported unchanged: masked-LM training does not reach {they}"
+
+
+def _text_digest(*splits: Tokens, documents: bool) -> str:
+    ends = [tokens.ends_digest for tokens in splits if documents]
+    return digest_of(*(tokens.ids_digest for tokens in splits), *ends)
 
 
 def _check(flags: Flags, variant: Variant) -> None:
@@ -246,7 +267,7 @@ def _tokenizer(flags: Flags, path: Path | None, corpus: Corpus | None) -> Any | 
         tokenizer = bert.load_tokenizer(path)
     elif flags.tokenizer == TRAINED and corpus is not None:
         preset = bert.PRESETS[flags.preset]
-        tokenizer = bert.train_tokenizer(corpus.train.splitlines(), vocab_size=preset.vocab_size)
+        tokenizer = trained_tokenizer(corpus.train, preset.vocab_size)
         tokenizer.model_max_length = preset.max_position_embeddings
     else:
         return None
@@ -299,9 +320,15 @@ def _check_same_words(flags: Flags, init: Path, tokenizer: Any) -> None:
         )
 
 
-def _cut_train_windows(tokens: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """Return int32 [W, T], enough for at least one step. Raises `DatasetError` if there are fewer."""
-    windows = cut_windows(tokens, recipe.seq_len, recipe.seq_len, split="train")
+def _around(flags: Flags, recipe: Recipe, tokenizer: Any | None) -> tuple[int, ...]:
+    if tokenizer is None:
+        return ASSUMED_AROUND if flags.windows == "documents" else ()
+    return around_documents(flags.windows, tokenizer, recipe.seq_len, str(flags.tokenizer))
+
+
+def _cut_train_windows(stream: Stream, recipe: Recipe) -> Windows:
+    """Return windows, enough for at least one step. Raises `DatasetError` if there are fewer."""
+    windows = cut_windows(stream, recipe.seq_len, recipe.seq_len, split="train")
     if steps_per_epoch(len(windows), recipe) == 0:
         raise DatasetError(
             f"the train text has {len(windows)} windows of {recipe.seq_len} tokens, fewer than "
@@ -345,6 +372,8 @@ def _first_params(resolved: Resolved) -> tuple[Any, tuple[str, ...]]:
         return params, (said,) if fresh else ()
     params = jax.jit(bert.init_params, static_argnums=0)(config, key)
     if recipe.start == "informed":
-        counts_v = np.bincount(resolved.train_tokens, minlength=config.vocab_size)
+        assert resolved.train_tokens is not None  # `prepare` has them
+        counts = resolved.train_tokens.counts
+        counts_v = np.pad(counts, (0, config.vocab_size - len(counts)))
         params = informed(params, counts_v, recipe.initializer_range)
     return params, ()

@@ -6,10 +6,13 @@ so that nothing else is ever trained into its folder.
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from bwsk_jax import bert
 from bwsk_jax.errors import UserError
@@ -31,6 +34,8 @@ from bwsk_jax.training.setup import Setup
 
 FLAGS_FILE = "options.json"
 TEXT = "text"
+DIGEST_OF_TOKENS = "tokens "
+"""What the digest of the text begins with, but for a run that began when it was a digest of windows."""
 FITTED = "fitted_max_bytes"
 EXTENDING = ("epochs", "max_steps", "patience")
 """The flags that may be raised for a finished run."""
@@ -66,7 +71,7 @@ def resolved_flags(setup: Setup) -> dict[str, Any]:
 def save_flags(setup: Setup) -> None:
     """Write the resolved flags to the variant's folder, with a digest of the text and what `--fit` led to."""
     fitted = {} if setup.flags.fit is None else {FITTED: setup.flags.max_bytes}
-    beside = fitted | {TEXT: _text_digest(setup)}
+    beside = fitted | {TEXT: DIGEST_OF_TOKENS + setup.text_digest}
     write_json(resolved_flags(setup) | beside, setup.folder / FLAGS_FILE)
 
 
@@ -105,7 +110,7 @@ def check_same_run(setup: Setup) -> None:
     said = [
         f"--{name.replace('_', '-')} was {_shown(a)}, now {_shown(b)}" for name, (a, b) in differences.items()
     ]
-    if (extends or not differences) and saved.get(TEXT) != _text_digest(setup):
+    if (extends or not differences) and not _same_text(setup, saved[TEXT]):
         said, extends = ["the text or vocabulary behind --dataset and --tokenizer has changed"], False
     if said and not extends:
         raise OtherRunError(f"{setup.folder} holds another run: {'; '.join(said)}: {ADVICE}")
@@ -194,8 +199,12 @@ def _shown(value: Any) -> str:
     return "not given" if value is None else str(value)
 
 
-def _text_digest(setup: Setup) -> str:
+def _same_text(setup: Setup, saved: str) -> bool:
+    """Whether a run whose text had the digest `saved` had the tokens of `setup`."""
+    if saved.startswith(DIGEST_OF_TOKENS):
+        return saved == DIGEST_OF_TOKENS + setup.text_digest
     digest = hashlib.blake2b(digest_size=16)
-    for windows in (setup.train_windows, setup.validation.tokens_wt, setup.test.tokens_wt):
-        digest.update(windows.data)
-    return digest.hexdigest()
+    held_out = (setup.validation.tokens_wt, setup.test.tokens_wt)
+    for windows in itertools.chain(setup.train_windows.blocks(), held_out):
+        digest.update(np.ascontiguousarray(windows).data)
+    return digest.hexdigest() == saved

@@ -17,6 +17,7 @@ import bwsk_jax
 from bwsk_jax import bert
 from bwsk_jax.targets import CompiledProgram, Target, compile_for, find_target
 from bwsk_jax.training.data.hub import public_name
+from bwsk_jax.training.data.windows import Windows
 from bwsk_jax.training.flags import DTYPES, Flags
 from bwsk_jax.training.recipe import LEARNING_RATES, Recipe
 from bwsk_jax.training.step.evaluation import EvaluationSet, HeldOut
@@ -40,6 +41,8 @@ class StepSetup:
     mask_id: int
     pieces: int
     """The size of the tokenizer's vocabulary. The model's may be padded to a larger one."""
+    unmasked: tuple[int, ...]
+    """The ids that windows have around documents, which are never masked."""
     total_steps: int
     plan: bwsk_jax.Plan | None = field(init=False)
     """The plan of one encoder layer, for the windows of all devices; None for a variant that has none."""
@@ -107,6 +110,7 @@ class StepSetup:
             self.mask_id,
             random_pieces=self.pieces if self.flags.masking == "bert" else None,
             mask_rate=recipe.mask_rate,
+            unmasked=self.unmasked,
             dtype=self.dtype,
             scan=self.scan,
             placement=self.placement,
@@ -142,7 +146,9 @@ class Setup(StepSetup):
 
     params: Any
     tokenizer: Any
-    train_windows: np.ndarray
+    train_windows: Windows
+    text_digest: str
+    """Another one for other tokens in any of the splits, or other documents if windows depend on them."""
     validation: EvaluationSet
     """What the model is measured on during training."""
     test: EvaluationSet

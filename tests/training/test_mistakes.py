@@ -15,7 +15,12 @@ from bwsk_jax.train import main
     [
         ("--variant scratch-reversable", "did you mean 'scratch-reversible'"),
         ("--dataset {tmp}/absent", "no such folder"),
-        ("--dataset {tmp}", "train.txt, valid.txt, test.txt missing"),
+        ("--dataset {tmp}", "{tmp}: no train.txt there, and no .txt, .jsonl, .csv or .parquet files"),
+        ("--text-column body", "--text-column body: --dataset {text} is plain text, without columns"),
+        ("--text-column ''", "--text-column '' is empty"),
+        ("--windows docs", "--windows docs is not one of packed, documents: did you mean 'documents'?"),
+        ("--windows documents --seq-len 2", "--windows documents needs a --seq-len of at least 3"),
+        ("--dataset {few}", "--dataset {few}: its training split has too few rows to spare one in 20: the"),
         (
             "--variant finetune-conventional",
             "--init google-bert/bert-base-uncased: no such folder, not in the",
@@ -102,12 +107,14 @@ def test_mistakes_end_in_one_line_and_write_nothing(flags, message, text_folder,
     project.mkdir()
     (project / "README.md").write_text("# A project")
     (tmp_path / "file").write_text("")
+    (tmp_path / "few").mkdir()
+    (tmp_path / "few" / "train.txt").write_text("a row\nand another")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "lora").mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (tmp_path / "lora" / name).write_text("{}")
     before = sorted(tmp_path.rglob("*"))
-    places = {path.name: path for path in tmp_path.iterdir()} | {"tmp": tmp_path}
+    places = {path.name: path for path in tmp_path.iterdir()} | {"tmp": tmp_path, "text": text_folder}
 
     defaults = ["--variant", "scratch-conventional", "--dataset", text_folder, "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as ended:

@@ -1,9 +1,12 @@
 """A run that was cut short goes on bit for bit; a finished one is reported; another one is refused."""
 
+import contextlib
+import hashlib
 import json
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -102,6 +105,29 @@ def test_bert_s_masks_and_the_exact_metric_outlive_interruptions(text_folder, tm
     for key in ("loss_curve", "val_curve", "test_metric", "final_val_metric"):
         assert again[key] == whole[key]
     assert "| `exact_pseudo_perplexity` |" in (broken / "README.md").read_text()
+
+
+def test_a_run_that_began_before_its_tokens_had_a_digest_goes_on(finished, text_folder, tmp_path, capsys):
+    """Its digest was that of all windows of the three splits, as int32; beside it there were fewer flags."""
+    tokenizer = bert.load_tokenizer(finished / "scratch-conventional")
+    digest = hashlib.blake2b(digest_size=16)
+    for name, stride in (("train", 16), ("valid", 8), ("test", 8)):
+        lines = Path(text_folder, f"{name}.txt").read_text().splitlines()
+        ids = [i for line in lines for i in tokenizer(line, add_special_tokens=False)["input_ids"]]
+        windows = [ids[start : start + 16] for start in range(0, len(ids) - 15, stride)]
+        digest.update(np.array(windows, np.int32).tobytes())
+    folder = tmp_path / "scratch-conventional"
+    shutil.copytree(finished / "scratch-conventional", folder)
+    options = json.loads((folder / "options.json").read_text())
+    for name in ("windows", "text_column"):
+        del options[name]
+    flags = ["--variant", "scratch-conventional", "--dataset", text_folder, "--out", str(tmp_path), *FLAGS]
+    for text, said in ((digest.hexdigest(), "is finished"), ("0" * 32, "the text or vocabulary behind")):
+        (folder / "options.json").write_text(json.dumps(options | {"text": text}))
+        with contextlib.suppress(SystemExit):
+            main(flags)
+        captured = capsys.readouterr()
+        assert said in captured.out + captured.err
 
 
 def test_a_finished_run_is_reported_again_and_another_one_refused(finished, text_folder, capsys):

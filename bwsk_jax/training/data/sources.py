@@ -79,7 +79,7 @@ def fetch_sources(flags: Flags) -> Sources:
     assert flags.tokenizer is not None and flags.dataset is not None
     init = None if flags.init is None else model_folder(flags.init)
     tokenizer = init if flags.tokenizer == flags.init else tokenizer_path(flags.tokenizer)
-    return Sources(init, tokenizer, load_corpus(flags.dataset))
+    return Sources(init, tokenizer, load_corpus(flags.dataset, flags.text_column))
 
 
 def sources_at_hand(flags: Flags) -> Sources:
@@ -91,7 +91,8 @@ def sources_at_hand(flags: Flags) -> Sources:
     assert flags.tokenizer is not None and flags.dataset is not None
     init = None if flags.init is None else _model_at_hand(flags.init)
     tokenizer = None if flags.tokenizer == TRAINED else _tokenizer_at_hand(flags.tokenizer)
-    return Sources(init, tokenizer, None if on_the_hub(flags.dataset) else load_corpus(flags.dataset))
+    hub = on_the_hub(flags.dataset)
+    return Sources(init, tokenizer, None if hub else load_corpus(flags.dataset, flags.text_column))
 
 
 def model_folder(init: str, flag: str = "--init") -> Path:

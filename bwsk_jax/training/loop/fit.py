@@ -13,7 +13,7 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from bwsk_jax.training.data.windows import epoch_batches, steps_per_epoch
+from bwsk_jax.training.data.windows import Windows, epoch_batches, steps_per_epoch
 from bwsk_jax.training.loop.callbacks import Callback
 from bwsk_jax.training.loop.history import History
 from bwsk_jax.training.loop.interruption import Interruption, RunInterruptedError
@@ -45,7 +45,7 @@ class Epochs:
     Steps count from 1. There are `total_steps`, unless training stops early.
     """
 
-    windows_wt: np.ndarray
+    windows_wt: Windows
     recipe: Recipe
     total_steps: int
     seed: int

@@ -56,6 +56,8 @@ EXPERIMENT_TITLES = {"finetune": "Fine-tune", "scratch": "From scratch"}
 METRIC_TITLES = {
     "pseudo_perplexity": "Pseudo-perplexity",
     "exact_pseudo_perplexity": "Exact pseudo-perplexity",
+    "document_pseudo_perplexity": "Pseudo-perplexity in documents",
+    "exact_document_pseudo_perplexity": "Exact pseudo-perplexity in documents",
 }
 COLUMNS = (
     *("Mode", "Final loss", "Metric", "Validation", "Test", "Unigram"),
@@ -187,8 +189,9 @@ def _experiment(runs: dict[str, dict[str, Any]], experiment: str) -> str:
 
 
 def _settings(runs: dict[str, dict[str, Any]]) -> str:
-    names = list(next(iter(runs.values()))["settings"])
-    rows = [(name, *(str(run["settings"][name]) for run in runs.values())) for name in names]
+    names = dict.fromkeys(name for run in runs.values() for name in run["settings"])
+    # An older version had fewer settings.
+    rows = [(name, *(str(run["settings"].get(name, "")) for run in runs.values())) for name in names]
     return _markdown_table(("Setting", *runs), rows)
 
 

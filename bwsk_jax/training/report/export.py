@@ -17,7 +17,8 @@ from bwsk_jax.variants import VARIANTS
 
 MODEL_FILES = ("config.json", "model.safetensors", *TOKENIZER_FILES)
 # Perplexities compare only where these are the same.
-COMPARABLE = ("dataset", "tokenizer", "seq_len")
+COMPARABLE = {"dataset": None, "text_column": "text", "tokenizer": None, "seq_len": None}
+"""With what a setting was before there was a flag for it."""
 
 
 def exported_files(folder: Path) -> list[str]:
@@ -27,7 +28,10 @@ def exported_files(folder: Path) -> list[str]:
 
 def best_variant(root: Path, latest: dict[str, Any]) -> str | None:
     """Return the variant that is best in validation, among the exports that compare with `latest`."""
-    comparable = lambda run: (run["metric_name"], *(run["settings"][name] for name in COMPARABLE))
+    comparable = lambda run: (
+        run["metric_name"],
+        *(run["settings"].get(name, before) for name, before in COMPARABLE.items()),
+    )
     scores = {
         name: run["final_val_metric"]
         for name, run in gather_runs(root).items()

@@ -11,9 +11,13 @@ from bwsk_jax.training.loop.history import History
 from bwsk_jax.training.loop.interruption import Interruption
 from bwsk_jax.training.progress import TaskProgress
 from bwsk_jax.training.setup import Setup
-from bwsk_jax.training.step.evaluation import EvaluationSet, HeldOut, make_window_loss, pseudo_perplexity
+from bwsk_jax.training.step.evaluation import HeldOut, make_window_loss, pseudo_perplexity
 
-METRIC_NAMES = {"sampled": "pseudo_perplexity", "exact": "exact_pseudo_perplexity"}
+METRIC_NAMES = {
+    "packed": {"sampled": "pseudo_perplexity", "exact": "exact_pseudo_perplexity"},
+    "documents": {"sampled": "document_pseudo_perplexity", "exact": "exact_document_pseudo_perplexity"},
+}
+"""What the results call a metric in windows of a kind."""
 
 
 class FinalMetrics(NamedTuple):
@@ -26,12 +30,20 @@ class FinalMetrics(NamedTuple):
     test_unigram: float
 
 
-def measure(model: MaskedLM, held_out: HeldOut, batch_size: int, dtype: Any, label: str) -> float:
-    """Return the pseudo-perplexity of a model that computes in `dtype`.
+def measure(
+    model: MaskedLM,
+    held_out: HeldOut,
+    batch_size: int,
+    dtype: Any,
+    label: str,
+    unmasked: tuple[int, ...] = (),
+) -> float:
+    """Return the pseudo-perplexity of a model that computes in `dtype`; `unmasked` ids are not predicted.
 
     If it takes long, a line on standard error says how far it is.
     """
-    window_loss = make_window_loss(model.config, model.tokenizer.mask_token_id, dtype=dtype)
+    mask_id = model.tokenizer.mask_token_id
+    window_loss = make_window_loss(model.config, mask_id, unmasked=unmasked, dtype=dtype)
     with TaskProgress(label, held_out.rows) as progress:
         return pseudo_perplexity(window_loss, model.params, held_out, batch_size, progress.advance)
 
@@ -43,8 +55,7 @@ def validate_first(setup: Setup, evaluate: Callable, params: Any, history: Histo
     compiled after it, so that the time left of training does not count it.
     """
     if history.total_steps:
-        few = EvaluationSet(*(array[: setup.recipe.batch_size] for array in setup.validation))
-        evaluate(params, few, "validation")
+        evaluate(params, setup.validation.first(setup.recipe.batch_size), "validation")
         return
     value = evaluate(params, setup.validation, "validation before the first step")
     history.first_validation = value if math.isfinite(value) else None
@@ -57,7 +68,13 @@ def make_evaluator(setup: Setup, interruption: Interruption) -> Callable:
     If it takes long, a line on standard error says how far it is. A signal that the `interruption` recorded
     is answered between two batches.
     """
-    window_loss = make_window_loss(setup.config, setup.mask_id, dtype=setup.dtype, placement=setup.placement)
+    window_loss = make_window_loss(
+        setup.config,
+        setup.mask_id,
+        unmasked=setup.unmasked,
+        dtype=setup.dtype,
+        placement=setup.placement,
+    )
 
     def evaluate(params, held_out, label):
         with TaskProgress(label, held_out.rows) as progress:
@@ -89,4 +106,4 @@ def final_metrics(setup: Setup, best_validation: float, interruption: Interrupti
                 f"the {name} pseudo-perplexity on the {split} split is {value}: try a smaller --lr"
             )
     unigrams = setup.final_validation_unigram, setup.final_test_unigram
-    return FinalMetrics(METRIC_NAMES[name], validation, unigrams[0], test, unigrams[1])
+    return FinalMetrics(METRIC_NAMES[setup.flags.windows][name], validation, unigrams[0], test, unigrams[1])

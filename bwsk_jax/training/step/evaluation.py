@@ -7,8 +7,11 @@ of them, however training masks. Which tokens are masked is a choice between two
   variant and seed is therefore measured on the same positions. This is the reference's figure.
 - `ExactSet` masks every token of the text, one at a time. Salazar et al. 2020, "Masked Language Model
   Scoring" (arXiv:1910.14659): a model's pseudo-perplexity is exp(-mean over all tokens t of log p(t | all the
-  other tokens)). Here "all the other tokens" are those of a window of T, as the model was trained on, without
-  [CLS] and [SEP]. It takes a pass of the model per token, about T / 2 times as long as the other.
+  other tokens)). Here "all the other tokens" are those of a window of T, as the model was trained on. It
+  takes a pass of the model per token, about T / 2 times as long as the other.
+
+Windows may have [CLS] and [SEP] around documents. Neither ever predicts those: the tokens that count are the
+text's own, and the exact one predicts the same tokens in windows of either kind.
 
 Axes: N tokens, W windows, T positions, B rows per batch, M masked positions per row.
 """
@@ -22,8 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bwsk_jax import bert
-from bwsk_jax.training.data.windows import cut_windows
-from bwsk_jax.training.step.masking import draw_positions, masked_lm_loss
+from bwsk_jax.training.data.windows import Documents, Stream, cut_windows
+from bwsk_jax.training.step.masking import draw_positions, is_one_of, masked_lm_loss
 from bwsk_jax.training.step.placement import ONE_DEVICE, Placement
 
 MASK_SEED = 0
@@ -48,10 +51,14 @@ class HeldOut(Protocol):
 
 
 class EvaluationSet(NamedTuple):
-    """Windows and the positions masked in each: a `HeldOut` with a row per window."""
+    """Windows and the positions masked in each: a `HeldOut` with a row per window.
+
+    Positions of `unmasked` ids, which a window has where there are too few others, count nothing.
+    """
 
     tokens_wt: np.ndarray
     positions_wm: np.ndarray
+    unmasked: tuple[int, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -60,26 +67,34 @@ class EvaluationSet(NamedTuple):
 
     @property
     def masked_tokens(self) -> np.ndarray:
-        """[W, M]."""
-        return np.take_along_axis(self.tokens_wt, self.positions_wm, axis=1)
+        """At most W x M."""
+        tokens_wm = np.take_along_axis(self.tokens_wt, self.positions_wm, axis=1)
+        return tokens_wm[~np.isin(tokens_wm, self.unmasked)]
+
+    def first(self, rows: int) -> "EvaluationSet":
+        """Return the first windows only."""
+        return EvaluationSet(self.tokens_wt[:rows], self.positions_wm[:rows], self.unmasked)
 
     def batch(self, rows_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the tokens [B, T] and the masked positions [B, M] of some windows."""
         return self.tokens_wt[rows_b], self.positions_wm[rows_b]
 
 
-def evaluation_set(windows_wt: np.ndarray) -> EvaluationSet:
-    """Return `windows_wt` with positions drawn from the fixed key."""
-    return EvaluationSet(windows_wt, np.asarray(draw_positions(jax.random.key(MASK_SEED), *windows_wt.shape)))
+def evaluation_set(windows_wt: np.ndarray, unmasked: tuple[int, ...] = ()) -> EvaluationSet:
+    """Return `windows_wt` with positions drawn from the fixed key, and none of `unmasked` ids if possible."""
+    last_wt = is_one_of(jnp.asarray(windows_wt), unmasked) if unmasked else None
+    positions_wm = draw_positions(jax.random.key(MASK_SEED), *windows_wt.shape, last_bt=last_wt)
+    return EvaluationSet(windows_wt, np.asarray(positions_wm), unmasked)
 
 
 class ExactSet(NamedTuple):
-    """A text of N tokens, at least `seq_len`, as a `HeldOut` with a row per token.
+    """A stream with N tokens of a text, at least `seq_len` long, as a `HeldOut` with a row per token.
 
     The windows do not overlap, so that each token counts once. Only the last window is moved back, to end
     where the text ends, so that the tokens of the tail are predicted in a whole window too.
 
-    >>> exact = ExactSet(np.array([5, 6, 7, 8, 9]), seq_len=3)
+    >>> from bwsk_jax.training.data.windows import Packed
+    >>> exact = ExactSet(Packed(np.array([5, 6, 7, 8, 9])), seq_len=3)
     >>> tokens, positions = exact.batch(np.arange(exact.rows))
     >>> tokens.tolist()
     [[5, 6, 7], [5, 6, 7], [5, 6, 7], [7, 8, 9], [7, 8, 9]]
@@ -87,24 +102,25 @@ class ExactSet(NamedTuple):
     [0, 1, 2, 1, 2]
     """
 
-    tokens: np.ndarray
+    stream: Stream
     seq_len: int
 
     @property
     def rows(self) -> int:
         """N."""
-        return len(self.tokens)
+        return self.stream.tokens
 
     @property
     def masked_tokens(self) -> np.ndarray:
         """[N]."""
-        return self.tokens
+        return self.stream.text_ids
 
     def batch(self, rows_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the windows [B, T] that contain some tokens, and the tokens' positions [B, 1] in them."""
-        starts_b = np.minimum(rows_b // self.seq_len * self.seq_len, self.rows - self.seq_len)
+        places_b = self.stream.places(rows_b)
+        starts_b = np.minimum(places_b // self.seq_len * self.seq_len, len(self.stream) - self.seq_len)
         windows_bt = starts_b[:, None] + np.arange(self.seq_len)
-        return self.tokens[windows_bt], (rows_b - starts_b)[:, None]
+        return self.stream.take(windows_bt), (places_b - starts_b)[:, None]
 
 
 class HeldOutSets(NamedTuple):
@@ -114,27 +130,42 @@ class HeldOutSets(NamedTuple):
     exact: ExactSet
 
 
-def held_out_sets(tokens: np.ndarray, seq_len: int, split: str) -> HeldOutSets:
-    """Return a text of N tokens as both kinds of held-out text.
+def held_out_sets(stream: Stream, seq_len: int, split: str) -> HeldOutSets:
+    """Return a text as both kinds of held-out text. The windows of the sampled one are in memory.
 
     The windows of the sampled one overlap by half. Raises `DatasetError`, which names `split`, if the text is
     shorter than a window.
     """
-    windows = cut_windows(tokens, seq_len, max(1, seq_len // 2), split=split)
-    return HeldOutSets(evaluation_set(windows), ExactSet(tokens, seq_len))
+    windows = cut_windows(stream, seq_len, max(1, seq_len // 2), split=split)
+    in_memory = windows[np.arange(len(windows))]
+    return HeldOutSets(evaluation_set(in_memory, unmasked_ids(stream)), ExactSet(stream, seq_len))
+
+
+def unmasked_ids(stream: Stream) -> tuple[int, ...]:
+    """Return the ids that stand around the documents of a stream, which are never masked."""
+    return (stream.first_id, stream.last_id) if isinstance(stream, Documents) else ()
 
 
 def make_window_loss(
-    config: bert.BertConfig, mask_id: int, *, dtype=jnp.float32, placement: Placement = ONE_DEVICE
+    config: bert.BertConfig,
+    mask_id: int,
+    *,
+    unmasked: tuple[int, ...] = (),
+    dtype=jnp.float32,
+    placement: Placement = ONE_DEVICE,
 ) -> Callable:
     """Return jitted `window_loss(params, tokens_bt, positions_bm) -> loss_b`, without dropout.
+
+    Positions of `unmasked` ids count nothing.
 
     Where the parameters are placed as `placement` says, it splits the windows, which the host has whole.
     """
 
     def window_loss(params, tokens_bt, positions_bm):
         tokens_bt, positions_bm = map(placement.constrained_windows, (tokens_bt, positions_bm))
-        return masked_lm_loss(config, params, tokens_bt, positions_bm, mask_id, dtype=dtype)
+        return masked_lm_loss(
+            config, params, tokens_bt, positions_bm, mask_id, unmasked=unmasked, dtype=dtype
+        )
 
     return jax.jit(window_loss)
 
@@ -161,11 +192,12 @@ def pseudo_perplexity(
         return float(np.exp(np.concatenate(losses)[: held_out.rows].mean(dtype=np.float64)))
 
 
-def unigram_perplexity(train_tokens: np.ndarray, held_out: HeldOut, vocab_size: int) -> float:
+def unigram_perplexity(counts_v: np.ndarray, held_out: HeldOut, vocab_size: int) -> float:
     """Return the perplexity, on `held_out`'s masked tokens, of the training split's token frequencies.
 
-    The frequencies are add-one smoothed: p(v) = (count(v) + 1) / (tokens + V). A model that is no better has
-    learned nothing beyond how frequent each token is.
+    `counts_v` says how often the training split has each id; those that are missing are 0. The frequencies
+    are add-one smoothed: p(v) = (count(v) + 1) / (tokens + V). A model that is no better has learned nothing
+    beyond how frequent each token is.
     """
-    counts = np.bincount(train_tokens, minlength=vocab_size) + 1
+    counts = np.pad(counts_v, (0, max(0, vocab_size - len(counts_v)))) + 1
     return math.exp(-np.log(counts[held_out.masked_tokens] / counts.sum()).mean())

@@ -30,11 +30,23 @@ def masked_count(seq_len: int, rate: float = MASK_RATE) -> int:
     return max(1, round(rate * seq_len))
 
 
-def draw_positions(key: jax.Array, windows: int, seq_len: int, rate: float = MASK_RATE) -> jax.Array:
-    """Return int32 [B, M]: `masked_count(seq_len, rate)` distinct positions per window, drawn uniformly."""
+def draw_positions(
+    key: jax.Array, windows: int, seq_len: int, rate: float = MASK_RATE, last_bt: jax.Array | None = None
+) -> jax.Array:
+    """Return int32 [B, M]: `masked_count(seq_len, rate)` distinct positions per window, drawn uniformly.
+
+    Where `last_bt` is true, positions are drawn only once there are no others.
+    """
     scores_bt = jax.random.uniform(key, (windows, seq_len))
+    if last_bt is not None:
+        scores_bt = jnp.where(last_bt, -1.0, scores_bt)
     _, positions_bm = jax.lax.top_k(scores_bt, masked_count(seq_len, rate))
     return positions_bm
+
+
+def is_one_of(tokens: jax.Array, ids: tuple[int, ...]) -> jax.Array:
+    """Return where `tokens` are one of `ids`, as booleans of the shape of `tokens`."""
+    return jnp.isin(tokens, jnp.array(ids, jnp.int32))
 
 
 def draw_substitutes(key: jax.Array, labels: jax.Array, mask_id: int, pieces: int) -> jax.Array:
@@ -69,6 +81,7 @@ def masked_lm_loss(
     positions_bm: jax.Array,
     substitutes: int | jax.Array,
     *,
+    unmasked: tuple[int, ...] = (),
     dropout_key: jax.Array | None = None,
     dtype=jnp.float32,
     scan: Callable = jax.lax.scan,
@@ -77,12 +90,21 @@ def masked_lm_loss(
     """Return float32 [B]: for each window the mean cross-entropy over its masked positions, in nats.
 
     At these positions the model sees `substitutes`: ids [B, M], or one id for all. The head runs on the M
-    gathered positions only. Without `dropout_key` nothing is dropped. `scan` is how the encoder scans over
-    its layers; it must compute what `jax.lax.scan` computes. `split` keeps the windows of an array split over
-    devices, if they are.
+    gathered positions only. Positions of tokens that are `unmasked` ids stay as they are and count nothing,
+    such as those of [CLS] and [SEP] around documents. Without `dropout_key` nothing is dropped. `scan` is how
+    the encoder scans over its layers; it must compute what `jax.lax.scan` computes. `split` keeps the windows
+    of an array split over devices, if they are.
     """
+    counted_bm = None
+    if unmasked:
+        tokens_bm = jnp.take_along_axis(tokens_bt, positions_bm, axis=1)
+        counted_bm = ~is_one_of(tokens_bm, unmasked)
+        substitutes = jnp.where(counted_bm, substitutes, tokens_bm)
     inputs_bt, labels_bm = mask_tokens(tokens_bt, positions_bm, substitutes)
     hidden_bth = bert.encode(config, params, inputs_bt, dropout_key=dropout_key, dtype=dtype, scan=scan)
     hidden_bmh = split(jnp.take_along_axis(hidden_bth, positions_bm[..., None], axis=1))
     logits_bmv = split(bert.predict(config, params, hidden_bmh))
-    return optax.softmax_cross_entropy_with_integer_labels(logits_bmv, labels_bm).mean(axis=-1)
+    losses_bm = optax.softmax_cross_entropy_with_integer_labels(logits_bmv, labels_bm)
+    if counted_bm is None:
+        return losses_bm.mean(axis=-1)
+    return jnp.where(counted_bm, losses_bm, 0).sum(axis=-1) / jnp.maximum(counted_bm.sum(axis=-1), 1)

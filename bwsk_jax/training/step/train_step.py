@@ -13,7 +13,13 @@ import optax
 
 from bwsk_jax import bert
 from bwsk_jax.engine.program.platform import platform
-from bwsk_jax.training.step.masking import MASK_RATE, draw_positions, draw_substitutes, masked_lm_loss
+from bwsk_jax.training.step.masking import (
+    MASK_RATE,
+    draw_positions,
+    draw_substitutes,
+    is_one_of,
+    masked_lm_loss,
+)
 from bwsk_jax.training.step.optimizer import LossScale, first_loss_scale, next_loss_scale
 from bwsk_jax.training.step.placement import ONE_DEVICE, Placement
 
@@ -49,6 +55,7 @@ def make_train_step(
     *,
     random_pieces: int | None = None,
     mask_rate: float = MASK_RATE,
+    unmasked: tuple[int, ...] = (),
     dtype=jnp.float32,
     scan: Callable = jax.lax.scan,
     placement: Placement = ONE_DEVICE,
@@ -63,11 +70,12 @@ def make_train_step(
     A step whose loss or gradient norm is not finite is skipped: parameters and optimizer stay as they were
     and `loss` is NaN. `step` counts on nevertheless, so that the next step draws other masks. If the state
     has a loss scale, the loss is multiplied by it and the gradient divided by it again; the scale then
-    follows from whether the step was finite. `mask_rate` is the share of the tokens to be predicted.
+    follows from whether the step was finite. `mask_rate` is the share of the tokens to be predicted; ids
+    that are `unmasked`, such as [CLS], never are.
 
     State, gradient and windows are split over devices as `placement` says; so have to be the arguments.
     """
-    step = _Step(config, optimizer, mask_id, random_pieces, mask_rate, dtype, scan, placement)
+    step = _Step(config, optimizer, mask_id, random_pieces, mask_rate, unmasked, dtype, scan, placement)
     return jax.jit(step.train_step, donate_argnums=0)
 
 
@@ -80,6 +88,7 @@ class _Step:
     mask_id: int
     random_pieces: int | None
     mask_rate: float
+    unmasked: tuple[int, ...]
     dtype: Any
     scan: Callable
     placement: Placement
@@ -100,7 +109,8 @@ class _Step:
     def draw_masks(self, key, tokens_abt) -> tuple[jax.Array, jax.Array]:
         """Return the masked positions [A, B, M] and the ids [A, B, M] that the model sees there."""
         micro_batches, windows, seq_len = tokens_abt.shape
-        positions = draw_positions(key, micro_batches * windows, seq_len, self.mask_rate)
+        last = is_one_of(tokens_abt.reshape(-1, seq_len), self.unmasked) if self.unmasked else None
+        positions = draw_positions(key, micro_batches * windows, seq_len, self.mask_rate, last)
         positions_abm = positions.reshape(micro_batches, windows, -1)
         if self.random_pieces is None:
             return positions_abm, jnp.full_like(positions_abm, self.mask_id)
@@ -136,6 +146,7 @@ class _Step:
             tokens_bt,
             positions_bm,
             substitutes_bm,
+            unmasked=self.unmasked,
             dropout_key=dropout_key,
             dtype=self.dtype,
             scan=self.placement.scanned(self.scan),

@@ -31,13 +31,14 @@ USE = f"""
 from bwsk_jax import bert
 from bwsk_jax.training.data.corpus import load_corpus
 from bwsk_jax.training.data.sources import model_folder, tokenizer_path
-print(load_corpus("{DATASET}:raw"))
+corpus = load_corpus("{DATASET}:raw")
+print([list(text.rows()) for text in (corpus.train, corpus.validation, corpus.test)])
 folder = model_folder("{MODEL}")
 print(sorted(file.name for file in folder.iterdir()))
 print(len(bert.load_tokenizer(tokenizer_path("{MODEL}"))))
 """
 USED = (
-    "Corpus(train='the train text\\nin two rows', validation='the validation text', test='the test text')\n"
+    "[['the train text', 'in two rows'], ['the validation text'], ['the test text']]\n"
     "['config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json']\n"
 )
 
@@ -194,7 +195,7 @@ def test_what_the_hub_does_not_have(hub, tmp_path):
     assert len(lines) == len(flags), ran.stderr
     absent = "someone/nothing: no such folder, and the Hub has no such repository"
     for line, wanted in zip(
-        lines, [absent, "'cooked'", "no split validation, test", absent, absent], strict=True
+        lines, [absent, "'cooked'", "no column 'text'; it has words", absent, absent], strict=True
     ):
         assert line.startswith("error: --") and wanted in line
 

@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bwsk_jax import bert
+from bwsk_jax.training.data.windows import Documents, Packed
 from bwsk_jax.training.step.evaluation import (
     ExactSet,
     evaluation_set,
+    held_out_sets,
     make_window_loss,
     pseudo_perplexity,
     unigram_perplexity,
@@ -25,7 +27,7 @@ def test_pseudo_perplexity_is_that_of_a_numpy_computation_whatever_the_batch_siz
     np.put_along_axis(inputs, held_out.positions_wm, MASK_ID, axis=1)
     all_logits = np.asarray(bert.forward(CONFIG, weights, inputs), np.float64)
     losses = []
-    for window, positions, logits in zip(*held_out, all_logits, strict=True):
+    for window, positions, logits in zip(*held_out[:2], all_logits, strict=True):
         log_probs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
         losses.append(-np.mean([log_probs[position, window[position]] for position in positions]))
     expected = math.exp(np.mean(losses))
@@ -57,11 +59,13 @@ def test_unigram_perplexity_is_that_of_smoothed_counts():
     total = len(train) + CONFIG.vocab_size
     log_probs = [
         math.log((counts[int(window[position])] + 1) / total)
-        for window, positions in zip(*held_out, strict=True)
+        for window, positions in zip(*held_out[:2], strict=True)
         for position in positions
     ]
     np.testing.assert_allclose(
-        unigram_perplexity(train, held_out, CONFIG.vocab_size), math.exp(-np.mean(log_probs)), rtol=1e-12
+        unigram_perplexity(np.bincount(train), held_out, CONFIG.vocab_size),
+        math.exp(-np.mean(log_probs)),
+        rtol=1e-12,
     )
 
 
@@ -79,7 +83,7 @@ SEQ_LEN = 12
 @given(seq_len=st.integers(1, 9), extra=st.integers(0, 40))
 def test_each_token_of_the_text_is_masked_once_in_a_whole_window(seq_len, extra):
     text = np.arange(seq_len + extra, dtype=np.int32)
-    exact = ExactSet(text, seq_len)
+    exact = ExactSet(Packed(text), seq_len)
     windows, positions = exact.batch(np.arange(exact.rows))
     assert windows.shape == (len(text), seq_len) and positions.shape == (len(text), 1)
     np.testing.assert_array_equal(np.take_along_axis(windows, positions, axis=1)[:, 0], text)
@@ -110,7 +114,9 @@ def test_it_is_what_transformers_gives_one_position_at_a_time(tmp_path, count):
     window_loss = make_window_loss(CONFIG, MASK_ID)
     reported = []
     for batch_size in (1, 8, 100):
-        value = pseudo_perplexity(window_loss, weights, ExactSet(text, SEQ_LEN), batch_size, reported.append)
+        value = pseudo_perplexity(
+            window_loss, weights, ExactSet(Packed(text), SEQ_LEN), batch_size, reported.append
+        )
         np.testing.assert_allclose(math.log(value), np.mean(losses), rtol=1e-5)
     assert sum(reported) == 3 * count
 
@@ -119,7 +125,46 @@ def test_the_unigram_perplexity_beside_it_is_over_all_tokens():
     train, text = tokens(300, seed=1), tokens(40)
     p = (np.bincount(train, minlength=CONFIG.vocab_size) + 1) / (len(train) + CONFIG.vocab_size)
     np.testing.assert_allclose(
-        unigram_perplexity(train, ExactSet(text, SEQ_LEN), CONFIG.vocab_size),
+        unigram_perplexity(np.bincount(train), ExactSet(Packed(text), SEQ_LEN), CONFIG.vocab_size),
         math.exp(-np.mean([math.log(p[token]) for token in text])),
         rtol=1e-12,
     )
+
+
+# --- documents ---------------------------------------------------------------------------------------------
+
+CLS, SEP = 2, 3
+
+
+def documents(lengths):
+    """Documents of such lengths, whose tokens are all different from [CLS] and [SEP]."""
+    return Documents(tokens(sum(lengths)), np.cumsum(lengths), CLS, SEP)
+
+
+@given(lengths=st.lists(st.integers(1, 40), min_size=8, max_size=30), seq_len=st.integers(3, 16))
+def test_what_stands_around_documents_is_never_predicted(lengths, seq_len):
+    stream = documents(lengths)
+    sampled, exact = held_out_sets(stream, seq_len, "test")
+    assert sampled.unmasked == (CLS, SEP)
+    assert not np.isin(sampled.masked_tokens, (CLS, SEP)).any()
+    np.testing.assert_array_equal(exact.masked_tokens, stream.text_ids)
+    windows, positions = exact.batch(np.arange(exact.rows))
+    np.testing.assert_array_equal(np.take_along_axis(windows, positions, axis=1)[:, 0], stream.text_ids)
+    assert np.isin(windows, (CLS, SEP)).any()
+
+
+def test_a_window_of_documents_is_measured_on_the_tokens_that_are_masked_alone():
+    """Documents of one token: a window of 12 has 4 tokens of its own, fewer than half of it."""
+    weights, windows = params(), np.tile(np.array([CLS, 7, SEP], np.int32), (2, 4))
+    windows[1, 1::3] = (9, 8, 11, 5)
+    positions = np.array([[0, 1, 4, 5, 10], [1, 2, 3, 7, 11]])
+    inputs, losses = windows.copy(), []
+    for row, chosen in enumerate(positions):
+        inputs[row, [p for p in chosen if windows[row, p] not in (CLS, SEP)]] = MASK_ID
+    logits = np.asarray(bert.forward(CONFIG, weights, inputs), np.float64)
+    for row, chosen in enumerate(positions):
+        counted = [p for p in chosen if windows[row, p] not in (CLS, SEP)]
+        log_probs = logits[row] - np.log(np.exp(logits[row]).sum(axis=-1, keepdims=True))
+        losses.append(-np.mean([log_probs[p, windows[row, p]] for p in counted]))
+    window_loss = make_window_loss(CONFIG, MASK_ID, unmasked=(CLS, SEP))
+    np.testing.assert_allclose(window_loss(weights, windows, positions), losses, rtol=1e-5)
