@@ -162,6 +162,9 @@ def understood(words):
         case ["python", "scripts/figures.py", name, *flags]:
             assert name in script("figures").COMMANDS
             assert not flags or (flags[0] == "--target" and find_target(flags[1]))
+        case ["python", "scripts/large_text.py", *flags]:
+            only_parsed = functools.wraps(script("large_text").main)(lambda *given, **values: values)
+            tyro.cli(only_parsed, args=flags)
         case ["python", "scripts/kill.py", *flags]:
             only_parsed = functools.wraps(script("kill").main)(lambda **values: values)
             tyro.cli(only_parsed, args=flags)

@@ -373,7 +373,5 @@ def _first_params(resolved: Resolved) -> tuple[Any, tuple[str, ...]]:
     params = jax.jit(bert.init_params, static_argnums=0)(config, key)
     if recipe.start == "informed":
         assert resolved.train_tokens is not None  # `prepare` has them
-        counts = resolved.train_tokens.counts
-        counts_v = np.pad(counts, (0, config.vocab_size - len(counts)))
-        params = informed(params, counts_v, recipe.initializer_range)
+        params = informed(params, resolved.train_tokens.counts, recipe.initializer_range)
     return params, ()

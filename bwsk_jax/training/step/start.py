@@ -26,11 +26,12 @@ def informed(params: Any, counts_v: np.ndarray, scale: float) -> Any:
 
     Args:
       params: as `bwsk_jax.bert.init_params` draws them.
-      counts_v: how often each of V tokens occurs.
+      counts_v: how often each of V tokens occurs; those that are missing are 0.
       scale: standard deviation of the other embeddings, so that none drowns another.
     """
-    smoothed_v = counts_v + 1.0
     head, embeddings = params["head"], params["embeddings"]
+    missing = len(head["decoder"]["bias"]) - len(counts_v)
+    smoothed_v = np.pad(counts_v, (0, missing)) + 1.0
     rows, width = embeddings["position"]["embedding"].shape
     positions = {"embedding": jnp.asarray(sinusoids(rows, width, scale), jnp.float32)}
     bias_v = jnp.asarray(np.log(smoothed_v / smoothed_v.sum()), jnp.float32)
