@@ -23,7 +23,7 @@ import tyro
 
 import bwsk_jax
 from bwsk_jax import bert
-from bwsk_jax.training.data.windows import cut_windows, epoch_batches
+from bwsk_jax.training.data.windows import Packed, cut_windows, epoch_batches
 from bwsk_jax.training.step.optimizer import make_optimizer
 from bwsk_jax.training.step.train_step import initial_state, make_train_step, state_shapes
 
@@ -128,7 +128,8 @@ def curves(preset: str = "mini", batch_size: int = 2, seq_len: int = 256, steps:
 
 def pipeline(preset: str = "mini", seq_len: int = 512, batch_size: int = 4, rounds: int = 5) -> None:
     """Print the tokens per second that batches are made with, and those that a step of them takes."""
-    windows = cut_windows(random_words(preset, 2_000_000), seq_len, seq_len, split="train")
+    stream = Packed(random_words(preset, 2_000_000))
+    windows = cut_windows(stream, seq_len, seq_len, split="train")
     step, state_of = step_and_state(preset, jax.lax.scan)
     state, key = state_of(jax.random.key(0)), jax.random.key(0, impl="rbg")
     made, taken = [], []

@@ -100,9 +100,13 @@ def write_text(folder: Path) -> None:
     """Write a small part of the embedded text, so that little time goes into tokenizing."""
     folder.mkdir()
     corpus = embedded_corpus()
-    for name, text, size in (("train", corpus.train, 150_000), ("valid", corpus.validation, 15_000)):
-        (folder / f"{name}.txt").write_text(text[:size], "utf-8")
-    (folder / "test.txt").write_text(corpus.test[:15_000], "utf-8")
+    splits = (
+        ("train", corpus.train, 150_000),
+        ("valid", corpus.validation, 15_000),
+        ("test", corpus.test, 15_000),
+    )
+    for name, text, size in splits:
+        (folder / f"{name}.txt").write_text("\n".join(text.rows())[:size], "utf-8")
 
 
 def newest_checkpoint(out: Path) -> int:
