@@ -24,7 +24,7 @@ Run = Callable[[Callable[[], Any]], Callable[[], Any]]
 """Transforms a function without arguments."""
 
 _LIMITS = inspect.Signature(
-    q for q in inspect.signature(reversible_scan).parameters.values() if q.kind is q.KEYWORD_ONLY
+    [q for q in inspect.signature(reversible_scan).parameters.values() if q.kind is q.KEYWORD_ONLY]
 )
 _OF_A_PLAN = ("max_overhead", "max_bytes", "save_names", "replay_names")
 _REASONS = {

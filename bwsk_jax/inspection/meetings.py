@@ -29,6 +29,7 @@ def meetings_of_training(
         config=config,
         mask_id=ASSUMED_MASK_ID,
         pieces=config.vocab_size,
+        unmasked=(),
         total_steps=ASSUMED_STEPS,
     )
     try:
