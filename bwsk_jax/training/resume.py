@@ -97,10 +97,12 @@ def check_same_run(setup: Setup) -> None:
         return
     preset = setup.flags.preset
     recipe = recipe_of(preset, setup.variant.experiment)
-    # An older version left out what it had no flag for. It knew the default recipes, and drew all parameters.
+    # An older version left out what it had no flag for. It knew the default recipes, and drew positions.
     defaults = {field.name: field.default for field in dataclasses.fields(Flags)}
     defaults |= {name: getattr(recipe, name) for name in IN_RECIPE}
-    defaults |= {"recipe": default_recipe(preset), "start": REFERENCE.start}
+    defaults |= {"recipe": default_recipe(preset)}
+    if recipe.positions is not None:
+        defaults["positions"] = REFERENCE.positions
     differences = {
         name: (before, now)
         for name, now in resolved_flags(setup).items()

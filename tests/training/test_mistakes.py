@@ -39,6 +39,7 @@ from bwsk_jax.train import main
         ("--batch-size 9999", "fewer than one step of --batch-size 9999"),
         ("--preset deom", "--preset deom is not one of demo, mini, base: did you mean 'demo'?"),
         ("--recipe best_one", "--recipe best_one is not one of reference, best: did you mean 'best'?"),
+        ("--variant finetune-reversible --init {tmp} --positions drawn", "--positions is of a model from"),
         ("--recipe reference", "--recipe reference is for --preset mini and base"),
         ("--precision fp8", "did you mean 'fp16'?"),
         ("--device cuda", "--device cuda is not one of auto, cpu, gpu: did you mean "),

@@ -161,12 +161,12 @@ def test_a_run_of_a_version_with_fewer_flags_is_known_again(finished, text_folde
         "patience",
         "mask_rate",
         "recipe",
-        "start",
+        "positions",
     ):
         del older[name]
     options.write_text(json.dumps(older))
     flags = ["--variant", "scratch-conventional", "--dataset", text_folder, "--out", str(out), *FLAGS]
-    flags += ["--start", "drawn"]  # as all parameters were then
+    flags += ["--positions", "drawn"]  # as they were then
     main(flags)
     assert "is finished" in capsys.readouterr().out
     with pytest.raises(SystemExit):
