@@ -36,6 +36,7 @@ def setup():
         config=dataclasses.replace(CONFIG, num_hidden_layers=6),
         mask_id=MASK_ID,
         pieces=CONFIG.vocab_size,
+        unmasked=(),
         total_steps=10,
     )
 
