@@ -22,9 +22,7 @@ STYLED = {
 """Which of matplotlib's settings have these colours."""
 
 
-def draw(
-    name: str, panels: int, fill: Callable[[Sequence[Axes], dict[str, str]], None], folder: Path = FIGURES
-) -> list[Path]:
+def draw(name: str, panels: int, fill: Callable[[Sequence[Axes], dict[str, str]], None]) -> list[Path]:
     """Write `name`_light.svg and `name`_dark.svg, a row of panels each, and return the two files.
 
     `fill(axes, colours)` fills the panels. The colours are "paper", "ink", "ours" and "theirs". The same
@@ -37,8 +35,8 @@ def draw(
             figure, axes = plt.subplots(1, panels, figsize=(3.6 * panels, 3.4), squeeze=False)
             fill(list(axes[0]), colours)
             figure.tight_layout()
-            files.append(folder / f"{name}_{mode}.svg")
-            folder.mkdir(parents=True, exist_ok=True)
+            files.append(FIGURES / f"{name}_{mode}.svg")
+            FIGURES.mkdir(parents=True, exist_ok=True)
             figure.savefig(files[-1], metadata={"Date": None})
             plt.close(figure)
     return files

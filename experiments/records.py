@@ -31,16 +31,16 @@ def conditions() -> dict[str, Any]:
     return {"jax": jax.__version__, "cores": os.cpu_count(), "load": [round(x, 2) for x in os.getloadavg()]}
 
 
-def write(device: str, name: str, record: Any, root: Path = RESULTS) -> Path:
+def write(device: str, name: str, record: Any) -> Path:
     """Write a record to its file, whole or not at all; return the file."""
-    file = root / device / f"{name}.json"
+    file = RESULTS / device / f"{name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as beside:
         beside.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
     return file
 
 
-def read(device: str, name: str, root: Path = RESULTS) -> Any:
+def read(device: str, name: str) -> Any:
     """Return the record of a file, or None if there is no such file."""
-    file = root / device / f"{name}.json"
+    file = RESULTS / device / f"{name}.json"
     return json.loads(file.read_text("utf-8")) if file.exists() else None

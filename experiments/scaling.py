@@ -38,7 +38,7 @@ from bwsk_jax.usage import UsageError, parse
 from experiments import records
 from experiments.drawing import draw
 from experiments.steps import OPTIMIZER, SCANS, abstract_step, make_step
-from experiments.turns import in_turns, ratio
+from experiments.turns import Times, in_turns, ratio
 
 RESOLUTION = 0.02
 """The search for the largest batch ends when one that is larger by this share at most does not fit."""
@@ -106,6 +106,7 @@ class Points:
         key = f"{way}: {size}"
         if key not in self.found:
             self.found[key] = compiled(way, size, self.options.target)
+            print(f"{key}: {gibibytes(self.found[key])}", file=sys.stderr, flush=True)
             self.save()
         return self.found[key]
 
@@ -189,8 +190,8 @@ def find_largest(points: Points, way: str, memory: float) -> dict[str, Any]:
 # --- times -------------------------------------------------------------------------------------------------
 
 
-def times(options: Options, size: Size) -> dict[str, list[float]]:
-    """Return the seconds of each way in each round."""
+def times(options: Options, size: Size) -> dict[str, Times]:
+    """Return the times of each way in each round."""
     tokens = np.random.default_rng(0).integers(1000, size.config.vocab_size, (1, size.batch, size.seq_len))
     dtype, key = jnp.dtype(size.precision), jax.random.key(0, impl="rbg")
 
@@ -226,12 +227,9 @@ def tables(record: dict[str, Any], options: Options) -> str:
         lines += [f"| {axis} | {' | '.join(ways)} |", "|---" * (1 + len(ways)) + "|"]
         for n, size in zip(getattr(options, flag), sweep(options, flag), strict=True):
             cells = [gibibytes(record["points"].get(f"{way}: {size}")) for way in ways]
-            seconds = record["seconds"].get(str(size))
-            if seconds:
-                cells = [
-                    f"{cell}, {ratio(seconds[way], seconds[ways[0]]):.2f} of the first's time"
-                    for way, cell in zip(ways, cells, strict=True)
-                ]
+            if timed := record["seconds"].get(str(size)):
+                taken = [ratio(timed[way]["seconds"], timed[ways[0]]["seconds"]) for way in ways]
+                cells = [f"{cell}, {t:.2f} of the first's time" for cell, t in zip(cells, taken, strict=True)]
             lines.append(f"| {n} | {' | '.join(cells)} |")
         lines.append("")
     head = [f"largest batch at {options.seq_len} tokens in", *ways, "least memory / conventional"]
@@ -296,7 +294,7 @@ def measure(options: Options, record: dict[str, Any], save: Callable[[], object]
                 points.get(way, size)
                 progress.advance(1)
             if options.rounds:
-                record["seconds"][str(size)] = times(options, size) | {"conditions": records.conditions()}
+                record["seconds"][str(size)] = {**times(options, size), "conditions": records.conditions()}
                 save()
 
 

@@ -157,6 +157,10 @@ def understood(words):
             target,
         ]:
             assert importlib.util.find_spec(name) and find_target(target)
+        case ["python", "-m", "experiments.scaling" as name, *flags]:
+            usage.parse(importlib.import_module(name).Options, flags)
+        case ["python", "-m", "experiments.reversible_nets" | "experiments.against_pytorch" as name, *flags]:
+            usage.parse(importlib.import_module(f"{name}.__main__").Options, flags)
         case ["python", "-m", "bwsk_jax.inspect", *flags]:
             usage.parse(Options, flags)
         case ["python", "scripts/figures.py", name, *flags]:

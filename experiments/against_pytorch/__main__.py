@@ -9,10 +9,11 @@ Both sides have the same weights to start from, the same windows, the same dropo
 autocast), clip the gradient and run AdamW. Ours draws its masks within the step. transformers computes the
 logits of all positions, which is how its Trainer runs the model; ours those of the masked positions. So
 PyTorch is run in both ways. `budget` is torch._functorch.config.activation_memory_budget.
-Measured: tokens per second, the steps in turns in one process on the same cores, and the peak of memory. Ours
-is the compiled peak (arguments + outputs + temporaries - aliased). PyTorch's on a GPU is
-torch.cuda.max_memory_allocated; on a CPU it is parameters and optimizer, and the most that its allocator has
-given out within a step, as torch.profiler tells. Both leave out what libraries take by themselves.
+Measured: tokens per second, the steps in turns in one process on the same cores; the time of all cores
+together, which means more on a machine that others use too; and the peak of memory. Ours is the compiled peak
+(arguments + outputs + temporaries - aliased). PyTorch's on a GPU is torch.cuda.max_memory_allocated; on a CPU
+it is parameters and optimizer, and the most that its allocator has given out within a step, as torch.profiler
+tells. Both leave out what libraries take by themselves.
 Expected: experiments/results/<device>/against_pytorch_<preset>_<precision>.json and the table that the
 program prints from it.
 Cost: for mini half an hour on 2 cores and 6 GiB, most of which torch.compile takes; for base some hours. A
@@ -39,7 +40,7 @@ from bwsk_jax.usage import UsageError, parse
 from experiments import records
 from experiments.against_pytorch import ours, theirs
 from experiments.against_pytorch.batch import Batch, config_of
-from experiments.turns import in_turns, ratio
+from experiments.turns import CLOCKS, in_turns, ratio
 
 YARDSTICK = "eager"
 
@@ -74,12 +75,8 @@ def measured(options: Options) -> dict[str, Any]:
             else:
                 found[way] = _theirs(them, way, steps)
             progress.advance(5)
-        for _ in range(options.rounds):
-            for way, (seconds,) in in_turns(steps, 1).items():
-                found[way].setdefault("seconds", []).append(seconds)
-            steps = dict(reversed(steps.items()))
-            progress.advance(1)
-    return found
+        times = in_turns(steps, options.rounds, each_round=lambda: progress.advance(1))
+    return {way: figures | times.get(way, {}) for way, figures in found.items()}
 
 
 def _theirs(them: theirs.Theirs, way: str, steps: dict[str, Callable[[], object]]) -> dict[str, Any]:
@@ -97,16 +94,15 @@ def table(record: dict[str, Any]) -> str:
     """Return the results in Markdown."""
     options, found = record["options"], record["ways"]
     tokens = options["batch_size"] * options["seq_len"]
-    yardstick = found.get(YARDSTICK, {}).get("seconds")
-    lines = ["| way | peak, MiB | tokens/s | step's time / eager's |", "|---|---|---|---|"]
+    yardstick = found.get(YARDSTICK, {})
+    lines = ["| way | peak, MiB | tokens/s | time / eager's | CPU time / eager's |", "|---" * 5 + "|"]
     for way, figures in found.items():
         if "left_out" in figures:
-            lines.append(f"| {way} | left out: {figures['left_out']} | | |")
+            lines.append(f"| {way} | left out: {figures['left_out']} | | | |")
             continue
-        seconds = figures["seconds"]
-        share = f"{ratio(seconds, yardstick):.2f}" if yardstick else ""
-        rate = tokens / statistics.median(seconds)
-        lines.append(f"| {way} | {figures['peak'] / 2**20:,.0f} | {rate:,.0f} | {share} |")
+        shares = [f"{ratio(figures[c], yardstick[c]):.2f}" if c in yardstick else "" for c in CLOCKS]
+        rate = tokens / statistics.median(figures["seconds"])
+        lines.append(f"| {way} | {figures['peak'] / 2**20:,.0f} | {rate:,.0f} | {' | '.join(shares)} |")
     return "\n".join(lines)
 
 

@@ -18,7 +18,6 @@ Cost: about 15 minutes on 2 cores and 3 GiB.
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -36,13 +35,12 @@ from experiments.drawing import draw
 from experiments.reversible_nets.heun import diffrax_ways
 from experiments.reversible_nets.nets import NETS, Size
 from experiments.reversible_nets.ways import HAND, OURS, PLAIN, WAYS, Run, distance, gradient, inputs
-from experiments.turns import in_turns, ratio
+from experiments.turns import CLOCKS, Times, in_turns, ratio
 
-LEAST_ROUNDS = 3
 SHOWN = ("RevNet", "Reformer", "leapfrog")
 """The nets in the picture."""
-HEADS = ("net", "depth", "by hand, KiB", "plan, KiB", "plan / hand", "time, plan / hand", "error: hand")
-HEADS += ("plan", "plain", "others: KiB, time / hand, error")
+HEADS = ("net", "depth", "by hand, KiB", "plan, KiB", "plan / hand", "time, plan / hand", "CPU time")
+HEADS += ("error: hand", "plan", "plain", "others: KiB, time / hand, error")
 
 
 @dataclass(frozen=True)
@@ -98,28 +96,20 @@ def measured(name: str, size: Size, options: Options) -> dict[str, Any]:
         truth = truth_of(name, size, args)
         for way, program in programs.items():
             found[way]["error"] = distance(program.compiled(*args), truth)
-        for way, seconds in timed(programs, args, options).items():
-            found[way]["seconds"] = seconds
+        for way, times in timed(programs, args, options).items():
+            found[way] |= times
         found["conditions"] = records.conditions()
     return found
 
 
-def timed(programs: dict[str, CompiledProgram], args: Any, options: Options) -> dict[str, list[float]]:
-    """Return the seconds of each way in each round."""
+def timed(programs: dict[str, CompiledProgram], args: Any, options: Options) -> dict[str, Times]:
+    """Return the times of each way in each round."""
 
     def runner(program: CompiledProgram) -> Callable[[], object]:
         return lambda: jax.block_until_ready(program.compiled(*args))
 
     runs = {way: runner(program) for way, program in programs.items()}
-    start = time.perf_counter()
-    seconds = in_turns(runs, 1)
-    for turn in range(1, options.rounds):
-        if turn >= LEAST_ROUNDS and time.perf_counter() - start > options.seconds:
-            break
-        order = list(runs.items()) if turn % 2 == 0 else list(runs.items())[::-1]
-        for way, (once,) in in_turns(dict(order), 1).items():
-            seconds[way].append(once)
-    return seconds
+    return in_turns(runs, options.rounds, most=options.seconds)
 
 
 # --- table and picture -------------------------------------------------------------------------------------
@@ -130,8 +120,8 @@ def row(name: str, depth: str, found: dict[str, Any]) -> str:
     hand, ours, plain = (found[way] for way in (HAND, OURS, PLAIN))
     kibibytes = lambda figures: f"{figures['temporaries'] / 2**10:,.0f}"
     errors = lambda figures: f"{figures['error']:.1e}" if "error" in figures else ""
-    times = lambda figures: (
-        f"{ratio(figures['seconds'], hand['seconds']):.2f}" if "seconds" in figures else ""
+    times = lambda figures, clock="seconds": (
+        f"{ratio(figures[clock], hand[clock]):.2f}" if figures.get(clock) else ""
     )
     share = ours["temporaries"] / hand["temporaries"] if hand["temporaries"] else float("nan")
     others = [
@@ -139,7 +129,8 @@ def row(name: str, depth: str, found: dict[str, Any]) -> str:
         for way, figures in found.items()
         if way not in (HAND, OURS, "conditions")
     ]
-    cells = [name, depth, kibibytes(hand), kibibytes(ours), f"{share:.3f}", times(ours)]
+    cells = [name, depth, kibibytes(hand), kibibytes(ours), f"{share:.3f}"]
+    cells += [times(ours, clock) for clock in CLOCKS]
     cells += [*map(errors, (hand, ours, plain)), "; ".join(others)]
     return f"| {' | '.join(cells)} |"
 
