@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -30,8 +31,8 @@ def draw(name: str, panels: int, fill: Callable[[Sequence[Axes], dict[str, str]]
     """
     files = []
     for mode, colours in COLOURS.items():
-        ink, paper = (dict.fromkeys(keys, colours[part]) for part, keys in STYLED.items())
-        with plt.rc_context(ink | paper | {"svg.hashsalt": "bwsk_jax", "axes.titlesize": 11}):
+        style: Any = {key: colours[part] for part, keys in STYLED.items() for key in keys}
+        with plt.rc_context(style | {"svg.hashsalt": "bwsk_jax", "axes.titlesize": 11}):
             figure, axes = plt.subplots(1, panels, figsize=(3.6 * panels, 3.4), squeeze=False)
             fill(list(axes[0]), colours)
             figure.tight_layout()

@@ -19,6 +19,7 @@ Cost: about 30 minutes for v5e on 2 idle cores and 4 GiB; it skips what the file
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -113,7 +114,7 @@ class Points:
     def peak(self, way: str, size: Size) -> int | None:
         """Return the peak, or None if the compiler gives up."""
         point = self.get(way, size)
-        return point and point["peak"]
+        return None if point is None else point["peak"]
 
 
 def compiled(way: str, size: Size, target: str | None) -> dict[str, Any] | None:
@@ -148,35 +149,34 @@ def largest(peak: Callable[[int], int | None], memory: float) -> tuple[int, int]
     The two are at most `RESOLUTION` apart, or one. The next batch to try is where the line through the two
     largest that have a peak meets the memory. If nothing fits, the result is (0, 1).
     """
-    known: dict[int, int | None] = {}
-    fits = lambda batch: known[batch] is not None and known[batch] <= memory
-    batch = 1
+    known: dict[int, float] = {}  # infinite where the compiler gave up
+
+    def measure(batch: int) -> None:
+        found = peak(batch)
+        known[batch] = math.inf if found is None else found
+
     for first in FIRST_BATCHES:
-        known[first] = peak(first)
+        measure(first)
     while True:
-        low = max((b for b in known if fits(b)), default=0)
-        high = min((b for b in known if not fits(b)), default=None)
+        low = max((b for b, size in known.items() if size <= memory), default=0)
+        high = min((b for b, size in known.items() if size > memory), default=None)
         if high is not None and high - low <= max(1, RESOLUTION * low):
             return low, high
-        batch = _next(known, low, high, memory)
-        known[batch] = peak(batch)
+        measure(_next(known, low, high, memory))
 
 
-def _next(known: dict[int, int | None], low: int, high: int | None, memory: float) -> int:
-    """Return the batch to try next, between `low` and `high`."""
+def _next(known: dict[int, float], low: int, high: int | None, memory: float) -> int:
+    """Return the batch to try next: where a line meets the memory, and now and then the middle."""
     limit = 8 * low if high is None else high
-    near = sorted((b for b in known if known[b] is not None), key=lambda b: abs(b - low))[:2]
-    guess = (low + limit) // 2
-    if len(near) == 2:
-        (a, at_a), (b, at_b) = ((n, known[n]) for n in near)
-        if at_a != at_b:
-            guess = int(a + (memory - at_a) * (b - a) / (at_b - at_a))
+    near = sorted((b for b in known if known[b] < math.inf), key=lambda b: abs(b - low))[:2]
     step = max(1, int(RESOLUTION * low))
-    if guess <= low:
-        guess = low + step
-    if guess >= limit:
-        guess = limit - step if high is not None else limit
-    return min(max(guess, low + 1), limit - 1 if high is not None else limit)
+    guess = (low + limit) // 2
+    if len(near) == 2 and known[near[0]] != known[near[1]] and (high is None or len(known) % 3):
+        (a, at_a), (b, at_b) = ((n, known[n]) for n in near)
+        guess = int(a + (memory - at_a) * (b - a) / (at_b - at_a))
+        guess = guess if guess > low else low + step
+        guess = guess if guess < limit else limit - step
+    return min(max(guess, low + 1), max(low + 1, limit - 1))
 
 
 def find_largest(points: Points, way: str, memory: float) -> dict[str, Any]:

@@ -64,8 +64,8 @@ class Theirs:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         with tempfile.TemporaryDirectory() as folder:
             bert.save_pretrained(Path(folder), config, params)
-            model = transformers.BertForMaskedLM.from_pretrained(folder)
-        self.model: Any = model.to(self.device).train()
+            model: Any = transformers.BertForMaskedLM.from_pretrained(folder)
+        self.model = model.to(self.device).train()
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=LEARNING_RATE,

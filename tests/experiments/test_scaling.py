@@ -31,7 +31,13 @@ def test_a_search_ends_between_a_batch_that_fits_and_one_that_does_not(state, ea
     low, high = largest(peak, memory)
     assert low == 0 or fits(low)
     assert not fits(high) and high - low <= max(1, RESOLUTION * low)
-    assert {low, high} - {0} <= set(tried) and len(tried) == len(set(tried)) < 25
+    assert {low, high} - {0} <= set(tried) and len(tried) == len(set(tried)) < 30
+
+
+def test_a_search_on_a_line_takes_few_compilations():
+    tried = []
+    assert largest(lambda batch: tried.append(batch) or 1_800 + 36 * batch, 16_000) == (394, 401)
+    assert tried == [4, 16, 127, 394, 401]
 
 
 def test_a_peak_is_what_the_compiled_step_takes():
