@@ -24,8 +24,6 @@ TRIALS: dict[str, dict[str, Any]] = {
     "positions drawn": {"positions": "drawn"},
     "half of the rate": {"lr": 0.75e-3},
     "windows of 32": {"seq_len": 32, "batch_size": 64},
-    "30% masked": {"mask_rate": 0.3},
-    "dropout 0.1": {"dropout": 0.1},
 }
 """What each trial has in place of that."""
 TRIAL_STEPS = 1000

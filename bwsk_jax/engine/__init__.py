@@ -21,9 +21,10 @@ order and follows inexactness through them, `milp` writes the choice as an integ
 users call.
 
 `execute`: running a plan. `steps` runs steps, `guard` decides whether the data allow the inverses that depend
-on them, `recover` runs a whole plan, and `drift` notices a carry that was lost. `reversible` and
-`reversible_scan` (in `segments`, where carries are kept) tie all of this to `jax.custom_vjp`; `named_axes`
-keeps collectives working under `jax.vmap`, and `forward_mode` refuses forward-mode derivatives.
+on them, and `recover` runs a whole plan. `drift` notices a carry that was lost, and `spoiling` makes
+gradients NaN then. `reversible` and `reversible_scan` (in `segments`, where carries are kept) tie all of this
+to `jax.custom_vjp`; `named_axes` keeps collectives working under `jax.vmap`, and `forward_mode` refuses
+forward-mode derivatives.
 
 So five things are handed on: Program -> VjpTrace -> Problem -> Plan -> recovered values. Here is the way by
 hand that `bwsk_jax.reversible` takes, for a function whose residuals are the cosine of `exp(x)` and `exp(x)`:

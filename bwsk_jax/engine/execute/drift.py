@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
+from bwsk_jax.engine.execute.spoiling import spoiled_if
 from bwsk_jax.engine.program.types import at_least_float32, is_differentiable, varying_axes
 
 __all__ = ["DriftAlarm", "ReconstructionWarning", "Summary", "spoiled", "warn_if_lost"]
@@ -107,19 +108,17 @@ def _sums(*arrays: Any) -> list[Any]:
 
 
 def spoiled(drift: Any, cotangents: Sequence[Any]) -> list[Any]:
-    """The cotangents, but NaN if a carry was lost.
+    """The cotangents, but NaN if a carry was lost, and so are their derivatives.
 
-    They are multiplied by NaN or by 1 rather than replaced, so that their derivatives are NaN as well. Where
-    devices share a cotangent, it is NaN on all of them as soon as one has lost its carry.
+    Where devices share a cotangent, it is NaN on all of them as soon as one has lost its carry.
     """
 
     @functools.cache
-    def factor(axes):
-        worst = lax.pmax(drift, tuple(sorted(axes))) if axes else drift
-        return jnp.where(worst > 0, jnp.nan, jnp.ones_like(worst))
+    def lost(axes):
+        return (lax.pmax(drift, tuple(sorted(axes))) if axes else drift) > 0
 
     shared = [varying_axes(drift) - varying_axes(ct) for ct in cotangents]
-    return [ct * factor(axes).astype(ct.dtype) for ct, axes in zip(cotangents, shared, strict=True)]
+    return [spoiled_if(lost(axes), ct) for ct, axes in zip(cotangents, shared, strict=True)]
 
 
 def warn_if_lost(drift: Any) -> None:
