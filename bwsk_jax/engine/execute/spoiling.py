@@ -58,7 +58,7 @@ def _batched(args, axes):
 
 
 _spoil_p = Primitive("spoil")
-_spoil_p.def_impl(jax.jit(spoiled_if))
+_spoil_p.def_impl(_product)
 _spoil_p.def_abstract_eval(lambda lost, array: array)
 ad.primitive_jvps[_spoil_p] = _jvp
 ad.primitive_transposes[_spoil_p] = _transpose
