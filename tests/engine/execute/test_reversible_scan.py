@@ -107,7 +107,8 @@ def test_iterations_are_unrolled_both_ways_and_then_kept_apart(unroll, loops):
     body, init, xs, _ = CASES["coupling"]
     run = lambda w: loss_of(LEAST(body, init, w, unroll=unroll))
     text = jax.jit(jax.grad(run)).lower(xs).as_text()
-    assert text.count("stablehlo.while") == loops
+    spoils = 1  # the loop that makes the gradient NaN if the carry was lost
+    assert text.count("stablehlo.while") == loops + spoils
     assert (text.count("optimization_barrier") > 0) == (loops == 0)
 
 
