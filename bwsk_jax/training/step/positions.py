@@ -23,8 +23,8 @@ def with_sinusoids(params: Any, scale: float) -> Any:
     `scale` is the standard deviation of the other embeddings, so that none drowns another.
     """
     embeddings = params["embeddings"]
-    table = sinusoids(*embeddings["position"]["embedding"].shape, scale)
-    positions = {"embedding": jnp.asarray(table, jnp.float32)}
+    rows, width = embeddings["position"]["embedding"].shape
+    positions = {"embedding": jnp.asarray(sinusoids(rows, width, scale), jnp.float32)}
     return params | {"embeddings": embeddings | {"position": positions}}
 
 
