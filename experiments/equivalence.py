@@ -25,10 +25,10 @@ from typing import Any
 from scipy import stats
 
 from experiments.records import device_name, read, write
-from experiments.runs import trained
+from experiments.runs import SMALL, trained
 
 MARGINS = {"float32": 0.01, "bf16": 0.02}
-FLAGS = {"preset": "demo", "dropout": 0.1, "validate_every": 100, "patience": 100}
+FLAGS = SMALL | {"dropout": 0.1, "validate_every": 100, "patience": 100}
 CONVENTIONAL = "scratch-conventional"
 LIMITS = {CONVENTIONAL: None, "scratch-reversible": "inf"}
 """Of recomputation, by variant."""

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+SMALL = {"preset": "demo", "recipe": "best", "batch_size": 32, "mask_rate": 0.15, "weight_decay": 0.01}
+"""The demo's model of 2 layers x 128, trained as `mini` is by the recipe `best`."""
+
 
 def trained(variant: str, out: Path, flags: Mapping[str, Any]) -> dict[str, Any]:
     """Train a variant in `out`, go on with a run that was cut short, and return its results.

@@ -26,7 +26,7 @@ from bwsk_jax.training.report.loading import load
 from bwsk_jax.variants import VARIANTS
 from experiments.drawing import draw
 from experiments.records import RESULTS, device_name
-from experiments.runs import trained
+from experiments.runs import SMALL, trained
 
 EXPERIMENTS = {"finetune": "fine-tuned", "scratch": "from scratch"}
 MARKERS = {"conventional": "s", "analyzed": "x", "reversible": "o"}
@@ -86,7 +86,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs-six"), help="receives the models")
     options = parser.parse_args()
 
-    shared = {key: getattr(options, key) for key in ("preset", "recipe", "precision", "dataset")}
+    shared = SMALL if options.preset == SMALL["preset"] else {}
+    shared = shared | {key: getattr(options, key) for key in ("preset", "recipe", "precision", "dataset")}
     own = {
         "finetune": {
             "init": options.init,
