@@ -2,8 +2,9 @@
 
     python -m experiments.recipes --dataset FOLDER --tokenizer VOCABULARY
 
-Claim: `--recipe best` leaves the plateau of the unigrams within one epoch, for each of three seeds. Parts of
-it are changed alone. The model has 2 layers x 128, which is less than `mini`, and the vocabulary of BERT-base.
+Claim: `--recipe best` leaves the plateau of the unigrams within one epoch, for each of three seeds.
+Parts of it are changed alone. The model has 2 layers x 128, which is less than `mini`, and the
+vocabulary of BERT-base.
 Expected: a validation pseudo-perplexity of at most 0.45 of the unigrams', for each of the three seeds.
 Cost: about three minutes for each trial on two cores. `--max-steps` scales it down.
 What is done is not done again: results are in experiments/results/DEVICE/recipes.json.
