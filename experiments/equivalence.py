@@ -72,7 +72,7 @@ def main() -> None:
     """Train what is not trained yet, and write the comparison of each precision when it is complete."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--max-steps", type=int, default=200)
+    parser.add_argument("--max-steps", type=int, default=80)
     parser.add_argument("--out", type=Path, default=Path("runs-equivalence"), help="receives all runs")
     options = parser.parse_args()
     found = read(device_name(), "equivalence") or {}

@@ -33,13 +33,13 @@ def timed(build: Build, dtype: Any, size: Size, scans: Scans, rounds: int) -> di
         way: lambda program=program: jax.block_until_ready(program(*given))
         for way, program in programs.items()
     }
-    seconds = in_turns(runs, rounds)
-    first = next(iter(seconds.values()))
+    times = in_turns(runs, rounds)
+    first = next(iter(times.values()))
     return {
         way: {
             "temporaries": program.memory_analysis().temp_size_in_bytes,
             "cycles": None,
-            "time": ratio(seconds[way], first),
+            "time": ratio(times[way]["seconds"], first["seconds"]),
             "error": errors[way],
         }
         for way, program in programs.items()
