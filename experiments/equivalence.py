@@ -15,15 +15,17 @@ equivalent at a margin if it lies within the margin (two one-sided tests at 2.5%
 doi:10.1007/BF01068419).
 """
 
-import argparse
 import itertools
 import math
 import statistics
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scipy import stats
 
+from bwsk_jax.errors import mistakes_in_one_line
+from bwsk_jax.usage import parse
 from experiments.records import device_name, read, write
 from experiments.runs import SMALL, trained
 
@@ -33,6 +35,16 @@ CONVENTIONAL = "scratch-conventional"
 LIMITS = {CONVENTIONAL: None, "scratch-reversible": "inf"}
 """Of recomputation, by variant."""
 CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much is trained."""
+
+    seeds: int = 5
+    max_steps: int = 80
+    out: str = "runs-equivalence"
+    """Receives all runs."""
 
 
 def interval(differences: list[float]) -> dict[str, float]:
@@ -70,24 +82,19 @@ def comparison(losses: dict[str, list[float]], margin: float) -> dict[str, Any]:
 
 def main() -> None:
     """Train what is not trained yet, and write the comparison of each precision when it is complete."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--max-steps", type=int, default=80)
-    parser.add_argument("--out", type=Path, default=Path("runs-equivalence"), help="receives all runs")
-    options = parser.parse_args()
+    with mistakes_in_one_line():
+        options = parse(Options, None, description=__doc__)
     found = read(device_name(), "equivalence") or {}
     for precision, margin in MARGINS.items():
         losses: dict[str, list[float]] = {name: [] for name in LIMITS}
         for seed, (name, limit) in itertools.product(range(options.seeds), LIMITS.items()):
             flags = FLAGS | {"precision": precision, "seed": seed, "max_steps": options.max_steps}
-            out = options.out / f"{precision}-{seed}"
+            out = Path(options.out) / f"{precision}-{seed}"
             results = trained(name, out, flags | {"max_overhead": limit})
             losses[name].append(math.log(results["val_curve"][-1][1]))
         found[precision] = comparison(losses, margin) | {"flags": FLAGS | {"max_steps": options.max_steps}}
         write(device_name(), "equivalence", found)
-        print(
-            precision, {key: value for key, value in found[precision].items() if key != "flags"}, flush=True
-        )
+        print(precision, found[precision], flush=True)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,12 @@ Cost: about three minutes for each trial on two cores. `--max-steps` scales it d
 What is done is not done again: results are in experiments/results/DEVICE/recipes.json.
 """
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bwsk_jax.errors import mistakes_in_one_line
+from bwsk_jax.usage import parse
 from experiments.records import device_name, read, write
 from experiments.runs import SMALL, trained
 
@@ -28,6 +30,17 @@ TRIALS: dict[str, dict[str, Any]] = {
     "windows of 32": {"seq_len": 32, "batch_size": 64},
 }
 """What each trial has in place of that."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is trained on, and for how long."""
+
+    dataset: str = "Salesforce/wikitext:wikitext-2-raw-v1"
+    tokenizer: str = "google-bert/bert-base-uncased"
+    out: str = "runs-recipes"
+    """Receives all runs."""
+    max_steps: int = 1000
 
 
 def summary(flags: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
@@ -56,19 +69,15 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run the trials that the file does not have yet, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--dataset", default="Salesforce/wikitext:wikitext-2-raw-v1")
-    parser.add_argument("--tokenizer", default="google-bert/bert-base-uncased")
-    parser.add_argument("--out", type=Path, default=Path("runs-recipes"), help="receives all runs")
-    parser.add_argument("--max-steps", type=int, default=1000)
-    options = parser.parse_args()
+    with mistakes_in_one_line():
+        options = parse(Options, None, description=__doc__)
     device = device_name()
     found = read(device, "recipes") or {}
     text = {"dataset": options.dataset, "tokenizer": options.tokenizer}
     for name, changed in TRIALS.items():
         if name not in found:
             flags = BEST | {"max_steps": options.max_steps} | changed
-            out = options.out / name.replace(",", "").replace(" ", "-")
+            out = Path(options.out) / name.replace(",", "").replace(" ", "-")
             found[name] = summary(flags, trained("scratch-conventional", out, text | flags))
             write(device, "recipes", found)
     print(table(found))

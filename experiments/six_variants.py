@@ -12,17 +12,19 @@ has it. The reference's size and length, for a GPU: `--preset base --recipe refe
 --finetune-steps 0`. What is done is not done again, and what was cut short goes on.
 """
 
-import argparse
 import json
 import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 
+from bwsk_jax.errors import mistakes_in_one_line
 from bwsk_jax.training.report.loading import load
+from bwsk_jax.usage import parse
 from bwsk_jax.variants import VARIANTS
 from experiments.drawing import draw
 from experiments.records import RESULTS, device_name
@@ -41,6 +43,29 @@ REFERENCE = {
 """What the model card of `tzervas/bwsk-bert-base` states of BERT-base and 5 epochs of WikiText-2 in fp16: the
 final loss, pseudo-perplexity in validation and test, GB and minutes. S is 67.3% and K 32.7% there."""
 HEADER = ("variant", "final loss", "validation", "test", "peak", "minutes", "epochs")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is trained on, and for how long."""
+
+    init: str = "google-bert/bert-base-uncased"
+    """The model that is fine-tuned."""
+    dataset: str = "Salesforce/wikitext:wikitext-2-raw-v1"
+    tokenizer: str = "google-bert/bert-base-uncased"
+    """Of the models from scratch."""
+    preset: str = "demo"
+    """Of the models from scratch, and of the recipe."""
+    recipe: str = "best"
+    precision: str = "float32"
+    max_steps: int = 1200
+    """From scratch; 0: the recipe's epochs."""
+    finetune_steps: int = 120
+    """0: the recipe's epochs."""
+    finetune_lr: float | None = None
+    """5e-4 suits MiniLM, whose masked-LM head is a fresh one."""
+    out: str = "runs-six"
+    """Receives the models."""
 
 
 def comparison(runs: dict[str, dict[str, Any]]) -> str:
@@ -73,19 +98,9 @@ def curves(panels: Sequence[Axes], runs: dict[str, dict[str, Any]]) -> None:
 
 def main() -> None:
     """Train what is not trained yet, check that all load, and write results, card, table and picture."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--init", default="google-bert/bert-base-uncased")
-    parser.add_argument("--dataset", default="Salesforce/wikitext:wikitext-2-raw-v1")
-    parser.add_argument("--tokenizer", default="google-bert/bert-base-uncased", help="from scratch")
-    parser.add_argument("--preset", default="demo", help="of a model from scratch, and of the recipe")
-    parser.add_argument("--recipe", default="best")
-    parser.add_argument("--precision", default="float32")
-    parser.add_argument("--max-steps", type=int, default=1200, help="from scratch; 0: the recipe's epochs")
-    parser.add_argument("--finetune-steps", type=int, default=120, help="0: the recipe's epochs")
-    parser.add_argument("--finetune-lr", type=float, help="for MiniLM, whose head is a fresh one, 5e-4")
-    parser.add_argument("--out", type=Path, default=Path("runs-six"), help="receives the models")
-    options = parser.parse_args()
-
+    with mistakes_in_one_line():
+        options = parse(Options, None, description=__doc__)
+    out = Path(options.out)
     shared = SMALL if options.preset == SMALL["preset"] else {}
     shared = shared | {key: getattr(options, key) for key in ("preset", "recipe", "precision", "dataset")}
     own = {
@@ -98,18 +113,18 @@ def main() -> None:
     }
     runs = {}
     for name, variant in VARIANTS.items():
-        runs[name] = trained(name, options.out, shared | own[variant.experiment])
-        *_, faults = load(options.out / name)
+        runs[name] = trained(name, out, shared | own[variant.experiment])
+        *_, faults = load(out / name)
         if faults:
-            raise SystemExit(f"{options.out / name} does not load whole in transformers: {faults}")
+            raise SystemExit(f"{out / name} does not load whole in transformers: {faults}")
 
     device = device_name()
     folder = RESULTS / device / "six_variants"
     folder.mkdir(parents=True, exist_ok=True)
-    gathered = json.loads((options.out / "results.json").read_text("utf-8"))
+    gathered = json.loads((out / "results.json").read_text("utf-8"))
     gathered["loaded_by_transformers"] = list(runs)
     (folder / "results.json").write_text(json.dumps(gathered) + "\n", "utf-8")
-    shutil.copy(options.out / "README.md", folder)
+    shutil.copy(out / "README.md", folder)
     (folder / "comparison.md").write_text(comparison(runs) + "\n", "utf-8")
     draw(f"six_variants_{device}", len(EXPERIMENTS), lambda panels, _: curves(panels, runs))
     print(comparison(runs))

@@ -157,7 +157,15 @@ def understood(words):
             target,
         ]:
             assert importlib.util.find_spec(name) and find_target(target)
-        case ["python", "-m", "experiments.scaling" as name, *flags]:
+        case [
+            "python",
+            "-m",
+            "experiments.scaling"
+            | "experiments.six_variants"
+            | "experiments.equivalence"
+            | "experiments.recipes" as name,
+            *flags,
+        ]:
             usage.parse(importlib.import_module(name).Options, flags)
         case ["python", "-m", "experiments.reversible_nets" | "experiments.against_pytorch" as name, *flags]:
             usage.parse(importlib.import_module(f"{name}.__main__").Options, flags)
