@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 from importlib.metadata import version
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -47,7 +48,30 @@ hypothesis.settings.register_profile("full", derandomize=True, deadline=None, ma
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2000, print_blob=True)
 hypothesis.settings.load_profile("quick")
 
+MOST_MAPPINGS = 30_000
+TESTS_BETWEEN_LOOKS = 20
+_tests = 0
+
 
 def pytest_collection_finish():
     """Take what has been imported out of the garbage collector's rounds, for it stays until the end."""
     gc.freeze()
+
+
+def pytest_runtest_teardown():
+    """Let go of compiled programs before the system gives no more mappings of memory, and XLA crashes.
+
+    Each program has several, a process may have about 65,000, and all tests together need more.
+    """
+    global _tests
+    _tests += 1
+    if _tests % TESTS_BETWEEN_LOOKS == 0 and _mappings() > MOST_MAPPINGS:
+        jax.clear_caches()
+
+
+def _mappings() -> int:
+    """How many mappings of memory this process has; 0 where the system does not say."""
+    try:
+        return len(Path("/proc/self/maps").read_bytes().splitlines())
+    except OSError:
+        return 0
