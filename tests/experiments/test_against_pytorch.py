@@ -1,5 +1,6 @@
 """Both sides train the same function, and the peak of PyTorch is what its allocator gave out."""
 
+import dataclasses
 import warnings
 
 import jax
@@ -13,16 +14,10 @@ from experiments.against_pytorch import ours, theirs
 from experiments.against_pytorch.__main__ import Options, table
 from experiments.against_pytorch.batch import IGNORED, Batch
 from experiments.steps import MASK_ID
+from tests.support import tiny
 
-CONFIG = bert.BertConfig(
-    vocab_size=128,
-    hidden_size=16,
-    num_hidden_layers=3,
-    num_attention_heads=2,
-    intermediate_size=32,
-    max_position_embeddings=32,
-    hidden_dropout_prob=0.0,
-    attention_probs_dropout_prob=0.0,
+CONFIG = dataclasses.replace(
+    tiny.WITHOUT_DROPOUT, vocab_size=128, num_hidden_layers=3, max_position_embeddings=32
 )
 
 

@@ -31,7 +31,7 @@ import numpy as np
 
 from bwsk_jax import bert
 from bwsk_jax.locking import LOCK_FILE, InUseError, locked
-from bwsk_jax.training.data.cache import cache_folder, digest_of, keep_json, read_json
+from bwsk_jax.training.data.cache import cache_folder, digest_of, keep_json, read_json, sha256_of
 from bwsk_jax.training.data.text import Text
 from bwsk_jax.training.progress import TaskProgress
 from bwsk_jax.writing import remove_leftovers, replacing
@@ -318,10 +318,12 @@ def _finish(place: Path, vocabulary: int) -> None:
         while len(ids := np.fromfile(stream, dtype, IDS_AT_A_TIME)):
             counts += np.bincount(ids, minlength=vocabulary)
             digest.update(ids.astype(np.int32).data)
-    with open(place / ENDS_FILE, "rb") as stream:
-        ends_digest = hashlib.file_digest(stream, "sha256").hexdigest()
     about = {name: known[name] for name in ("type", "tokens", "documents")}
-    about |= {"ids_digest": digest.hexdigest(), "ends_digest": ends_digest, "counts": counts.tolist()}
+    about |= {
+        "ids_digest": digest.hexdigest(),
+        "ends_digest": sha256_of(place / ENDS_FILE),
+        "counts": counts.tolist(),
+    }
     keep_json(place / ABOUT_FILE, about)
     (place / PROGRESS_FILE).unlink(missing_ok=True)
 

@@ -9,7 +9,6 @@ else is read, so that bytes which a disk or a copy has changed cannot lead to ot
 """
 
 import functools
-import hashlib
 import logging
 import os
 import re
@@ -23,6 +22,7 @@ import jax
 import numpy as np
 
 from bwsk_jax.errors import UserError
+from bwsk_jax.training.data.cache import sha256_of
 from bwsk_jax.training.loop.history import History
 from bwsk_jax.training.step.train_step import TrainState
 
@@ -199,11 +199,8 @@ def _abstract(leaf: Any) -> Any:
 
 def _digests(folder: Path) -> bytes:
     """Return what `sha256sum` would print of the files in `folder`, but for the digests themselves."""
-    lines = []
-    for file in sorted(file for file in folder.rglob("*") if file.is_file() and file.name != DIGESTS_FILE):
-        with file.open("rb") as stream:
-            lines.append(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {file.relative_to(folder)}\n")
-    return "".join(lines).encode()
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != DIGESTS_FILE)
+    return "".join(f"{sha256_of(file)}  {file.relative_to(folder)}\n" for file in files).encode()
 
 
 @functools.cache
