@@ -4,9 +4,13 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from bwsk_jax.errors import UserError, quit_with
 from bwsk_jax.training.loop.interruption import Interruption, RunInterruptedError
+
+if TYPE_CHECKING:
+    from bwsk_jax.training.flags import Flags
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -37,7 +41,17 @@ def _train(args: Sequence[str] | None, interruption: Interruption) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     # Not to be told that there is no PyTorch: none is needed.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from bwsk_jax.processes import ending_together
+    from bwsk_jax.training.device import find_processes
+
+    find_processes(flags)
+    with ending_together():
+        _follow(flags, interruption)
+
+
+def _follow(flags: "Flags", interruption: Interruption) -> None:
     from bwsk_jax import PlanError
+    from bwsk_jax.processes import from_first, is_first, silence_others, wait_for_all
     from bwsk_jax.training.device import select_device
     from bwsk_jax.training.dry_run import dry_run
     from bwsk_jax.training.loop.fit import DivergedError
@@ -55,6 +69,7 @@ def _train(args: Sequence[str] | None, interruption: Interruption) -> None:
 
     try:
         select_device(flags.device)
+        silence_others()
         if flags.dry_run:
             return print(json.dumps(dry_run(flags), indent=2))
         setup = prepare(flags)
@@ -62,14 +77,14 @@ def _train(args: Sequence[str] | None, interruption: Interruption) -> None:
         if flags.push_to_hub is not None:
             check_push(flags.push_to_hub)
         check_same_run(setup)
-        results = finished_results(setup)
+        results = from_first(finished_results(setup))
         if results is None:
             setup = fit_memory(with_recorded_limit(setup))
     except (PlanError, OSError) as mistake:
         quit_with(mistake, status=2)
     try:
         if results is None:
-            for note in setup.notes:
+            for note in setup.notes if is_first() else ():
                 print(f"note: {note}", file=sys.stderr)
             results = run(setup, interruption)
         else:
@@ -77,13 +92,15 @@ def _train(args: Sequence[str] | None, interruption: Interruption) -> None:
             gather(setup, results)
         if flags.push_to_hub is not None:
             publish(setup, results, flags.push_to_hub)
+        wait_for_all("all is written")
     except PushError as failure:
         quit_with(f"{failure}; all is finished here, and the same command pushes again", status=1)
     except DivergedError as divergence:
         quit_with(divergence, status=1)
     except OSError as failure:
         quit_with(f"{failure}; what was saved is whole, and the same command continues from there", status=1)
-    print_summary(setup, results)
+    if is_first():
+        print_summary(setup, results)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ import tyro
 
 import bwsk_jax
 from bwsk_jax import bert
-from bwsk_jax.training.data.windows import Packed, cut_windows, epoch_batches
+from bwsk_jax.training.data.windows import Packed, cut_windows, epoch_rows
 from bwsk_jax.training.step.optimizer import make_optimizer
+from bwsk_jax.training.step.placement import ONE_DEVICE
 from bwsk_jax.training.step.train_step import initial_state, make_train_step, state_shapes
 
 MODES: dict[str, Callable] = {
@@ -135,7 +136,8 @@ def pipeline(preset: str = "mini", seq_len: int = 512, batch_size: int = 4, roun
     made, taken = [], []
     for epoch in range(rounds + 1):
         start = time.perf_counter()
-        batches = list(epoch_batches(windows, 1, batch_size, seed=0, epoch=epoch))
+        rows = epoch_rows(len(windows), 1, batch_size, seed=0, epoch=epoch)
+        batches = [ONE_DEVICE.placed_windows(windows, rows_ab) for rows_ab in rows]
         made.append(sum(batch.size for batch in batches) / (time.perf_counter() - start))
         start = time.perf_counter()
         state, _ = jax.block_until_ready(step(state, batches[0], key))

@@ -27,15 +27,15 @@ import jax, numpy, transformers, datasets, orbax.checkpoint
 from bwsk_jax import bert
 from bwsk_jax.training.data.corpus import load_corpus
 from bwsk_jax.training.data.tokens import cached_tokens
-from bwsk_jax.training.data.windows import cut_windows, epoch_batches, stream_of
+from bwsk_jax.training.data.windows import cut_windows, epoch_rows, stream_of
 started = time.perf_counter()
 tokenizer = bert.load_tokenizer(sys.argv[2])
 corpus = load_corpus(sys.argv[1])
 splits = ("test", "validation", "train")
 tokens = {split: cached_tokens(tokenizer, getattr(corpus, split), split) for split in splits}
 windows = cut_windows(stream_of(tokens["train"], ()), 512, 512, split="train")
-for batch in itertools.islice(epoch_batches(windows, 4, 4, seed=0, epoch=0), 100):
-    batch.sum()
+for rows in itertools.islice(epoch_rows(len(windows), 4, 4, seed=0, epoch=0), 100):
+    windows[rows.ravel()].sum()
 sizes = {split: len(found) for split, found in tokens.items()}
 print(json.dumps({"seconds": round(time.perf_counter() - started, 2), "tokens": sizes}))
 """

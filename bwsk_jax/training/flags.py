@@ -177,6 +177,13 @@ class Flags:
     mesh: Annotated[str | None, shown("STR", "one device")] = None
     """Devices that share the work, like data=8, fsdp=8 or data=4,model=2. data and fsdp split the windows of
     --batch-size, fsdp also parameters, gradients and optimizer, model the layers."""
+    coordinator: Annotated[str | None, shown("HOST:PORT", "one process")] = None
+    """Where process 0 is reached, if several processes share the devices of --mesh; 'auto' takes this and the
+    next two from SLURM, Open MPI or a Cloud TPU."""
+    num_processes: Annotated[int | None, shown("INT")] = None
+    """How many processes there are. Each is given the same command but for --process-id."""
+    process_id: Annotated[int | None, shown("INT")] = None
+    """Which of them this one is, from 0. Process 0 writes and reports."""
     log_dir: Annotated[str | None, shown("DIR")] = None
     """Folder that receives TensorBoard events, in VARIANT/."""
     wandb: Annotated[str | None, shown("PROJECT")] = None
@@ -189,14 +196,22 @@ class Flags:
     """Languages of the text, like en or en,de, for the model card."""
 
 
-PERSONAL = ("out", "save_every", "device", "mesh", "log_dir", "wandb", "push_to_hub", "license", "language")
+OF_PROCESSES = ("coordinator", "num_processes", "process_id")
+"""The flags that say how several processes find each other."""
+PERSONAL = (
+    *("out", "save_every", "device", "mesh", *OF_PROCESSES),
+    *("log_dir", "wandb", "push_to_hub", "license", "language"),
+)
 """The flags that change nothing of what is computed."""
 POSITIVE = (
     *("seq_len", "batch_size", "grad_accum", "epochs", "max_steps", "lr", "max_bytes"),
-    *("clip", "mask_rate", "validate_every", "patience"),
+    *("clip", "mask_rate", "validate_every", "patience", "num_processes"),
 )
 FINITE = ("lr", "weight_decay")
-NOT_NEGATIVE = ("max_overhead", "save_every", "seed", "weight_decay", "warmup", "dropout", "beta1", "beta2")
+NOT_NEGATIVE = (
+    *("max_overhead", "save_every", "seed", "weight_decay", "warmup", "dropout", "beta1", "beta2"),
+    "process_id",
+)
 # JAX takes a seed as a signed integer of 64 bits.
 LIMITS = {"seed": 2**63} | dict.fromkeys(("mask_rate", "warmup", "dropout", "beta1", "beta2"), 1)
 TYPES = {name: typing.get_args(hint) or (hint,) for name, hint in typing.get_type_hints(Flags).items()}

@@ -7,6 +7,7 @@ import sys
 from typing import TypeVar
 
 import bwsk_jax
+from bwsk_jax.processes import is_first
 from bwsk_jax.targets import DoesNotFitError, FitError
 from bwsk_jax.targets.fit import parse_bytes
 from bwsk_jax.training.setup import StepSetup
@@ -38,6 +39,8 @@ def fit_memory(setup: AnySetup) -> AnySetup:
         except DoesNotFitError as fault:
             peak, size = math.inf, f"too much ({fault})"
         peaks.append(peak)
+        if not is_first():
+            return peak > limit
         print(
             f"--fit {setup.flags.fit}: {setup.per_device(plan.saved_bytes):,} bytes saved per layer, "
             f"{plan.overhead:.1%} recomputed: {size}",

@@ -4,6 +4,8 @@ import sys
 import time
 from typing import TextIO
 
+from bwsk_jax.processes import is_first
+
 SECONDS_BETWEEN_PIPED_LINES = 10.0
 SECONDS_BETWEEN_TERMINAL_LINES = 0.1
 SECONDS_BEFORE_TASK_LINES = 3.0
@@ -74,7 +76,8 @@ class Progress:
 class TaskProgress:
     """Prints on standard error how far a task is and the time left, if it takes more than a few seconds.
 
-    It is used in a `with`, at whose end the line is removed from a terminal.
+    It is used in a `with`, at whose end the line is removed from a terminal. Of several processes only the
+    first one prints.
     """
 
     def __init__(self, label: str, total: int, stream: TextIO | None = None):
@@ -98,7 +101,7 @@ class TaskProgress:
         """Say that `count` more of the `total` are done."""
         self._done += count
         now = time.perf_counter()
-        if now < self._next_line:
+        if now < self._next_line or not is_first():
             return
         terminal = self.stream.isatty()
         left = (now - self._started) / self._done * (self.total - self._done)

@@ -16,7 +16,7 @@ import numpy as np
 
 from bwsk_jax import bert
 from bwsk_jax.errors import UserError
-from bwsk_jax.training.flags import PERSONAL, Flags
+from bwsk_jax.training.flags import OF_PROCESSES, PERSONAL, Flags
 from bwsk_jax.training.loop.checkpoints import has_checkpoint
 from bwsk_jax.training.memory import limited
 from bwsk_jax.training.recipe import IN_RECIPE, REFERENCE, default_recipe, recipe_of
@@ -58,9 +58,10 @@ class ForeignFileError(UserError):
 def resolved_flags(setup: Setup) -> dict[str, Any]:
     """Return flag -> value with everything filled in, as JSON has it: infinity is a string.
 
-    The `max_bytes` that `--fit` led to is left out, because the user did not give it.
+    The `max_bytes` that `--fit` led to is left out, because the user did not give it, and so is how processes
+    found each other, which is of one session.
     """
-    values = dataclasses.asdict(setup.flags)
+    values = dataclasses.asdict(setup.flags) | dict.fromkeys(OF_PROCESSES)
     if setup.flags.fit is not None:
         values["max_bytes"] = None
     values |= {name: getattr(setup.recipe, name) for name in IN_RECIPE}

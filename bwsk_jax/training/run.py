@@ -1,6 +1,7 @@
 """One run: compile, train, test, export, report. The table of contents of training."""
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import numpy as np
 
 from bwsk_jax import bert
 from bwsk_jax.locking import locked
+from bwsk_jax.processes import Agreement, from_first, gathered, is_first, wait_for_all
 from bwsk_jax.training.loop.callbacks import Callbacks
 from bwsk_jax.training.loop.checkpoints import Checkpoints
 from bwsk_jax.training.loop.event_log import EventLog, TrainingEvents
@@ -21,7 +23,7 @@ from bwsk_jax.training.loop.wandb_log import WandbLog
 from bwsk_jax.training.progress import Progress
 from bwsk_jax.training.report.card import CARD_FILE, PLACE, write_model_card
 from bwsk_jax.training.report.export import link_best, remove_copies
-from bwsk_jax.training.report.metrics import final_metrics, make_evaluator, validate_first
+from bwsk_jax.training.report.metrics import FinalMetrics, final_metrics, make_evaluator, validate_first
 from bwsk_jax.training.report.origin import origin
 from bwsk_jax.training.report.push import push, repository_of
 from bwsk_jax.training.report.results import (
@@ -37,7 +39,7 @@ from bwsk_jax.training.report.results import (
 from bwsk_jax.training.resume import save_flags
 from bwsk_jax.training.setup import Setup
 from bwsk_jax.training.step.optimizer import learning_rate_schedule
-from bwsk_jax.training.step.train_step import initial_state
+from bwsk_jax.training.step.train_step import TrainState, initial_state
 from bwsk_jax.writing import copy_files, remove_leftovers
 
 # Two variants may be trained side by side; what one of them gathers takes less than a second.
@@ -50,42 +52,53 @@ def run(setup: Setup, interruption: Interruption) -> dict[str, Any]:
     From the first validation on, the variant's folder holds the best parameters so far, ready to be loaded.
     Its training_results.json appears when all is done. If an earlier session began the run, it goes on.
 
-    Raises `InUseError` if another process does the same. Raises `OSError` if something cannot be written, as
-    on a full disk, and `RunInterruptedError`; what was saved before is whole in both cases.
+    Of several processes, each of which has to call this, the first writes.
+
+    Raises `InUseError` if another run does the same. Raises `OSError` if something cannot be written, as on a
+    full disk, and `RunInterruptedError`; what was saved before is whole in both cases.
     """
     started = time.perf_counter()
-    setup.folder.mkdir(parents=True, exist_ok=True)
-    remove_copies(setup.root)  # before the variant's files become others
-    with locked(setup.folder):
-        results = _run(setup, interruption, started)
+    with contextlib.ExitStack() as held:
+        if is_first():
+            setup.folder.mkdir(parents=True, exist_ok=True)
+            remove_copies(setup.root)  # before the variant's files become others
+            held.enter_context(locked(setup.folder))
+            _begin(setup)
+        wait_for_all("the folder is there")
+        agree = Agreement()
+        history, earlier_seconds, peak_bytes = _train(setup, interruption, agree)
+        wait_for_all("the best model is exported")
+        final = final_metrics(setup, history.best, interruption, agree)
+        outcome = Outcome(history, final, peak_bytes, earlier_seconds + time.perf_counter() - started)
+        results = training_results(setup, outcome)
+        if is_first():
+            _end(setup, history, final, results)
     gather(setup, results)
     return results
 
 
-def _run(setup: Setup, interruption: Interruption, started: float) -> dict[str, Any]:
+def _begin(setup: Setup) -> None:
     remove_leftovers(setup.folder)
     save_flags(setup)
     bert.save_tokenizer(setup.tokenizer, setup.folder)
     copy_files(setup.sentence_files, setup.folder)
 
-    history, earlier_seconds, peak_bytes = _train(setup, interruption)
-    final = final_metrics(setup, history.best, interruption)
-    outcome = Outcome(history, final, peak_bytes, earlier_seconds + time.perf_counter() - started)
-    results = training_results(setup, outcome)
 
+def _end(setup: Setup, history: History, final: FinalMetrics, results: dict[str, Any]) -> None:
     plot_loss(history, setup.unigram_perplexity, setup.variant.name, setup.folder / "loss.png")
     write_json(results, setup.folder / RESULTS_FILE)
     for log in _logs(setup, history, history.total_steps + 1):
         with log:
             log.log(history.total_steps, {f"test/{final.name}": final.test})
-    return results
 
 
 def publish(setup: Setup, results: dict[str, Any], name: str) -> None:
     """Upload what the output folder has to offer to the Hub's repository called `name`.
 
-    Raises `PushError`.
+    Of several processes the first does it. Raises `PushError`.
     """
+    if not is_first():
+        return
     repository = repository_of(name)
     gather(setup, results, repository)
     print(f"pushed to the Hub: {push(setup.root, repository)}")
@@ -94,8 +107,11 @@ def publish(setup: Setup, results: dict[str, Any], name: str) -> None:
 def gather(setup: Setup, results: dict[str, Any], repository: str | None = None) -> None:
     """Write what the output folder says of all its variants, and of the `repository` that they are in.
 
-    A license or language that is given for a run that was finished before goes into its results.
+    A license or language that is given for a run that was finished before goes into its results. Of several
+    processes the first does it.
     """
+    if not is_first():
+        return
     if (setup.flags.license or setup.flags.language) and results["origin"] != origin(setup):
         results["origin"] = origin(setup)
         write_json(results, setup.folder / RESULTS_FILE)
@@ -107,13 +123,20 @@ def gather(setup: Setup, results: dict[str, Any], repository: str | None = None)
         write_model_card(setup.root, repository or PLACE, best)
 
 
-def _train(setup: Setup, interruption: Interruption) -> tuple[History, float, int]:
+def _train(setup: Setup, interruption: Interruption, agree: Agreement) -> tuple[History, float, int]:
     """Return the history, the seconds of it that earlier sessions spent, and the step's compiled peak."""
     program = setup.compile()
-    params = setup.placement.placed(setup.params)
-    state = setup.placement.placed(initial_state(params, setup.optimizer, dtype=setup.dtype))
-    evaluate = make_evaluator(setup, interruption)
-    export = lambda state: bert.save_pretrained(setup.folder, setup.config, state.params, setup.pooler)
+    state = _first_state(setup)
+    evaluate = make_evaluator(setup, interruption, agree)
+
+    def export(state: TrainState) -> None:
+        params = gathered(state.params)
+        if is_first():
+            bert.save_pretrained(setup.folder, setup.config, params, setup.pooler)
+
+    def train_step(state: TrainState, rows_ab: np.ndarray, key: jax.Array) -> tuple[TrainState, jax.Array]:
+        return program.compiled(state, setup.placement.placed_windows(setup.train_windows, rows_ab), key)
+
     with (
         interruption.noted(),
         Checkpoints(setup.folder, setup.flags.save_every) as checkpoints,
@@ -124,7 +147,7 @@ def _train(setup: Setup, interruption: Interruption) -> tuple[History, float, in
             for leaf in jax.tree.leaves(state):
                 leaf.delete()  # `setup` refers to these arrays, and now no step will donate them
             state, history = restored
-            if history.val_curve and not bert.holds_model(setup.folder):
+            if history.val_curve and not from_first(bert.holds_model(setup.folder)):
                 best = checkpoints.best(state, history)
                 export(best)
                 print(f"note: the model in {setup.folder} was gone; it is exported again", file=sys.stderr)
@@ -140,11 +163,18 @@ def _train(setup: Setup, interruption: Interruption) -> tuple[History, float, in
             keep=export,
             checkpointer=checkpoints,
             interruption=interruption,
+            agree=agree,
             callback=Callbacks(progress, *_events(setup, history, closing)),
         )
-        epochs = Epochs(setup.train_windows, setup.recipe, setup.total_steps, setup.flags.seed)
-        fit(program.compiled, state, history, epochs, hooks)
+        epochs = Epochs(len(setup.train_windows), setup.recipe, setup.total_steps, setup.flags.seed)
+        fit(train_step, state, history, epochs, hooks)
     return history, earlier_seconds, program.peak_bytes
+
+
+def _first_state(setup: Setup) -> TrainState:
+    """Return the state before the first step. Without a mesh it takes over the parameters of `setup`."""
+    make = functools.partial(initial_state, optimizer=setup.optimizer, dtype=setup.dtype)
+    return setup.placement.made(make, setup.placement.placed(setup.params))
 
 
 def _events(setup: Setup, history: History, closing: contextlib.ExitStack) -> list[TrainingEvents]:
@@ -156,7 +186,9 @@ def _events(setup: Setup, history: History, closing: contextlib.ExitStack) -> li
 
 
 def _logs(setup: Setup, history: History, first: int) -> Iterator[EventLog | WandbLog]:
-    """Yield the logs that are wanted: TensorBoard's, from the step `first` on, and that of wandb."""
+    """Yield the logs that the first process is to keep: TensorBoard's, from step `first` on, and wandb's."""
+    if not is_first():
+        return
     if setup.log_folder is not None:
         yield EventLog(setup.log_folder, first)
     if setup.flags.wandb is not None:

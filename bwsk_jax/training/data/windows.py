@@ -193,17 +193,17 @@ def cut_windows(stream: Stream, seq_len: int, stride: int, *, split: str) -> Win
     return Windows(stream, seq_len, stride)
 
 
-def epoch_batches(
-    windows: Windows, micro_batches: int, batch_size: int, *, seed: int, epoch: int
+def epoch_rows(
+    windows: int, micro_batches: int, batch_size: int, *, seed: int, epoch: int
 ) -> Iterator[np.ndarray]:
-    """Yield int32 [A, B, T], a step's windows at a time, in an order drawn from (`seed`, `epoch`).
+    """Yield [A, B], the numbers of a step's windows at a time, in an order drawn from (`seed`, `epoch`).
 
     Windows at the end that are too few for a step are dropped.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(len(windows))
+    order = np.random.default_rng([seed, epoch]).permutation(windows)
     per_step = micro_batches * batch_size
-    for start in range(0, len(windows) - per_step + 1, per_step):
-        yield windows[order[start : start + per_step]].reshape(micro_batches, batch_size, -1)
+    for start in range(0, windows - per_step + 1, per_step):
+        yield order[start : start + per_step].reshape(micro_batches, batch_size)
 
 
 def steps_per_epoch(windows: int, recipe: Recipe) -> int:

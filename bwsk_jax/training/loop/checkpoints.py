@@ -4,6 +4,8 @@ Batches, masks and dropout follow from the seed and the step, so that a checkpoi
 training state and the history. A save blocks, because the next step overwrites the state in place, and a save
 in the background would still be reading it.
 
+Of several processes each writes its part of the arrays; the first does all else. They all see the folder.
+
 A checkpoint holds the digests of its own files, in the format of sha256sum. They are verified before anything
 else is read, so that bytes which a disk or a copy has changed cannot lead to other curves.
 """
@@ -22,6 +24,7 @@ import jax
 import numpy as np
 
 from bwsk_jax.errors import UserError
+from bwsk_jax.processes import from_first, is_first, wait_for_all
 from bwsk_jax.training.data.cache import sha256_of
 from bwsk_jax.training.loop.history import History
 from bwsk_jax.training.step.train_step import TrainState
@@ -58,7 +61,9 @@ class Checkpoints:
     def __init__(self, folder: Path, save_every: float):
         self.save_every = save_every
         self._folder = (folder / CHECKPOINT_FOLDER).absolute()
-        self._remove_stale()
+        if is_first():
+            self._remove_stale()
+        wait_for_all("there are only whole checkpoints")
         _quieten_orbax()
         self._saved_at = time.perf_counter()
         self._save_seconds = 0.0
@@ -92,12 +97,19 @@ class Checkpoints:
 
         Raises `RestoreError` if there are checkpoints but all are damaged, or if a whole one does not load.
         """
+        number = from_first(self._newest_intact() if is_first() else None)
+        if number is None:
+            return None
+        restored = self._load(number, like)
+        self._saved_at = time.perf_counter()
+        return restored
+
+    def _newest_intact(self) -> int | None:
         damages = {}
         for number in reversed(self.numbers):
             if damage := self._damage(number):
                 damages[number] = damage
                 continue
-            restored = self._load(number, like)
             for damaged, damage in damages.items():
                 self._delete(damaged)  # it is in the way of the steps to come
                 print(
@@ -105,8 +117,7 @@ class Checkpoints:
                     f"one before, {number}",
                     file=sys.stderr,
                 )
-            self._saved_at = time.perf_counter()
-            return restored
+            return number
         if damages:
             listed = "; ".join(f"{number}: {damage}" for number, damage in damages.items())
             raise RestoreError(f"{self._folder}: all checkpoints are damaged ({listed}): {START_AGAIN}")
@@ -116,7 +127,7 @@ class Checkpoints:
         """Return, in host memory, the state of the best validation in `history`. Raises `RestoreError`."""
         number = _number_of_best(history)
         assert number is not None  # there has been a validation
-        if damage := self._damage(number):
+        if damage := from_first(self._damage(number) if is_first() else None):
             raise RestoreError(
                 f"{self._folder}: the best checkpoint is damaged ({number}: {damage}): {START_AGAIN}"
             )
@@ -159,12 +170,17 @@ class Checkpoints:
         place = self._folder / str(number)
         temporary = place.with_suffix(TEMPORARY)
         try:
-            if number not in self.numbers:  # else nothing has happened since it was restored
+            if from_first(number not in self.numbers):  # else nothing has happened since it was restored
                 ocp.save(str(temporary), state, custom_metadata=metadata)
-                (temporary / DIGESTS_FILE).write_bytes(_digests(temporary))
-                temporary.rename(place)
-            for other in set(self.numbers) - {number, _number_of_best(history)}:
-                self._delete(other)
+                if is_first():
+                    (temporary / DIGESTS_FILE).write_bytes(_digests(temporary))
+                    temporary.rename(place)
+            if is_first():
+                for other in set(self.numbers) - {number, _number_of_best(history)}:
+                    self._delete(other)
+            wait_for_all("it is saved")
+        except jax.errors.JaxRuntimeError:  # a device, or another process, has failed
+            raise
         except Exception as fault:  # whatever Orbax's many layers make of what the system says
             raise SaveError(
                 f"{self._folder}: step {history.total_steps} could not be saved: {_reason(fault)}"

@@ -13,10 +13,11 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from bwsk_jax.training.data.windows import Windows, epoch_batches, steps_per_epoch
+from bwsk_jax.processes import Agreement
+from bwsk_jax.training.data.windows import epoch_rows, steps_per_epoch
 from bwsk_jax.training.loop.callbacks import Callback
 from bwsk_jax.training.loop.history import History
-from bwsk_jax.training.loop.interruption import Interruption, RunInterruptedError
+from bwsk_jax.training.loop.interruption import Interruption, RunInterruptedError, answer
 from bwsk_jax.training.recipe import Recipe
 from bwsk_jax.training.step.train_step import TrainState, all_finite
 
@@ -45,7 +46,7 @@ class Epochs:
     Steps count from 1. There are `total_steps`, unless training stops early.
     """
 
-    windows_wt: Windows
+    windows: int
     recipe: Recipe
     total_steps: int
     seed: int
@@ -53,22 +54,22 @@ class Epochs:
     @property
     def length(self) -> int:
         """The steps of an epoch."""
-        return steps_per_epoch(len(self.windows_wt), self.recipe)
+        return steps_per_epoch(self.windows, self.recipe)
 
     def validated(self, step: int) -> bool:
         """Whether the model is validated after `step`: every so often, at an epoch's end, and at the last."""
         return step % self.recipe.validate_every == 0 or step % self.length == 0 or step == self.total_steps
 
-    def batches_after(self, taken: int) -> Iterator[np.ndarray]:
-        """Yield what the steps see that follow the first `taken` ones."""
-        batches: Iterator[np.ndarray] = iter(())
+    def rows_after(self, taken: int) -> Iterator[np.ndarray]:
+        """Yield the numbers [A, B] of the windows that the steps see which follow the first `taken` ones."""
+        rows: Iterator[np.ndarray] = iter(())
         for step in range(taken, self.total_steps):
             epoch, step_in_epoch = divmod(step, self.length)
             if step_in_epoch == 0 or step == taken:
                 per_step = self.recipe.grad_accum, self.recipe.batch_size
-                batches = epoch_batches(self.windows_wt, *per_step, seed=self.seed, epoch=epoch)
-                batches = itertools.islice(batches, step_in_epoch, None)
-            yield next(batches)
+                rows = epoch_rows(self.windows, *per_step, seed=self.seed, epoch=epoch)
+                rows = itertools.islice(rows, step_in_epoch, None)
+            yield next(rows)
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,15 @@ class Hooks:
     """Keeps the model, which is the best so far."""
     checkpointer: Checkpointer
     interruption: Interruption
+    agree: Agreement
     callback: Callback
 
 
 def fit(train_step: Callable, state: TrainState, history: History, epochs: Epochs, hooks: Hooks) -> None:
     """Take the steps of `epochs` that `history` does not have yet; append what happens to `history`.
 
-    `state` is the state after the last step in `history`; the first step to come donates it.
+    `train_step(state, rows_ab, key) -> (state, loss)` gets the numbers of its windows. `state` is the state
+    after the last step in `history`; the first step to come donates it.
 
     The model is validated when `epochs` says so, and kept when it is the best so far. After
     `Recipe.patience` validations in a row without a new best, training stops early. State and history are
@@ -127,8 +130,8 @@ class _Fit:
         if self._history.early_stopped or (self._was_cut_short(taken) and self._settle(taken)):
             return
         key = jax.random.key(self._epochs.seed, impl="rbg")
-        for step, tokens_abt in enumerate(self._epochs.batches_after(taken), start=taken + 1):
-            self._state, loss = self._train_step(self._state, tokens_abt, key)
+        for step, rows_ab in enumerate(self._epochs.rows_after(taken), start=taken + 1):
+            self._state, loss = self._train_step(self._state, rows_ab, key)
             self._fetch()
             self._loss_on_device = loss
             self._history.epochs_completed = step // self._epochs.length
@@ -146,10 +149,12 @@ class _Fit:
         upcoming = max(self._history.step_seconds[-2:], default=0.0)
         if self._epochs.validated(step + 1):
             upcoming += self._validation_seconds
-        interruption, checkpointer = self._hooks.interruption, self._hooks.checkpointer
-        if improved or ends or interruption.signal is not None or checkpointer.due(upcoming):
+        hooks = self._hooks
+        signal, due = hooks.agree(hooks.interruption.number, hooks.checkpointer.due(upcoming))
+        if improved or ends or signal or due:
             self._save()
-        interruption.answer(f"at step {step}")
+            signal, _ = hooks.agree(hooks.interruption.number, due=False)  # one that came meanwhile
+        answer(signal, f"at step {step}")
         return ends
 
     def _validate(self, step: int) -> bool:

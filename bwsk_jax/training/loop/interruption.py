@@ -49,6 +49,11 @@ class Interruption:
     def __exit__(self, *exception) -> None:
         self._restore()
 
+    @property
+    def number(self) -> int:
+        """That of the signal, 0 if none came."""
+        return self.signal or 0
+
     @contextlib.contextmanager
     def noted(self) -> Iterator[None]:
         """Only record a signal while inside; at the end, raise for one that nobody answered."""
@@ -59,11 +64,6 @@ class Interruption:
             self._noting = False
         if self.signal is not None:
             raise RunInterruptedError(self.signal, STOPPED)
-
-    def answer(self, where: str) -> None:
-        """Raise `RunInterruptedError`, which says `where` training was, if a signal was recorded."""
-        if self.signal is not None:
-            raise RunInterruptedError(self.signal, f"{where}: saved; the same command continues from here")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)
@@ -84,6 +84,13 @@ class Interruption:
     def _restore(self) -> None:
         while self._previous:
             signal.signal(*self._previous.popitem())
+
+
+def answer(number: int, where: str) -> None:
+    """Raise `RunInterruptedError`, which says `where` training was, for signal `number`; not for 0."""
+    if number:
+        said = f"{where}: saved; the same command continues from here"
+        raise RunInterruptedError(signal.Signals(number), said)
 
 
 def _may_be_left(frame: FrameType | None) -> bool:

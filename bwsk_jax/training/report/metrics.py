@@ -5,10 +5,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from bwsk_jax import bert
+from bwsk_jax.processes import Agreement
 from bwsk_jax.training.data.pretrained import MaskedLM
 from bwsk_jax.training.loop.fit import DivergedError
 from bwsk_jax.training.loop.history import History
-from bwsk_jax.training.loop.interruption import Interruption
+from bwsk_jax.training.loop.interruption import Interruption, answer
 from bwsk_jax.training.progress import TaskProgress
 from bwsk_jax.training.setup import Setup
 from bwsk_jax.training.step.evaluation import HeldOut, make_window_loss, pseudo_perplexity
@@ -62,11 +63,11 @@ def validate_first(setup: Setup, evaluate: Callable, params: Any, history: Histo
     print(f"before the first step  validation {value:.2f}", flush=True)
 
 
-def make_evaluator(setup: Setup, interruption: Interruption) -> Callable:
+def make_evaluator(setup: Setup, interruption: Interruption, agree: Agreement) -> Callable:
     """Return `evaluate(params, held_out, label) -> pseudo-perplexity`.
 
-    If it takes long, a line on standard error says how far it is. A signal that the `interruption` recorded
-    is answered between two batches.
+    If it takes long, a line on standard error says how far it is. A signal that the `interruption` of any
+    process recorded is answered between two batches.
     """
     window_loss = make_window_loss(
         setup.config,
@@ -81,21 +82,24 @@ def make_evaluator(setup: Setup, interruption: Interruption) -> Callable:
 
             def report(rows):
                 progress.advance(rows)
-                interruption.answer(f"in the {label}")
+                signal, _ = agree(interruption.number, due=False)
+                answer(signal, f"in the {label}")
 
             return pseudo_perplexity(window_loss, params, held_out, setup.recipe.batch_size, report)
 
     return evaluate
 
 
-def final_metrics(setup: Setup, best_validation: float, interruption: Interruption) -> FinalMetrics:
+def final_metrics(
+    setup: Setup, best_validation: float, interruption: Interruption, agree: Agreement
+) -> FinalMetrics:
     """Measure what was exported: the parameters whose validation in training was `best_validation`.
 
     Raises `DivergedError` if a measure is not finite.
     """
     _, params = bert.load_pretrained(setup.folder)
     params = setup.placement.placed(params)
-    evaluate = make_evaluator(setup, interruption)
+    evaluate = make_evaluator(setup, interruption, agree)
     name, validation = setup.flags.eval_metric, best_validation
     if name == "exact":
         validation = evaluate(params, setup.final_validation, "exact validation")

@@ -163,9 +163,10 @@ def make_window_loss(
 
     def window_loss(params, tokens_bt, positions_bm):
         tokens_bt, positions_bm = map(placement.constrained_windows, (tokens_bt, positions_bm))
-        return masked_lm_loss(
+        loss_b = masked_lm_loss(
             config, params, tokens_bt, positions_bm, mask_id, unmasked=unmasked, dtype=dtype
         )
+        return placement.everywhere(loss_b)
 
     return jax.jit(window_loss)
 

@@ -1,4 +1,4 @@
-"""How the state of a step and its windows lie on several devices.
+"""How the state of a step and its windows lie on several devices, which may be those of several processes.
 
 `jax.jit` compiles one program for all of them, and puts in what they have to send each other. It computes
 what it computes on one device, give or take the order of sums.
@@ -21,11 +21,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bwsk_jax import bert
 from bwsk_jax.meshes import OF_WINDOWS, MeshError, parse_mesh
 from bwsk_jax.targets import Target, find_target
+from bwsk_jax.training.data.windows import Windows
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,17 @@ class Placement:
         return math.prod(self.axes.get(name, 1) for name in OF_WINDOWS)
 
     def check_devices(self, target: Target) -> None:
-        """Raise `MeshError` if the target has too few devices."""
+        """Raise `MeshError` if the target has too few devices, or processes would have some left over."""
         if self.devices > target.devices:
             advice = f"--xla_force_host_platform_device_count={self.devices}"
             raise MeshError(
                 f"takes {self.devices} devices, and {target.name} has {target.devices}"
                 + (f": to simulate them on a CPU, set XLA_FLAGS={advice}" if target.is_here else "")
+            )
+        if target.is_here and jax.process_count() > 1 and self.devices != target.devices:
+            raise MeshError(
+                f"takes {self.devices} devices, and the {jax.process_count()} processes have "
+                f"{target.devices}: a mesh has all of them"
             )
 
     def check_sizes(self, batch_size: int, config: bert.BertConfig) -> None:
@@ -85,10 +92,31 @@ class Placement:
         """Return a tree that holds parameters as arrays of JAX, each where it belongs."""
         if not self.axes:
             return jax.device_put(tree)
-        devices = find_target().mesh(tuple(self.axes.values()), tuple(self.axes))
-        return self._map(
-            lambda leaf, sharding: jax.device_put(leaf, NamedSharding(devices, sharding.spec)), tree
-        )
+
+        def place(leaf, sharding):
+            whole = np.asarray(leaf)
+            return jax.make_array_from_callback(whole.shape, self._here(sharding), lambda index: whole[index])
+
+        return self._map(place, tree)
+
+    def made(self, function: Callable, *args: Any) -> Any:
+        """Return the tree that `function` makes, which holds parameters, each where it belongs."""
+        if not self.axes:
+            return function(*args)
+        splits = self._map(lambda _, sharding: self._here(sharding), jax.eval_shape(function, *args))
+        return jax.jit(function, out_shardings=splits)(*args)
+
+    def placed_windows(self, windows_wt: Windows, rows_ab: np.ndarray) -> np.ndarray | jax.Array:
+        """Return the windows [A, B, T] of these numbers. A process reads those of its own devices only."""
+
+        def read(index: Any) -> np.ndarray:
+            rows = rows_ab[index[:2]]
+            return windows_wt[rows.ravel()].reshape(*rows.shape, -1)
+
+        if not self.axes:
+            return read((slice(None), slice(None)))
+        shape_abt, split = (*rows_ab.shape, windows_wt.seq_len), self._here(self._of_windows(axis=1))
+        return jax.make_array_from_callback(shape_abt, split, read)
 
     def typed_windows(self, shape: tuple[int, ...], axis: int) -> jax.ShapeDtypeStruct:
         """Return the shape of token ids whose windows are along `axis`."""
@@ -99,6 +127,14 @@ class Placement:
         if not self.axes:
             return array
         return jax.lax.with_sharding_constraint(array, self._of_windows(axis))
+
+    def everywhere(self, array: jax.Array) -> jax.Array:
+        """Return an array, being traced, that lies whole on each device, where its process can read it."""
+        return (
+            jax.lax.with_sharding_constraint(array, NamedSharding(self.mesh, PartitionSpec()))
+            if self.axes
+            else array
+        )
 
     def scanned(self, scan: Callable) -> Callable:
         """Return `scan`, but with a carry whose windows are split before and after, and so all the way."""
@@ -116,6 +152,11 @@ class Placement:
         """The mesh without devices: a program is compiled for those on which its arguments lie."""
         sizes, names = tuple(self.axes.values()), tuple(self.axes)
         return AbstractMesh(sizes, names, axis_types=(AxisType.Auto,) * len(names))
+
+    def _here(self, sharding: NamedSharding) -> NamedSharding:
+        """Return the same split on the devices of this machine, or of all processes."""
+        devices: Mesh = find_target().mesh(tuple(self.axes.values()), tuple(self.axes))
+        return NamedSharding(devices, sharding.spec)
 
     def _of_windows(self, axis: int) -> NamedSharding:
         names = tuple(name for name in OF_WINDOWS if name in self.axes)

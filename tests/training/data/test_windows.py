@@ -9,10 +9,9 @@ from bwsk_jax.training.data.text import DatasetError
 from bwsk_jax.training.data.windows import (
     Documents,
     Packed,
-    Windows,
     around_documents,
     cut_windows,
-    epoch_batches,
+    epoch_rows,
 )
 
 CLS, SEP = 2, 3
@@ -75,24 +74,18 @@ def test_what_stands_around_documents_is_the_tokenizer_s():
         around_documents("documents", Words(), 3, "t")
 
 
-def rows_of(count):
-    return Windows(Packed(np.arange(count, dtype=np.int32)), 1, 1)
-
-
 @given(windows=st.integers(1, 40), micro=st.integers(1, 3), size=st.integers(1, 4), seed=st.integers(0, 99))
 def test_an_epoch_shows_each_window_at_most_once(windows, micro, size, seed):
-    batches = list(epoch_batches(rows_of(windows), micro, size, seed=seed, epoch=1))
+    batches = list(epoch_rows(windows, micro, size, seed=seed, epoch=1))
     assert len(batches) == windows // (micro * size)
-    assert all(batch.shape == (micro, size, 1) for batch in batches)
-    seen = [int(token) for batch in batches for token in batch.ravel()]
+    assert all(batch.shape == (micro, size) for batch in batches)
+    seen = [int(row) for batch in batches for row in batch.ravel()]
     assert len(seen) == len(set(seen)) and set(seen) <= set(range(windows))
 
 
 def test_order_depends_on_seed_and_epoch_only():
-    rows = rows_of(50)
-
     def order(seed, epoch):
-        return np.concatenate(list(epoch_batches(rows, 1, 5, seed=seed, epoch=epoch))).ravel().tolist()
+        return np.concatenate(list(epoch_rows(50, 1, 5, seed=seed, epoch=epoch))).ravel().tolist()
 
     assert order(0, 0) == order(0, 0)
     assert order(0, 0) != order(0, 1) != order(1, 0) != order(0, 0)

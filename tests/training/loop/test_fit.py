@@ -7,6 +7,7 @@ import signal
 import numpy as np
 import pytest
 
+from bwsk_jax.processes import Agreement
 from bwsk_jax.training.loop.fit import MAX_SKIPPED_IN_A_ROW, DivergedError, Epochs, Hooks, fit
 from bwsk_jax.training.loop.history import History
 from bwsk_jax.training.loop.interruption import Interruption, RunInterruptedError
@@ -49,10 +50,10 @@ def run(
     history = history or History()
     stream = io.StringIO()
 
-    def step(state, tokens, key):
+    def step(state, rows, key):
         saves.step = state.step + 1
         if seen is not None:
-            seen.append(tokens[0, 0, 0])
+            seen.append(rows[0, 0])
         return state._replace(step=state.step + 1), np.float32(next(losses))
 
     fit(
@@ -60,7 +61,7 @@ def run(
         TrainState(None, None, history.total_steps),
         history,
         Epochs(
-            np.arange(40, dtype=np.int32).reshape(10, 4),
+            10,
             Recipe(batch_size=2, grad_accum=1, **recipe),
             total_steps=total_steps,
             seed=0,
@@ -70,6 +71,7 @@ def run(
             keep=lambda state: kept.append(state.step),
             checkpointer=saves,
             interruption=interruption or Interruption(),
+            agree=Agreement(),
             callback=Progress(total_steps, 8, stream, steps_before=history.total_steps),
         ),
     )

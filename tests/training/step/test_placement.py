@@ -24,7 +24,7 @@ SCANS = {"conventional": jax.lax.scan, "reversible": bwsk_jax.reversible_scan}
 
 
 def placed_state(placement):
-    return placement.placed(initial_state(placement.placed(params()), OPTIMIZER))
+    return placement.made(lambda params: initial_state(params, OPTIMIZER), placement.placed(params()))
 
 
 def compiled_step(placement, micro_batches=1, windows=8, **options):
