@@ -69,11 +69,12 @@ def test_a_killed_process_ends_the_others_and_as_many_or_fewer_go_on(killed, unb
         status, _, said = ends(processes)[1 - killed]
         assert time.monotonic() - started < 60
     assert status != 0
-    if killed:
-        line = next(line for line in said.splitlines() if line.startswith("error: "))
-        assert "process 0 of 2 cannot go on" in line and "the same command" in line
-    else:  # the coordinator is gone: JAX's runtime says so itself
-        assert "another task died" in said
+    in_our_words = any(
+        line.startswith(f"error: process {1 - killed} of 2 cannot go on") and "the same command" in line
+        for line in said.splitlines()
+    )
+    # Without process 0, which the others report to, JAX's runtime may end them first.
+    assert in_our_words or (killed == 0 and "another task died" in said)
     if killed:
         main([*run, "--mesh", "data=2"])
     else:
