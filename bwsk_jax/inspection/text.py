@@ -162,7 +162,7 @@ def plan_line(plan: Plan) -> str:
     """Return in one line what a plan saves and what it costs."""
     refused = "" if plan.fallback is None else f" ({plan.fallback_overhead:.2%} where a guard refuses)"
     return (
-        f"saves {plan.saved_bytes:,} of {plan.residual_bytes:,} bytes, recomputes {plan.overhead:.2%}"
+        f"saves {plan.saved_bytes:,} of {plan.residual_bytes:,} bytes, at an overhead of {plan.overhead:.2%}"
         f"{refused}, {plan.inverted} inverse steps"
     )
 

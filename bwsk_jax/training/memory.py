@@ -49,7 +49,7 @@ def fit_memory(setup: AnySetup) -> AnySetup:
         )
         return peak > limit
 
-    plans = bwsk_jax.frontier(*setup.encoder)
+    plans = setup.frontier()
     fitting = bisect.bisect_left(plans, True, key=too_large)
     if fitting == 0:
         least = min(peaks)

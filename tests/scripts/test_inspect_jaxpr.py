@@ -132,7 +132,7 @@ def test_keys_are_arguments_too(capsys):
 
 def test_the_plan_says_how_each_value_is_had(capsys):
     text = shown(capsys, *LOOP, "--plan", "--max-bytes", "1000000")
-    assert re.search(r"Plan for one call: saves [\d,]+ of [\d,]+ bytes, recomputes 0.00%", text)
+    assert re.search(r"Plan for one call: saves [\d,]+ of [\d,]+ bytes, at an overhead of 0.00%", text)
     assert re.search(r"f32\[3,4,8\] +384 +saved +scan", text)
 
 

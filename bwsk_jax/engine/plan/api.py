@@ -49,7 +49,9 @@ def plan(
       fun: a differentiable function of pytrees of arrays.
       *args: pytrees of arrays or `jax.ShapeDtypeStruct`s. Leaves that are neither arrays nor numbers are
         static, as for `reversible`.
-      max_overhead: recomputation allowed, as a fraction of the FLOPs of one forward and backward pass.
+      max_overhead: how much longer than the fastest plan it may take, as a fraction of one forward and
+        backward pass. On a CPU that is recomputation as a fraction of FLOPs; on TPUs and GPUs it takes time
+        as well to save a value and read it again.
         Infinity asks for the least memory.
       max_bytes: bytes that may be saved per call. At most one of the two; neither means `max_overhead=0.03`.
       save_names: values that `jax.ad_checkpoint.checkpoint_name` calls so are saved, if the backward pass
@@ -243,7 +245,7 @@ def cached_plan(problems: Sequence[Problem], limit: Limit) -> Plan:
     if key not in _PLANS:
         found = solve(problems, limit)
         which = problems.index(found.problem)
-        _PLANS[key] = (which, found.saved, found.steps, found.fallback, found.gap)
+        _PLANS[key] = (which, found.saved, found.steps, found.fallback, found.gap, found.least_time)
         while len(_PLANS) > _MOST_PLANS:
             _PLANS.popitem(last=False)
     which, *of_it = _PLANS[key]

@@ -1,13 +1,14 @@
 """The integer program behind a plan: what to save, which steps to run.
 
 It has a binary *save* for each value, a binary *use* for each step of the derivation graph, and an *order*
-for each value so that no derivation is circular. Under `max_overhead` it minimises
+for each value so that no derivation is circular. Under a limit of time it minimises
 
-    saved_bytes + OVERHEAD_WEIGHT * residual_bytes * overhead,
+    saved_bytes + OVERHEAD_WEIGHT * residual_bytes * time,
 
-under `max_bytes` the overhead. HiGHS solves it (Q. Huangfu and J. A. J. Hall, *Math. Prog. Comp.* 10, 2018).
-It may visit only so many nodes of its tree, never run only so many seconds: a busy machine finds what an idle
-one finds, and so do all hosts that compile one program.
+under `max_bytes` the time, which is that of the steps and of the traffic of what is saved. HiGHS solves it
+(Q. Huangfu and J. A. J. Hall, *Math. Prog. Comp.* 10, 2018). It may visit only so many nodes of its tree,
+never run only so many seconds: a busy machine finds what an idle one finds, and so do all hosts that compile
+one program.
 """
 
 from __future__ import annotations
@@ -131,7 +132,8 @@ class _Model:
         self.component, self.component_size = self._components()
         self.rows = _Rows()
         self.bytes_of = {self.save[v]: problem.bytes[v] / max(problem.residual_bytes, 1) for v in self.values}
-        self.overhead_of = {self.use[k]: problem.overhead([s]) for k, s in enumerate(self.steps)}
+        self.time_of = {self.use[k]: problem.time([s]) for k, s in enumerate(self.steps)}
+        self.time_of |= {self.save[v]: problem.time((), [v]) for v in self.values}
 
     def _new(self, count: int) -> range:
         """That many new columns."""
@@ -254,12 +256,12 @@ class _Model:
         return carried + [(a, [b]) for a, b in self.problem.recurrence]
 
     def add_limit(self, limit: Limit) -> None:
-        """The bytes or the recomputation stay within the limit."""
+        """The bytes or the time stay within the limit."""
         if limit.max_bytes is not None:
             most = limit.max_bytes / max(self.problem.residual_bytes, 1)
             self.rows.add({c: -value for c, value in self.bytes_of.items()}, -most * (1 + 1e-12))
         elif limit.max_overhead is not None and limit.bounds_overhead:
-            self.rows.add({c: -value for c, value in self.overhead_of.items()}, -limit.max_overhead)
+            self.rows.add({c: -value for c, value in self.time_of.items()}, -limit.max_overhead)
 
     # --- solving ---
 
@@ -287,9 +289,9 @@ class _Model:
         weight_bytes, weight_overhead = limit.weights
         objective = np.zeros(self.columns)
         for c, value in self.bytes_of.items():
-            objective[c] = SCALE * (weight_bytes * value)
-        for c, value in self.overhead_of.items():
-            objective[c] = SCALE * (weight_overhead * value)
+            objective[c] += SCALE * (weight_bytes * value)
+        for c, value in self.time_of.items():
+            objective[c] += SCALE * (weight_overhead * value)
         return objective
 
     def _minimised(self, objective: np.ndarray, bounds: Bounds, integrality: np.ndarray) -> Any:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from bwsk_jax.engine.plan.fingerprint import fingerprint, signature
-from bwsk_jax.engine.plan.problem import Problem, Step, harmless_amplification
+from bwsk_jax.engine.plan.problem import Problem, Step
 from bwsk_jax.engine.plan.schedules import propagate
-from bwsk_jax.engine.program.types import is_differentiable
+from bwsk_jax.engine.program.types import harmless_amplification, is_differentiable
 from bwsk_jax.engine.rules.exactness import Grade, Taint
 
 __all__ = ["Limit", "Plan", "PlanError", "PortablePlan", "check_plan", "outgrows"]
@@ -42,7 +42,8 @@ class Limit:
     """What a plan may cost, recomputation or bytes but not both, and what becomes of values that have a name.
 
     Attributes:
-      max_overhead: recomputation as a fraction of the FLOPs of one forward and backward pass.
+      max_overhead: by how much a plan may be slower than the fastest, as a fraction of one forward and
+        backward pass. On a CPU that is recomputation as a fraction of FLOPs.
       max_bytes: bytes saved per call or per iteration. Where neither is given, `max_overhead` is 0.03.
       save_names: values of these names are saved where the backward pass has any use for them.
       replay_names: values of these names are not saved, nor are they in another form that costs nothing.
@@ -97,7 +98,7 @@ class PortablePlan:
       saved: as for `Plan`.
       steps, fallback: as for `Plan`, each step as the number of its equation and the place of the operand
         that it solves for, None for a replay.
-      gap: as for `Plan`.
+      gap, least_time: as for `Plan`.
     """
 
     fingerprint: str
@@ -105,6 +106,7 @@ class PortablePlan:
     steps: tuple[tuple[int, int | None], ...]
     fallback: tuple[tuple[int, int | None], ...] | None
     gap: float
+    least_time: float = 0.0
 
     @classmethod
     def from_json(cls, text: str) -> PortablePlan:
@@ -125,6 +127,7 @@ class PortablePlan:
                 steps=tuple(map(place, fields["steps"])),
                 fallback=None if fallback is None else tuple(map(place, fallback)),
                 gap=float(fields["gap"]),
+                least_time=float(fields.get("least_time", 0.0)),
             )
         except (IndexError, KeyError, TypeError, ValueError) as error:
             raise PlanError(f"Plan.to_json did not write this: {type(error).__name__}: {error}") from error
@@ -156,7 +159,7 @@ class PortablePlan:
             return steps[place]
 
         fallback = None if self.fallback is None else tuple(map(found, self.fallback))
-        plan = Plan(problem, self.saved, tuple(map(found, self.steps)), fallback, self.gap)
+        plan = Plan(problem, self.saved, tuple(map(found, self.steps)), fallback, self.gap, self.least_time)
         check_plan(plan)
         return plan
 
@@ -172,6 +175,7 @@ class Plan:
       fallback: what it runs instead where the data refuse a guarded step, None if nothing needs a guard. Its
         inverses are the unavoidable ones: without them the carry could not be had from what is saved.
       gap: how far `saved_bytes` (or the overhead) may be from the best, as a fraction; 0 when proven best.
+      least_time: the `time` of the fastest plan.
     """
 
     problem: Problem
@@ -179,6 +183,7 @@ class Plan:
     steps: tuple[Step, ...]
     fallback: tuple[Step, ...] | None
     gap: float = 0.0
+    least_time: float = 0.0
 
     @property
     def saved_bytes(self) -> int:
@@ -192,13 +197,24 @@ class Plan:
 
     @property
     def overhead(self) -> float:
-        """Recomputation of `steps`, as a fraction of the FLOPs of one forward and backward pass."""
-        return self.problem.overhead(self.steps)
+        """How much longer it takes than the fastest plan, as a fraction of one forward and backward pass.
+
+        On a CPU, where the fastest plan saves all, that is the recomputation. On TPUs and GPUs, which compute
+        much faster than they move data, it takes time as well to save a value and read it again.
+        """
+        return self.time - self.least_time
+
+    @property
+    def time(self) -> float:
+        """What recomputation and saved values take, as a fraction of one forward and backward pass."""
+        return self.problem.time(self.steps, self.saved)
 
     @property
     def fallback_overhead(self) -> float:
-        """Recomputation of `fallback`, where there is one, else of `steps`."""
-        return self.overhead if self.fallback is None else self.problem.overhead(self.fallback)
+        """The overhead of `fallback`, where there is one, else of `steps`."""
+        if self.fallback is None:
+            return self.overhead
+        return self.problem.time(self.fallback, self.saved) - self.least_time
 
     @property
     def inverted(self) -> int:
@@ -237,7 +253,8 @@ class Plan:
         """The plan without its problem."""
         places = lambda steps: tuple((s.equation, s.operand) for s in steps)
         fallback = None if self.fallback is None else places(self.fallback)
-        return PortablePlan(fingerprint(self.problem), self.saved, places(self.steps), fallback, self.gap)
+        worth = self.gap, self.least_time
+        return PortablePlan(fingerprint(self.problem), self.saved, places(self.steps), fallback, *worth)
 
     def to_json(self) -> str:
         """The plan as text, for `from_json`.
@@ -294,7 +311,7 @@ class Plan:
         gap = f", within {self.gap:.1%} of the best" if self.gap else ""
         return (
             f"saves {self.saved_bytes:,} of {self.residual_bytes:,} bytes, "
-            f"recomputes {self.overhead:.2%}{fallback}, {self.inverted} inverse steps{gap}\n"
+            f"at an overhead of {self.overhead:.2%}{fallback}, {self.inverted} inverse steps{gap}\n"
             f"{_table(self._rows())}\n(* is read by the backward pass or starts the next iteration)"
         )
 

@@ -11,7 +11,6 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 from jax.extend.core import primitives as p
@@ -20,7 +19,7 @@ from bwsk_jax.engine.program.bits import kept_nbytes
 from bwsk_jax.engine.program.jaxprs import Equation, Program
 from bwsk_jax.engine.program.platform import platform
 from bwsk_jax.engine.program.scan_body import ScanBody
-from bwsk_jax.engine.program.types import digits, nbytes
+from bwsk_jax.engine.program.types import digits, harmless_amplification, nbytes
 from bwsk_jax.engine.program.vjp import VjpTrace, split
 from bwsk_jax.engine.rules import costs, exactness
 from bwsk_jax.engine.rules.devices import flops_per_byte
@@ -29,7 +28,7 @@ from bwsk_jax.engine.rules.intervals import Bounds, bounds_of
 from bwsk_jax.engine.rules.inverses import Inverse
 from bwsk_jax.engine.rules.registry import inverses_of
 
-__all__ = ["Problem", "Step", "call_problem", "harmless_amplification", "scan_problem", "scan_problems"]
+__all__ = ["Problem", "Step", "call_problem", "scan_problem", "scan_problems"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +98,7 @@ class Problem:
         replayed, never inverted.
       residuals: the values that plain autodiff would keep.
       forward_cost: FLOPs of one evaluation of the function.
+      traffic: FLOPs that take as long as it takes to save a byte and to read it again.
       length: iterations between two values that are known exactly.
     """
 
@@ -115,6 +115,7 @@ class Problem:
     parameter_only: frozenset[int]
     residuals: tuple[int, ...]
     forward_cost: float
+    traffic: float
     length: int
 
     @functools.cached_property
@@ -153,11 +154,13 @@ class Problem:
         """Equal for two problems exactly when a plan for one is a plan for the other."""
         forbidden = (self.forbidden[taint] for taint in Taint)
         sets = (self.available, self.targets, self.carry_in, self.recurrence, self.residuals, *forbidden)
-        return (self.program.fingerprint(), *sets, self.steps, self.forward_cost, self.length)
+        return (self.program.fingerprint(), *sets, self.steps, self.forward_cost, self.traffic, self.length)
 
-    def overhead(self, steps: Iterable[Step]) -> float:
-        """Recomputation as a fraction of one forward and backward pass (three times the forward's FLOPs)."""
-        return sum(s.cost for s in steps) / max(3 * self.forward_cost, 1.0)
+    def time(self, steps: Iterable[Step], saved: Iterable[int] = ()) -> float:
+        """What the steps take, and what it takes to save values and read them again, as a fraction of one
+        forward and backward pass (three times the forward's FLOPs)."""
+        moving = self.traffic * sum(self.bytes[v] for v in saved)
+        return (sum(s.cost for s in steps) + moving) / max(3 * self.forward_cost, 1.0)
 
     def without(self, unwanted: Callable[[Step], bool]) -> Problem:
         """The same problem with fewer ways to solve it."""
@@ -275,6 +278,7 @@ def _problem(
         parameter_only=parameter_only,
         residuals=tuple(dict.fromkeys(v for v in residuals if v not in available and v not in constant)),
         forward_cost=costs.forward_cost(program, trace.outputs),
+        traffic=2 * flops_per_byte(platform()),
         length=length,
     )
 
@@ -341,11 +345,6 @@ def _is_worth_trying(equation: Equation, inverse: Inverse, parameter_only: froze
     """
     guarded = inverse.grade is Grade.GUARDED
     return inverse.usual and not (guarded and set(inverse.side_values(equation)) - parameter_only)
-
-
-def harmless_amplification(dtype) -> float:
-    """By how much rounding may grow before half of the digits are gone."""
-    return float(jnp.finfo(dtype).eps) ** -0.5
 
 
 def _amplifies(program: Program, target: int, inverse: Inverse, length: int) -> bool:

@@ -1,5 +1,8 @@
 """How plans are found: the best plan without inverses, then what beats it with them, then what a guard adds.
 
+A limit of overhead is one of time beyond that of the fastest plan, which therefore is found first. On a CPU
+it is known: it saves all.
+
 Inverses are what makes the search hard. Without them nothing can be circular, and a thousand equations take
 seconds. With them, only what beats the first plan by a margin is looked for: an inverse that merely draws
 level is not worth its rounding. Where that search ends early, or there are more steps than it could deal
@@ -60,15 +63,36 @@ def solve(problems: Sequence[Problem], limit: Limit) -> Plan:
     """
     start = time.monotonic()
     _check_names(problems[0], limit)
-    found = _search(problems, limit)
+    least_time = _least_time(problems, limit)
+    timed = limit
+    if limit.max_overhead is not None:
+        timed = dataclasses.replace(limit, max_overhead=limit.max_overhead + least_time)
+    found = _search(problems, timed)
     if found is None:
         found = _least_bytes(problems, limit)
     # The search left out steps of the problem that the plan is for.
     whole = next(p for p in problems if p.handed == found.problem.handed)
-    found = dataclasses.replace(found, problem=whole)
+    found = dataclasses.replace(found, problem=whole, least_time=least_time)
     check_plan(found)
     _tell(found, limit, time.monotonic() - start)
     return found
+
+
+def _least_time(problems: Sequence[Problem], limit: Limit) -> float:
+    """The time of the fastest plan. Where to save takes none, that is the plan which saves all."""
+    if not problems[0].traffic:
+        return 0.0
+    found = None
+    for problem in problems:
+        found, _ = _replaying(problem, _unlimited(problems, limit), found)
+    assert found is not None, "there is a plan without a limit"
+    return found.time
+
+
+def _unlimited(problems: Sequence[Problem], limit: Limit) -> Limit:
+    """The same limit for plans of any size, of which the fastest is looked for."""
+    any_bytes = sum(sum(problem.bytes.values()) for problem in problems)
+    return dataclasses.replace(limit, max_overhead=None, max_bytes=any_bytes)
 
 
 def _tell(plan: Plan, limit: Limit, seconds: float) -> None:
@@ -231,7 +255,7 @@ def _without_guard(problem: Problem, saved: Collection[int]) -> Plan | None:
 def _keeps_to(limit: Limit, plan: Plan) -> bool:
     if limit.max_bytes is not None:
         return plan.saved_bytes <= limit.max_bytes
-    return limit.max_overhead is None or plan.overhead <= limit.max_overhead
+    return limit.max_overhead is None or plan.time <= limit.max_overhead
 
 
 def _is_better(plan: Plan, other: Plan | None, limit: Limit) -> bool:
@@ -259,7 +283,7 @@ def _read_by(problem: Problem, saved: Collection[int], schedule: Sequence[Step])
 
 def _objective(plan: Plan, limit: Limit) -> float:
     weight_bytes, weight_overhead = limit.weights
-    return weight_bytes * plan.saved_bytes / max(plan.residual_bytes, 1) + weight_overhead * plan.overhead
+    return weight_bytes * plan.saved_bytes / max(plan.residual_bytes, 1) + weight_overhead * plan.time
 
 
 def _check_names(problem: Problem, limit: Limit) -> None:
@@ -281,17 +305,20 @@ def _least_bytes(problems: Sequence[Problem], limit: Limit) -> Plan:
         how = "that was found" if least.gap else "possible"
         raise PlanError(
             f"max_bytes={max_bytes:,} is below the least {how}: {least.saved_bytes:,} bytes, "
-            f"with {least.overhead:.1%} recomputation"
+            f"with {_recomputation(least):.1%} recomputation"
         )
     return dataclasses.replace(least, gap=1.0)
 
 
 def _least_overhead(problems: Sequence[Problem], limit: Limit) -> str:
     """What to say where values that must not be saved cost more than the limit allows."""
-    any_bytes = sum(sum(problem.bytes.values()) for problem in problems)
-    least = _search(problems, dataclasses.replace(limit, max_overhead=None, max_bytes=any_bytes))
+    least = _search(problems, _unlimited(problems, limit))
     assert least is not None, "there is a plan without a limit"
     return (
         f"max_overhead={limit.max_overhead:.3g} is too little for replay_names: to do without them saved "
-        f"costs {least.overhead:.1%} recomputation"
+        f"costs {_recomputation(least):.1%} recomputation"
     )
+
+
+def _recomputation(plan: Plan) -> float:
+    return plan.problem.time(plan.steps)

@@ -14,6 +14,7 @@ __all__ = [
     "at_least_float32",
     "cast_like",
     "digits",
+    "harmless_amplification",
     "is_differentiable",
     "is_key",
     "is_real",
@@ -45,6 +46,11 @@ def is_differentiable(aval: Any) -> bool:
 def digits(aval: Any) -> int:
     """Binary digits of the significand of a float's type, 0 for any other type."""
     return int(jax.numpy.finfo(aval.dtype).nmant) if is_differentiable(aval) else 0
+
+
+def harmless_amplification(dtype: Any) -> float:
+    """By how much rounding may grow before half of the digits of a float's type are gone."""
+    return float(jax.numpy.finfo(dtype).eps) ** -0.5
 
 
 def is_real(aval: Any) -> bool:

@@ -109,6 +109,9 @@ def flops_per_byte(platform: str) -> float:
     """How many FLOPs of products a platform does in the time in which it moves a byte to or from memory.
 
     It is 0 for a CPU, which computes slowly, and whose caches hold much of what a layer makes.
+
+    >>> round(flops_per_byte("tpu")), flops_per_byte("cpu")
+    (241, 0.0)
     """
     device = _TYPICAL.get(platform)
     return device.products["bfloat16"] / device.bandwidth if device else 0.0

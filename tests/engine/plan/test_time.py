@@ -1,0 +1,64 @@
+"""What TPUs and GPUs take to save a value is part of what a plan takes; on a CPU recomputation is all."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import bwsk_jax
+from bwsk_jax.engine.program.platform import traced_for
+
+WIDTH = 64
+LIMITS = (0.0, 0.03, 0.1, math.inf)
+
+
+def layer(x, weights):
+    for w in weights:
+        x = jnp.tanh(jnp.sin(x) @ w)
+    return x, None
+
+
+@functools.cache
+def plans(platform, width=WIDTH):
+    """Plans of a layer for inputs of some width, by their limits."""
+    x = jax.ShapeDtypeStruct((512, width), jnp.float32)
+    weights = [jax.ShapeDtypeStruct((2, width, width), jnp.float32)] * 3
+    with traced_for(platform):
+        return [bwsk_jax.plan_scan(layer, x, weights, max_overhead=limit) for limit in LIMITS]
+
+
+def test_on_a_cpu_the_fastest_plan_saves_what_takes_work_and_overhead_is_recomputation():
+    for plan in plans("cpu"):
+        work = sum(step.cost for step in plan.steps) / (3 * plan.problem.forward_cost)
+        assert plan.overhead == plan.time == work
+    assert plans("cpu")[0].overhead == 0.0
+
+
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+def test_elsewhere_the_fastest_plan_replays_what_takes_less_time_than_to_save_it(platform):
+    fastest, *others = plans(platform)
+    assert fastest.overhead == pytest.approx(0.0, abs=1e-9)
+    assert fastest.time < fastest.problem.time((), plans("cpu")[0].saved)
+    assert fastest.saved_bytes < plans("cpu")[0].saved_bytes
+    for plan, limit in zip(others, LIMITS[1:], strict=True):
+        moved = plan.problem.traffic * plan.saved_bytes
+        work = sum(step.cost for step in plan.steps)
+        assert plan.time == pytest.approx((work + moved) / (3 * plan.problem.forward_cost))
+        assert -1e-9 <= plan.overhead <= limit + 1e-9
+
+
+def test_products_of_narrow_matrices_are_replayed_and_of_wide_ones_saved():
+    """A number that is saved and read again takes as long as 8 x 241 FLOPs: two for each of 963 columns."""
+    narrow, wide = plans("tpu", 64)[0], plans("tpu", 4096)[0]
+    products = lambda plan: sum(
+        plan.problem.program.equations[step.equation].primitive.name == "dot_general" for step in plan.steps
+    )
+    assert products(narrow) > 0 and products(wide) == 0
+
+
+def test_a_plan_that_is_stored_has_its_overhead():
+    plan = plans("tpu")[1]
+    text = plan.to_json()
+    assert bwsk_jax.Plan.from_json(text).on(plan.problem).overhead == plan.overhead
