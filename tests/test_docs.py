@@ -152,7 +152,9 @@ def understood(words):
         case [
             "python",
             "-m",
-            "experiments.families.rivals" | "experiments.families.frontier" as name,
+            "experiments.families.rivals"
+            | "experiments.families.frontier"
+            | "experiments.families.prices" as name,
             "--target",
             target,
         ]:

@@ -37,7 +37,7 @@ class Options:
     mesh: str | None = None
     """With --calm, the devices, as `bwsk_jax.train --mesh` takes them: data=8, fsdp=8, data=4,model=2."""
     max_overhead: float | None = None
-    """Recomputation that the plan may do, as a fraction of the FLOPs of a forward and backward pass."""
+    """Time that the plan may take beyond the fastest, as a fraction of a forward and backward pass."""
     max_bytes: int | None = None
     """Bytes that the plan may save. At most one of this and --max-overhead."""
     json: str | None = None

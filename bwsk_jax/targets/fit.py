@@ -34,7 +34,7 @@ STOCK = {
 }
 """What JAX itself offers, by name."""
 FIRST = (math.inf, 0.03, 0.1)
-"""Limits on the recomputation that are tried first."""
+"""Limits on the overhead that are tried first."""
 BESIDE = {math.inf: (0.2,), 0.1: (0.06, 0.15), 0.03: (0.0, 0.01)}
 """The limits that are tried next to the fastest of the first ones."""
 _MOST = len(STOCK) + len(FIRST) + max(map(len, BESIDE.values())) + 1
@@ -157,7 +157,7 @@ def _short(number: float) -> str:
 
 
 def _name(limit: float) -> str:
-    return "least memory" if limit == math.inf else f"{limit:.0%} recomputation"
+    return "least memory" if limit == math.inf else f"{limit:.0%} overhead"
 
 
 class _Search:

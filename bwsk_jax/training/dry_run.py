@@ -38,7 +38,7 @@ def dry_run(flags: Flags) -> dict[str, Any]:
 
 
 def step_memory(setup: StepSetup) -> dict[str, Any]:
-    """Compile the step; return its memory in MB, its recomputation, and how many parameters it trains.
+    """Compile the step; return its memory in MB, its overhead, and how many parameters it trains.
 
     Memory is that of one device. The cycles are what its compiler estimates, if it does. The floor is what no
     plan lowers: parameters, their gradient, and the state of the optimizer. The saved and the residual bytes

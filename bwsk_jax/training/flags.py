@@ -158,11 +158,12 @@ class Flags:
     precision: Annotated[str, one_of(CHOICES["precision"])] = "float32"
     """What the model computes in. Parameters, loss and optimizer are float32; fp16 scales its loss."""
     max_overhead: Annotated[float | None, shown("FLOAT", "0.03")] = None
-    """Recomputation the backward pass may do, as a fraction of the step's FLOPs; inf is least memory."""
+    """Time that a step may take beyond the fastest plan's, as a fraction of it; inf is least memory. On a CPU
+    it is recomputation, as a fraction of FLOPs."""
     max_bytes: Annotated[int | None, shown("INT")] = None
     """Bytes that a layer may save for the backward pass."""
     fit: Annotated[str | None, shown("BYTES")] = None
-    """Bytes that the whole step may take, like 8GiB or 500MB: least recomputation within them, as compiled.
+    """Bytes that the whole step may take, like 8GiB or 500MB: least overhead within them, as compiled.
     At most one of this, --max-overhead and --max-bytes."""
     dry_run: bool = False
     """Will it fit? Compile the step, print its memory as JSON, and train nothing. Asks the Hub nothing."""

@@ -43,7 +43,7 @@ def fit_memory(setup: AnySetup) -> AnySetup:
             return peak > limit
         print(
             f"--fit {setup.flags.fit}: {setup.per_device(plan.saved_bytes):,} bytes saved per layer, "
-            f"{plan.overhead:.1%} recomputed: {size}",
+            f"{plan.overhead:.1%} overhead: {size}",
             file=sys.stderr,
             flush=True,
         )

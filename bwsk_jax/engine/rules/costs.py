@@ -76,8 +76,8 @@ _PASSES = {Grade.EXACT: 0, Grade.GUARDED: 16}
 _USUAL_PASSES = 8
 """How often what an inverse gives moves through memory.
 
-It goes out and in, and so does what XLA would have fused with it. In a RevNet and a leapfrog for a TPU v5e two
-passes would explain a fifth of the cycles that its compiler estimates for inverses.
+It goes out and in, and so does what XLA would have fused with it. In a RevNet and a leapfrog for a TPU v5e
+two passes would explain a fifth of the cycles that its compiler estimates for inverses.
 """
 
 

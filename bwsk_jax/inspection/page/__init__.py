@@ -1,6 +1,6 @@
 """One page of HTML that needs nothing else: no other file, no network; readable by day and by night.
 
-`assemble` fills the template `page.html`. `chart` draws the frontier of memory against recomputation, and
+`assemble` fills the template `page.html`. `chart` draws the frontier of memory against overhead, and
 `graph` draws the equations of each body at the places that `layout` gives them.
 """
 

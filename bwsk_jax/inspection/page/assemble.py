@@ -100,7 +100,7 @@ def _plans(inverting: Sequence[Plan], replaying: Sequence[Plan]) -> str:
         )
         for name, p in named
     )
-    return _table(("", "bytes saved", "recomputation", "where a guard refuses", "inverse steps"), rows)
+    return _table(("", "bytes saved", "overhead", "where a guard refuses", "inverse steps"), rows)
 
 
 def _details(strict: Report, reference: Report) -> dict[int, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The frontier of memory against recomputation, as SVG."""
+"""The frontier of memory against overhead, as SVG."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def chart(plan: Plan, inverting: Sequence[Plan], replaying: Sequence[Plan]) -> s
         *(_point("inverting", at(p), p, _circle) for p in inverting),
         _point("chosen", at(plan), plan, lambda x, y: f'<circle cx="{x:.1f}" cy="{y:.1f}" r="10"/>'),
     ]
-    label = "Bytes saved against recomputation, with inverses and by replaying alone"
+    label = "Bytes saved against overhead, with inverses and by replaying alone"
     box = f'role="img" aria-label="{label}" viewBox="0 0 {WIDTH} {HEIGHT}"'
     return f'<svg id="frontier" {box}>{"".join(parts)}</svg>'
 
@@ -59,7 +59,7 @@ def _grid(x: Callable, y: Callable, most_work: float, most_bytes: float) -> Iter
         yield f'<text x="{LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{size}</text>'
     upwards = f'transform="translate(14 {(TOP + bottom) / 2}) rotate(-90)"'
     yield f'<text {upwards} text-anchor="middle">saved</text>'
-    yield f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 8}" text-anchor="middle">recomputation</text>'
+    yield f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 8}" text-anchor="middle">overhead</text>'
 
 
 def _spaced(values: Sequence[float], at: Callable[[float], float]) -> list[float]:

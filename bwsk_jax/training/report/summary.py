@@ -29,7 +29,7 @@ def print_summary(setup: Setup, results: dict[str, Any]) -> None:
     if results["plan"]:
         plan = results["plan"]
         rows["saved per layer"] = f"{plan['saved_bytes']:,} of {plan['residual_bytes']:,} bytes"
-        rows["recomputation"] = f"{plan['overhead']:.2%} of a step, {plan['inverted']} inverses"
+        rows["overhead"] = f"{plan['overhead']:.2%} of a step, {plan['inverted']} inverses"
     width = max(map(len, rows))
     print(f"\n{setup.variant.name}, {setup.model_slug}, exported to {setup.folder}")
     for name, value in rows.items():

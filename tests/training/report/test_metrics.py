@@ -20,4 +20,4 @@ def test_a_test_that_is_not_finite_is_said(monkeypatch):
     with pytest.raises(
         DivergedError, match="sampled pseudo-perplexity on the test split is inf: try a small"
     ):
-        metrics.final_metrics(FakeSetup(), 3.0, None)
+        metrics.final_metrics(FakeSetup(), 3.0, None, None)
