@@ -165,6 +165,7 @@ def understood(words):
             "experiments.scaling"
             | "experiments.six_variants"
             | "experiments.equivalence"
+            | "experiments.fits"
             | "experiments.recipes" as name,
             *flags,
         ]:
