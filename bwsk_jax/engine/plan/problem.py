@@ -314,7 +314,7 @@ def _closure(program: Program, values: Iterable[int]) -> frozenset[int]:
 def _replays(program: Program, constant: frozenset[int]) -> Iterator[Step]:
     for number, equation in enumerate(program.equations):
         if not equation.effects:
-            cost = 0.0 if constant.issuperset(equation.outputs) else costs.cost(equation)
+            cost = 0.0 if constant.issuperset(equation.outputs) else costs.replay_cost(equation)
             yield Step(number, None, tuple(dict.fromkeys(equation.reads)), equation.outputs, cost)
 
 

@@ -1,6 +1,7 @@
 """What an equation costs to run, in FLOPs, and what it costs to invert.
 
-A replay runs where its result is read, and XLA fuses the two. What an inverse gives stands between iterations
+A replay runs where its result is read, and XLA fuses the two. What devices have to send each other for it
+they send again, over links that are slow beside all else. What an inverse gives stands between iterations
 or between products: it is written to memory and read again, which takes as long as many FLOPs do. A guard
 reads what it judges several times.
 """
@@ -18,7 +19,7 @@ from bwsk_jax.engine.program.jaxprs import Equation, Program, present, subprogra
 from bwsk_jax.engine.program.types import nbytes, size
 from bwsk_jax.engine.rules.exactness import Grade
 
-__all__ = ["cost", "forward_cost", "inversion_cost"]
+__all__ = ["cost", "forward_cost", "inversion_cost", "replay_cost"]
 
 _FREE = {
     *(p.reshape_p, p.squeeze_p, p.broadcast_in_dim_p, p.transpose_p, p.rev_p, p.slice_p, p.concatenate_p),
@@ -72,6 +73,25 @@ def cost(equation: Equation) -> float:
     return float(outputs)
 
 
+_MESSAGES = {p.psum_p, p.all_gather_p, p.ppermute_p}
+_MESSAGES |= {*present("psum_invariant_p", "all_gather_invariant_p", "all_to_all_p", "reduce_scatter_p")}
+_FLOPS_PER_SENT_BYTE = 500
+"""In the time that it takes to send a byte: that of a TPU v5e, and less than a GPU does."""
+
+
+def replay_cost(equation: Equation) -> float:
+    """FLOPs of one evaluation, and of those that take as long as to send what devices send each other."""
+    return cost(equation) + _FLOPS_PER_SENT_BYTE * _sent(equation)
+
+
+def _sent(equation: Equation) -> float:
+    """Bytes."""
+    if equation.primitive in _MESSAGES:
+        return float(sum(map(nbytes, equation.out_avals)))
+    bodies = [sum(map(_sent, body.equations)) for body in subprograms(equation)]
+    return max(bodies, default=0.0) * equation.params.get("length", 1)
+
+
 _PASSES = {Grade.EXACT: 0, Grade.GUARDED: 16}
 _USUAL_PASSES = 8
 """How often what an inverse gives moves through memory.
@@ -83,7 +103,9 @@ two passes would explain a fifth of the cycles that its compiler estimates for i
 
 def inversion_cost(equation: Equation, operand: int, grade: Grade, balance: float) -> float:
     """FLOPs of one inversion, and of those that take as long as its traffic: `balance` of them a byte."""
-    return cost(equation) + balance * _PASSES.get(grade, _USUAL_PASSES) * nbytes(equation.in_avals[operand])
+    return replay_cost(equation) + balance * _PASSES.get(grade, _USUAL_PASSES) * nbytes(
+        equation.in_avals[operand]
+    )
 
 
 def _columns(equation: Equation) -> int:
@@ -95,5 +117,5 @@ def _columns(equation: Equation) -> int:
 
 
 def forward_cost(program: Program, outputs: Sequence[int | Literal]) -> float:
-    """FLOPs of computing `outputs`."""
-    return sum(map(cost, program.needed(outputs)))
+    """FLOPs of computing `outputs`, messages included."""
+    return sum(map(replay_cost, program.needed(outputs)))
