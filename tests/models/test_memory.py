@@ -1,11 +1,13 @@
 """What plans of families save, and that the compiled gradient needs memory in the order they promise."""
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+import bwsk_jax
 from bwsk_jax import bert
 from bwsk_jax.engine.plan.plan import OVERHEAD_WEIGHT
 from bwsk_jax.engine.plan.solver import MARGIN
@@ -13,6 +15,7 @@ from experiments.families import FAMILIES, Size, Stack, measure
 from tests.support.families import family_parameters
 
 MEDIUM = Size(batch=4, time=64, width=64, layers=8)
+LARGE = Size(batch=8, time=256, width=256, layers=12)
 NOTHING_SAVED = ["leapfrog", "momentum"]
 ONLY_MASKS_SAVED = ["RevNet", "RevNet, pre-activation", "Reformer", "RealNVP"]
 
@@ -46,6 +49,20 @@ def test_inverses_win(name, dtype):
         rounds = not all(step.exact for step in plan.steps)
         margin = OVERHEAD_WEIGHT * MARGIN if rounds else 0.0
         assert worth(plan) <= worth(replaying) - margin * (1 - 1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["BERT, post-norm", "RealNVP"])
+def test_what_inverses_save_of_bfloat16_is_saved_in_a_compiled_program(name):
+    """A guard takes something once, and a CPU would hold what is saved narrow in a wider type."""
+    stack = measure.abstract(FAMILIES[name], jnp.bfloat16, LARGE)
+    plan, replaying = (measure.plan(stack, invert=invert) for invert in (True, False))
+    assert plan.saved_bytes <= replaying.saved_bytes
+    inverting, without = (
+        measure.temp_bytes(stack, functools.partial(bwsk_jax.reversible_scan, invert=invert))
+        for invert in (True, False)
+    )
+    assert inverting <= 1.01 * without
 
 
 @pytest.mark.parametrize("name", NOTHING_SAVED)

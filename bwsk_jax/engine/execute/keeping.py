@@ -1,18 +1,34 @@
-"""What is kept between the forward and the backward pass: the saved values of a plan, booleans as bits, and
-what tells whether its inverses can be trusted.
+"""What is kept between the forward and the backward pass: the saved values of a plan, and what tells whether
+its inverses can be trusted. Booleans are kept as bits, and floats that a compiler would widen as integers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+import jax
 
 from bwsk_jax.engine.execute.guard import Evidence, evidence, evidence_reads
 from bwsk_jax.engine.execute.steps import Environment
 from bwsk_jax.engine.plan.plan import Plan
 from bwsk_jax.engine.program.bits import is_packed, pack, unpack
+from bwsk_jax.engine.program.narrow import as_integers, from_integers, is_widened
 
-__all__ = ["keep", "kept_values", "reads_to_keep"]
+__all__ = ["Kept", "keep", "kept_values", "reads_to_keep", "without_floats"]
+
+
+class Kept(NamedTuple):
+    """The saved values of a plan, in its order, as they are kept.
+
+    Attributes:
+      arrays: what is kept.
+      floats: by their places, those that are kept as integers. Nothing reads them but a derivative of the
+        backward pass, and so they take no memory in a compiled program.
+    """
+
+    arrays: list[Any]
+    floats: dict[int, Any]
 
 
 def reads_to_keep(plan: Plan) -> list[int]:
@@ -20,16 +36,35 @@ def reads_to_keep(plan: Plan) -> list[int]:
     return [*plan.saved, *evidence_reads(plan)]
 
 
-def keep(plan: Plan, values: Sequence[Any]) -> tuple[list[Any], list[Evidence]]:
-    """The saved values of a plan, in its order, as they are kept, and the evidence for its guard."""
+def keep(plan: Plan, values: Sequence[Any]) -> tuple[Kept, list[Evidence]]:
+    """The saved values of a plan as they are kept, and the evidence for its guard."""
     avals, count = plan.problem.program.avals, len(plan.saved)
-    saved = zip(plan.saved, values[:count], strict=True)
-    return [pack(x) if is_packed(avals[v]) else x for v, x in saved], evidence(plan, values[count:])
+    kept = Kept([], {})
+    for place, (v, x) in enumerate(zip(plan.saved, values[:count], strict=True)):
+        if is_packed(avals[v]):
+            kept.arrays.append(pack(x))
+        elif is_widened(avals[v]):
+            kept.arrays.append(as_integers(x))
+            kept.floats[place] = x
+        else:
+            kept.arrays.append(x)
+    return kept, evidence(plan, values[count:])
 
 
-def kept_values(plan: Plan, arrays: Sequence[Any]) -> Environment:
+def without_floats(results: Any) -> Any:
+    """The results of a forward pass, for a backward pass that nothing differentiates."""
+    is_kept = lambda x: isinstance(x, Kept)
+    return jax.tree.map(lambda x: x._replace(floats={}) if is_kept(x) else x, results, is_leaf=is_kept)
+
+
+def kept_values(plan: Plan, kept: Kept) -> Environment:
     """The saved values again, by their numbers, from what `keep` gave."""
-    avals = plan.problem.program.avals
-    return {
-        v: unpack(x, avals[v]) if is_packed(avals[v]) else x for v, x in zip(plan.saved, arrays, strict=True)
-    }
+    avals, found = plan.problem.program.avals, {}
+    for place, (v, x) in enumerate(zip(plan.saved, kept.arrays, strict=True)):
+        if is_packed(avals[v]):
+            found[v] = unpack(x, avals[v])
+        elif x.dtype != avals[v].dtype:
+            found[v] = from_integers(x, avals[v], kept.floats.get(place))
+        else:
+            found[v] = x
+    return found

@@ -12,7 +12,7 @@ from jax import lax
 
 from bwsk_jax.engine.execute.forward_mode import backwards_only
 from bwsk_jax.engine.execute.guard import trusted
-from bwsk_jax.engine.execute.keeping import keep, kept_values, reads_to_keep
+from bwsk_jax.engine.execute.keeping import keep, kept_values, reads_to_keep, without_floats
 from bwsk_jax.engine.execute.named_axes import with_rules
 from bwsk_jax.engine.execute.recover import recover
 from bwsk_jax.engine.execute.steps import Environment
@@ -20,7 +20,7 @@ from bwsk_jax.engine.plan.api import Policy, plan_for, wanted
 from bwsk_jax.engine.plan.plan import Limit, Plan, PortablePlan
 from bwsk_jax.engine.plan.problem import call_problem
 from bwsk_jax.engine.program.arguments import StaticArguments, split_arguments, tracing_explained
-from bwsk_jax.engine.program.eager import compiled_once, remembered, traced
+from bwsk_jax.engine.program.eager import compiled_once, is_traced, remembered, traced
 from bwsk_jax.engine.program.jaxprs import Program, flatten, read
 from bwsk_jax.engine.program.lifting import refuse_modules, state_explained
 from bwsk_jax.engine.program.platform import platform
@@ -153,7 +153,8 @@ class _ReversibleCall:
     def forward(self, inputs):
         values = self.vjp.program.evaluate(inputs, (*self.vjp.outputs, *reads_to_keep(self.plan)))
         saved, found = keep(self.plan, values[self.vjp.num_outputs :])
-        return values[: self.vjp.num_outputs], (inputs, saved, trusted(self.plan, found))
+        results = values[: self.vjp.num_outputs], (inputs, saved, trusted(self.plan, found))
+        return results if is_traced(inputs) else without_floats(results)
 
     def backward(self, kept, cotangents):
         varied, _ = split(self.vjp.differentiable_outputs, cotangents)

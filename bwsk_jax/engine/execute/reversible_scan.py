@@ -20,7 +20,7 @@ from jax.extend.core import Literal
 from bwsk_jax.engine.execute.drift import DriftAlarm, spoiled, warn_if_lost
 from bwsk_jax.engine.execute.forward_mode import backwards_only
 from bwsk_jax.engine.execute.guard import trusted
-from bwsk_jax.engine.execute.keeping import keep, kept_values, reads_to_keep
+from bwsk_jax.engine.execute.keeping import keep, kept_values, reads_to_keep, without_floats
 from bwsk_jax.engine.execute.named_axes import with_rules
 from bwsk_jax.engine.execute.reversible import barrier, pull_back
 from bwsk_jax.engine.execute.segments import KeptCarries, Segments
@@ -30,6 +30,7 @@ from bwsk_jax.engine.plan.problem import scan_problems
 from bwsk_jax.engine.program.eager import compiled_once
 from bwsk_jax.engine.program.jaxprs import Program
 from bwsk_jax.engine.program.lifting import refuse_modules, state_explained
+from bwsk_jax.engine.program.narrow import is_widened
 from bwsk_jax.engine.program.platform import platform
 from bwsk_jax.engine.program.scan_body import Item, ScanBody, trace_body
 from bwsk_jax.engine.program.types import cast_like, is_differentiable, without_weak_type
@@ -184,9 +185,9 @@ class _ReversibleScan:
 
         return step
 
-    @compiled_once
+    @compiled_once(untraced=without_floats)
     def forward(self, consts, init, xs):
-        if self.plan.is_checkpoint:
+        if self._is_by_checkpoint:
             return self._checkpointed(consts, init, xs)
         vjp, plan = self.scan.vjp, self.plan
         num_ys = vjp.num_outputs - self.scan.num_carry
@@ -200,6 +201,12 @@ class _ReversibleScan:
         starts, last_handed = self._handed_of(init), self._handed_of(last)
         carries = KeptCarries([starts[k] for k in self._alarm.leaves], ends, last_handed)
         return (last, ys), (consts, xs, carries, saved, trusted(plan, found))
+
+    @functools.cached_property
+    def _is_by_checkpoint(self) -> bool:
+        """Whether `jax.checkpoint` itself runs the plan. It keeps a carry that the compiler would widen."""
+        avals = self.plan.problem.program.avals
+        return self.plan.is_checkpoint and not any(is_widened(avals[v]) for v in self.plan.saved)
 
     def _checkpointed(self, consts, init, xs):
         """What `jax.checkpoint` does in a scan, by itself: JAX and XLA know it better than a copy of it."""
@@ -240,7 +247,7 @@ class _ReversibleScan:
     @compiled_once
     def _run_back(self, kept, ct_last, ct_ys):
         """The cotangents of the differentiable inputs, and how far the carry drifted."""
-        if self.plan.is_checkpoint:
+        if self._is_by_checkpoint:
             return list(kept([*ct_last, *ct_ys])), 0.0
         # Without a loop between them, XLA would merge what is replayed with the forward pass.
         kept = barrier(kept) if self.segments.has_no_loop else kept

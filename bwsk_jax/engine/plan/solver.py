@@ -44,8 +44,9 @@ MARGIN = 0.002
 GUARD_MARGIN = 0.02
 """The same for a guard, whose price FLOPs do not show: it reads what it judges several times, and XLA fuses
 nothing across the conditional."""
-GUARD_BYTES = 0.01
-"""What a guard has to save, as a fraction of the residuals' bytes, where recomputation is limited."""
+GUARD_BYTES = 0.05
+"""What a guard has to save, as a fraction of the residuals' bytes, where recomputation is limited. Once in a
+scan its two schedules take up to half of what one iteration's residuals take."""
 TIE = 1e-9
 """How far apart two objectives may be, relatively, that differ by no more than the solver's rounding."""
 SLOW = 2.0

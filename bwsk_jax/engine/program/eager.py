@@ -19,7 +19,7 @@ from jax.extend.core import jaxprs_in_params
 
 from bwsk_jax.engine.program.jaxprs import INLINED
 
-__all__ = ["compiled_once", "remembered", "traced"]
+__all__ = ["compiled_once", "is_traced", "remembered", "traced"]
 
 Made = TypeVar("Made")
 
@@ -68,16 +68,26 @@ def remembered(closed: Any, key: Hashable, make: Callable[[], Made]) -> Made:
     return made[key]
 
 
-def compiled_once(method: Callable) -> Callable:
-    """A method of arrays that is compiled at its first call; within `jit` it runs as it stands."""
+def is_traced(args: Any) -> bool:
+    """Whether JAX traces any of these arrays: it compiles, maps or differentiates what is made of them."""
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(args))
+
+
+def compiled_once(method: Callable | None = None, *, untraced: Callable = lambda result: result) -> Callable:
+    """A method of arrays that is compiled at its first call; within `jit` it runs as it stands.
+
+    Where it is compiled, and nothing differentiates it, `untraced` says what becomes of its result.
+    """
+    if method is None:
+        return functools.partial(compiled_once, untraced=untraced)
     name = f"_compiled_{method.__name__}"
 
     @functools.wraps(method)
     def call(self, *args):
-        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(args)):
+        if is_traced(args):
             return method(self, *args)
         if name not in vars(self):
-            vars(self)[name] = jax.jit(functools.partial(method, self))
+            vars(self)[name] = jax.jit(lambda *args: untraced(method(self, *args)))
         return vars(self)[name](*args)
 
     return call
