@@ -32,6 +32,8 @@ numbering.py       numbers equations so that they are known again after lowering
 equations.py       what is known of a numbered equation: module, source, and whether it is S or K
 steps.py           a partitioned program as plain data
 xla_import.py      a lowered module in the form in which XLA hands it to Shardy
+shardings.py       how a value is split, between Shardy's attributes and tuples
+operands.py        lays out operands that do not fit, as XLA does
 shardy.py          partitions a lowered module in this process and reads its collectives
 meetings.py        a meeting, its reason, and the bytes that it sends
 phases.py          which meetings wait for which: the critical path, and phases without meetings

@@ -25,7 +25,7 @@ from jax.extend.core import Literal
 from bwsk_jax.coordination.equations import NumberedEquation
 from bwsk_jax.coordination.layouts import Layouts, layouts
 from bwsk_jax.coordination.meetings import Meeting
-from bwsk_jax.coordination.shardy import Sharding
+from bwsk_jax.coordination.shardings import Sharding
 from bwsk_jax.engine.program.jaxprs import Equation
 from bwsk_jax.engine.program.types import is_key
 

@@ -9,7 +9,8 @@ from typing import Any
 from jaxlib.mlir import ir
 
 from bwsk_jax.coordination.numbering import number_in
-from bwsk_jax.coordination.shardy import Sharding, propagate, shardings_of
+from bwsk_jax.coordination.shardings import Sharding, sharding_of
+from bwsk_jax.coordination.shardy import propagate
 from bwsk_jax.coordination.xla_import import main_of, operations
 
 __all__ = ["Layouts", "layouts"]
@@ -103,24 +104,7 @@ def _value(value: Any, main: Any) -> _Value:
     if not isinstance(value.type, ir.RankedTensorType):
         return (), None
     shape = ir.RankedTensorType(value.type).shape
-    sharding = _sharding(value, len(shape), main)
+    sharding = sharding_of(value, main)
     kept = [place for place, size in enumerate(shape) if size != 1]
     short = None if sharding is None else tuple(sharding[place] for place in kept)
     return tuple(shape[place] for place in kept), short
-
-
-def _sharding(value: Any, rank: int, main: Any) -> Sharding | None:
-    if isinstance(value, ir.OpResult):
-        attributes, place = value.owner.attributes, value.result_number
-        return _listed(attributes, place, rank)
-    block, place = ir.BlockArgument(value).owner, ir.BlockArgument(value).arg_number
-    owner = block.owner.operation
-    if owner == main:
-        return _listed(ir.DictAttr(main.attributes["arg_attrs"][place]), 0, rank)
-    return _listed(owner.attributes, place, rank) if owner.name == "stablehlo.while" else None
-
-
-def _listed(attributes: Any, place: int, rank: int) -> Sharding:
-    if "sdy.sharding" not in attributes:
-        return ((),) * rank
-    return shardings_of(attributes["sdy.sharding"])[place]

@@ -16,13 +16,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from jaxlib.mlir import ir, passmanager
-from jaxlib.mlir.dialects import sdy
 
 from bwsk_jax.coordination.numbering import NumberedJaxpr, number_in
+from bwsk_jax.coordination.operands import fit_operands
+from bwsk_jax.coordination.shardings import dimensions, sharding_attribute
 from bwsk_jax.coordination.steps import Block, Exchange, Step
 from bwsk_jax.coordination.xla_import import as_xla_imports, main_of, operations
 
-__all__ = ["Sharding", "partition", "propagate", "shardings_of"]
+__all__ = ["partition", "propagate"]
 
 _PROPAGATION = "sdy-propagation-pipeline"
 _COLLECTIVES = (
@@ -41,47 +42,33 @@ _AXES = {
 """The attribute in which an operation of Shardy names the mesh axes over which devices meet."""
 _SUMS = ("all-reduce", "reduce-scatter")
 
-Sharding = tuple[tuple[str, ...], ...]
-"""For each dimension of a value, the mesh axes over which it is split."""
-
 
 def partition(module: ir.Module, numbered: NumberedJaxpr, sizes: dict[str, int]) -> Block:
     """The program that each device runs, as Shardy partitions `module` over mesh axes of these sizes."""
     with module.context, ir.Location.unknown():
-        partitioned = _run(module, f"{_PROPAGATION},{_COLLECTIVES}")
+        partitioned = _propagated(module)
+        fit_operands(partitioned)
+        _run(partitioned, _COLLECTIVES)
         return _Reader(numbered, sizes).function(main_of(partitioned))
 
 
 def propagate(module: ir.Module) -> Any:
     """The module with the sharding that Shardy gives to each value, and no collectives yet."""
     with module.context, ir.Location.unknown():
-        return _run(module, _PROPAGATION)
+        return _propagated(module)
 
 
-def _run(module: ir.Module, passes: str) -> Any:
+def _propagated(module: ir.Module) -> Any:
     copy = as_xla_imports(module)
-    passmanager.PassManager.parse(f"builtin.module({passes})").run(copy)
+    _run(copy, _PROPAGATION)
     return copy
 
 
-# --- shardings ---------------------------------------------------------------------------------------------
+def _run(module: Any, passes: str) -> None:
+    passmanager.PassManager.parse(f"builtin.module({passes})").run(module)
 
 
-def shardings_of(attribute: ir.Attribute) -> list[Sharding]:
-    """The shardings in an attribute, which has one, or one for each value."""
-    names = lambda dimension: tuple(sdy.AxisRefAttr(axis).name for axis in dimension.axes)
-    return [tuple(map(names, _dimensions(each))) for each in _per_value(attribute)]
-
-
-def _per_value(attribute: ir.Attribute) -> list[ir.Attribute]:
-    try:
-        return list(sdy.TensorShardingPerValueAttr(attribute).shardings)
-    except ValueError:  # it is the sharding of one value
-        return [attribute]
-
-
-def _dimensions(sharding: ir.Attribute) -> list[Any]:
-    return [sdy.DimensionShardingAttr(each) for each in sdy.TensorShardingAttr(sharding).dimension_shardings]
+# --- sizes -------------------------------------------------------------------------------------------------
 
 
 def _axis_sizes(text: str, sizes: dict[str, int]) -> dict[str, int]:
@@ -177,7 +164,7 @@ class _Reader:
             axes = _axis_sizes(str(operation.attributes[_AXES[operation.name]]), self.sizes)
         else:
             axes = _axis_sizes(_moved_axes(operation.operands[0], out), self.sizes)
-        splits = [math.prod(_axis_sizes(str(each), self.sizes).values()) for each in _dimensions(out)]
+        splits = [math.prod(_axis_sizes(str(each), self.sizes).values()) for each in dimensions(out)]
         readers = _readers(operation)
         return Exchange(
             kind=kind,
@@ -204,16 +191,10 @@ def _moved(block: Block) -> int:
 
 def _moved_axes(value: Any, out: ir.Attribute) -> str:
     """The axes of the dimensions whose sharding a permutation of devices changes, as text."""
-    attributes = value.owner.attributes if isinstance(value, ir.OpResult) else {}
-    name = next((name for name in ("out_sharding", "sdy.sharding") if name in attributes), None)
-    if name is None:
+    before = sharding_attribute(value)
+    if before is None:
         return str(out)
-    before = _per_value(attributes[name])
-    changed = zip(
-        map(str, _dimensions(before[value.result_number if len(before) > 1 else 0])),
-        map(str, _dimensions(out)),
-        strict=True,
-    )
+    changed = zip(map(str, dimensions(before)), map(str, dimensions(out)), strict=True)
     return " ".join(f"{old} {new}" for old, new in changed if old != new)
 
 

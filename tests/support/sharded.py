@@ -129,6 +129,19 @@ PROGRAMS = {
         lambda x_bh: (jax.nn.softmax(x_bh), x_bh.max(0)), (X,), {"data": 2, "model": 2}, (P("data", "model"),)
     ),
     "a relayout": Sharded(lambda x_bh: jnp.tanh(x_bh), (X,), {"data": 4}, (P("data"),), P(None, "data")),
+    "rows times columns, split over one axis": Sharded(
+        jax.grad(lambda w_hf, x_bh: jnp.tanh(x_bh @ w_hf).sum()),
+        (array(H, 16 * F), array(16, H)),
+        {"data": 4},
+        (P(None, "data"), P("data")),
+        P(None, "data"),
+    ),
+    "a sum of values that are split otherwise": Sharded(
+        lambda x_bh, y_bh: jnp.sin(x_bh) * 2 + jnp.cos(y_bh),
+        (X, X),
+        {"data": 4},
+        (P("data"), P(None, "data")),
+    ),
     "shard_map": Sharded(_by_hand, (X,), {"data": 2, "model": 2}, (P("data", "model"),)),
 }
 
