@@ -34,6 +34,8 @@ steps.py           a partitioned program as plain data
 xla_import.py      a lowered module in the form in which XLA hands it to Shardy
 shardings.py       how a value is split, between Shardy's attributes and tuples
 operands.py        lays out operands that do not fit, as XLA does
+halos.py           what devices send each other of the edges of their parts
+windows.py         which operations read a stretch for each part, and which
 shardy.py          partitions a lowered module in this process and reads its collectives
 meetings.py        a meeting, its reason, and the bytes that it sends
 phases.py          which meetings wait for which: the critical path, and phases without meetings

@@ -27,6 +27,7 @@ class Meeting:
       times: how often a run of the program comes to it; loops count.
       why: "sum over a split dimension" where each device has a part of a sum, or "maximum over a split
         dimension" and the like; "relayout" where an equation reads a value that lies otherwise than it needs;
+        "halo" where a window, shift, slice or pad along a split dimension reads of the neighbours' parts;
         "written in the program" for collectives inside a `shard_map`.
       equation: the number of the equation whose result is summed, or of the first that reads what is laid out
         anew. If a result of the whole function is, that of the equation that makes it, or None.
@@ -110,8 +111,10 @@ _OTHER_REDUCTIONS = {
 
 
 def _why(exchange: Exchange, equation: NumberedEquation | None) -> str:
-    if exchange.written:
+    if exchange.cause == "program":
         return "written in the program"
+    if exchange.cause == "halo":
+        return "halo"
     if exchange.kind not in _REDUCTIONS:
         return "relayout"
     primitive = "" if equation is None else equation.primitive

@@ -33,6 +33,8 @@ def fit_operands(module: Any) -> None:
     for operation in list(all_operations(main)) if mesh else ():
         if operation.name in ("stablehlo.dot_general", "stablehlo.dot"):
             _fit_product(operation, main, mesh)
+        elif operation.name in _AS_RESULT:
+            _lay_out_operand(operation, main, mesh)
         elif operation.name in _ELEMENTWISE:
             _fit_elementwise(operation, main, mesh)
 
@@ -57,6 +59,21 @@ _ELEMENTWISE = {
     )
 }
 """Those of several operands. One of a single operand is split as its operand is, or laid out afterwards."""
+
+
+_AS_RESULT = {f"stablehlo.{name}" for name in ("dynamic_slice", "pad", "reverse", "slice")}
+"""Those whose first operand is laid out as the result is, though they move what it holds."""
+
+
+def _lay_out_operand(operation: Any, main: Any, mesh: str) -> None:
+    result, (operand, *others) = operation.results[0], operation.operands
+    wanted = sharding_of(result, main)
+    if wanted is None:
+        return
+    if operation.name == "stablehlo.dynamic_slice":  # from where is not known, so that the whole may be read
+        kept = zip(_shape(operand), _shape(result), wanted, strict=True)
+        wanted = tuple(axes if size == part else () for size, part, axes in kept)
+    _lay_out_operands(operation, [wanted, *(sharding_of(value, main) or () for value in others)], main, mesh)
 
 
 def _fit_elementwise(operation: Any, main: Any, mesh: str) -> None:

@@ -5,7 +5,7 @@ writes the collectives between layouts that do not fit (explicit reshards). Both
 jaxlib contains; they take neither devices nor a compiler. See https://openxla.org/shardy.
 
 Shardy leaves to XLA what a device needs of the edge of its neighbour's part (a halo), as in convolutions,
-slices and pads along a split dimension. XLA sends it by collective permutes, which are not predicted here.
+slices and pads along a split dimension. `windows` and `halos` say what XLA sends there.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from jaxlib.mlir import ir, passmanager
 
 from bwsk_jax.coordination.numbering import NumberedJaxpr, number_in
 from bwsk_jax.coordination.operands import fit_operands
-from bwsk_jax.coordination.shardings import dimensions, sharding_attribute
+from bwsk_jax.coordination.shardings import dimensions, sharding_attribute, sharding_of
 from bwsk_jax.coordination.steps import Block, Exchange, Step
+from bwsk_jax.coordination.windows import SHIFTING, edges_sent
 from bwsk_jax.coordination.xla_import import as_xla_imports, main_of, operations
 
 __all__ = ["partition", "propagate"]
@@ -49,7 +50,7 @@ def partition(module: ir.Module, numbered: NumberedJaxpr, sizes: dict[str, int])
         partitioned = _propagated(module)
         fit_operands(partitioned)
         _run(partitioned, _COLLECTIVES)
-        return _Reader(numbered, sizes).function(main_of(partitioned))
+        return _Reader(main_of(partitioned), numbered, sizes).function()
 
 
 def propagate(module: ir.Module) -> Any:
@@ -103,14 +104,14 @@ def _bits(element: ir.Type) -> int:
 class _Reader:
     """Turns operations into steps, and numbers the values between them."""
 
-    def __init__(self, numbered: NumberedJaxpr, sizes: dict[str, int]):
-        self.numbered, self.sizes = numbered, sizes
+    def __init__(self, main: Any, numbered: NumberedJaxpr, sizes: dict[str, int]):
+        self.main, self.numbered, self.sizes = main, numbered, sizes
         self.values: dict[Any, int] = {}
         self.computed: dict[int, int] = {}
         """How often each value is computed."""
 
-    def function(self, main: Any) -> Block:
-        return self.block(main.regions[0].blocks[0], times=1)
+    def function(self) -> Block:
+        return self.block(self.main.regions[0].blocks[0], times=1)
 
     def number(self, value: Any, times: int) -> int:
         number = self.values.setdefault(value, len(self.values))
@@ -148,6 +149,8 @@ class _Reader:
             exchanges = (self.by_shardy(operation, equation, times),)
         elif operation.name in _BY_THE_PROGRAM and equation is not None:
             exchanges = tuple(self.by_the_program(operation, equation, times))
+        elif operation.name in SHIFTING:
+            exchanges = tuple(self.halos(operation, equation, times))
         elif operation.name == "stablehlo.while":
             trips = self.numbered.trips(equation)
             bodies = tuple(self.block(region.blocks[0], times * trips) for region in operation.regions)
@@ -172,17 +175,31 @@ class _Reader:
             devices=math.prod(axes.values()),
             bytes=_bytes(operation.results[0].type, splits),
             times=times,
-            written=False,
+            cause="layout",
             equation=_maker(operation) if kind in _SUMS else next(iter(readers), equation),
             readers=readers,
         )
+
+    def halos(self, operation: Any, equation: int | None, times: int) -> Iterable[Exchange]:
+        """What devices send of their parts where each part of the result reads another stretch."""
+        operand, result = (
+            sharding_of(value, self.main) for value in (operation.operands[0], operation.results[0])
+        )
+        if operand is None or result is None or _is_constant(operation.operands[0]):
+            return
+        readers = () if equation is None else (equation,)
+        bits = _bits(ir.RankedTensorType(operation.operands[0].type).element_type)
+        for kind, axes, shape in edges_sent(operation, operand, result, self.sizes):
+            devices = math.prod(self.sizes[axis] for axis in axes)
+            size = math.prod(shape) * bits // 8
+            yield Exchange(kind, axes, devices, size, times, "halo", equation, readers)
 
     def by_the_program(self, operation: Any, equation: int, times: int) -> Iterable[Exchange]:
         axes = tuple(name for name in self.sizes if name in self.numbered.axes(equation))
         devices = math.prod(self.sizes[name] for name in axes)
         kind, readers = _BY_THE_PROGRAM[operation.name], _readers(operation)
         for result in operation.results:
-            yield Exchange(kind, axes, devices, _bytes(result.type), times, True, equation, readers)
+            yield Exchange(kind, axes, devices, _bytes(result.type), times, "program", equation, readers)
 
 
 def _moved(block: Block) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Literal
 
 __all__ = ["Block", "Exchange", "Step"]
 
@@ -17,8 +18,8 @@ class Exchange:
     devices: int
     bytes: int
     times: int
-    written: bool
-    """Whether the program asks for it itself, inside a `shard_map`."""
+    cause: Literal["layout", "halo", "program"]
+    """A value lies otherwise than it is needed, a neighbour's edge is needed, or a `shard_map` asks it."""
     equation: int | None
     readers: tuple[int, ...]
 
