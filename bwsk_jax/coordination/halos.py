@@ -25,16 +25,22 @@ class Stretches:
     Attributes:
       size: of the operand.
       parts: how many there are.
-      starts: where the stretch of each part begins; it may be outside of the operand.
-      width: of each stretch.
+      starts, ends: of the stretch of each part; they may be outside of the operand.
       low: the padding in front of the first.
+      limit: what of the operand is read at all, from its beginning.
     """
 
     size: int
     parts: int
     starts: tuple[int, ...]
-    width: int
+    ends: tuple[int, ...]
     low: int
+    limit: int
+
+    @property
+    def width(self) -> int:
+        """Of the widest stretch."""
+        return max(end - start for start, end in zip(self.starts, self.ends, strict=True))
 
     @property
     def part(self) -> int:
@@ -49,8 +55,7 @@ class Stretches:
     @property
     def right(self) -> list[int]:
         """How far each stretch ends after its part."""
-        ends = (start + self.width for start in self.starts)
-        return [end - (place + 1) * self.part for place, end in enumerate(ends)]
+        return [end - (place + 1) * self.part for place, end in enumerate(self.ends)]
 
 
 def widths_sent(needed: Stretches) -> list[int] | None:
@@ -58,12 +63,14 @@ def widths_sent(needed: Stretches) -> list[int] | None:
 
     Four parts of 4, of which each needs one element more at either end:
 
-    >>> widths_sent(Stretches(size=16, parts=4, starts=(-1, 3, 7, 11), width=6, low=1))
+    >>> widths_sent(Stretches(size=16, parts=4, starts=(-1, 3, 7, 11), ends=(5, 9, 13, 17), low=1, limit=16))
     [1, 1]
 
     The first half of 32 elements in 8 parts, split anew into 8 parts:
 
-    >>> widths_sent(Stretches(size=32, parts=8, starts=tuple(range(0, 16, 2)), width=2, low=0))
+    >>> starts = tuple(range(0, 16, 2))
+    >>> ends = tuple(start + 2 for start in starts)
+    >>> widths_sent(Stretches(size=32, parts=8, starts=starts, ends=ends, low=0, limit=16))
     [4, 2]
     """
     if needed.low == needed.left[0] and max(*needed.left, *needed.right) > 2 * needed.width:
@@ -128,8 +135,8 @@ def _pieces(needed: Stretches) -> Sequence[list[_Piece]]:
     """What each part has to send."""
     part = needed.part
     sent: list[list[_Piece]] = [[] for _ in range(needed.parts)]
-    for receiver, start in enumerate(needed.starts):
-        place, end = max(start, 0), min(start + needed.width, needed.size)
+    for receiver, (start, stop) in enumerate(zip(needed.starts, needed.ends, strict=True)):
+        place, end = max(start, 0), min(stop, needed.limit)
         while place < end:
             owner = place // part
             until = min((owner + 1) * part, end)

@@ -8,6 +8,9 @@ bytes and may split the work anew. XLA's partitioner, which compiles the program
 - A product whose operands are both split along a dimension that is summed is summed in parts, whatever splits
   its result. Otherwise the operands are laid out as the result is, and whole along an axis that splits a
   dimension of the result which they do not have.
+- A convolution in groups, with filters that are split by what they make, is computed split in that way.
+- A slice, pad or reversal reads its operand as its result is split, and sends what lies with others. A slice
+  from a place that is not known reads its operand whole.
 
 These layouts are written into the program, so that nothing is left for Shardy to decide.
 """
@@ -15,7 +18,7 @@ These layouts are written into the program, so that nothing is left for Shardy t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jaxlib.mlir import ir
@@ -33,6 +36,8 @@ def fit_operands(module: Any) -> None:
     for operation in list(all_operations(main)) if mesh else ():
         if operation.name in ("stablehlo.dot_general", "stablehlo.dot"):
             _fit_product(operation, main, mesh)
+        elif operation.name == "stablehlo.convolution":
+            _fit_grouped_convolution(operation, main, mesh)
         elif operation.name in _AS_RESULT:
             _lay_out_operand(operation, main, mesh)
         elif operation.name in _ELEMENTWISE:
@@ -86,9 +91,8 @@ def _fit_elementwise(operation: Any, main: Any, mesh: str) -> None:
 
 def _fit_product(operation: Any, main: Any, mesh: str) -> None:
     values = (*operation.operands, operation.results[0])
-    found = [sharding_of(value, main) for value in values]
-    given = [sharding for sharding in found if sharding is not None]
-    if len(given) < len(found):
+    given = _known(sharding_of(value, main) for value in values)
+    if given is None:
         return
     roles = _roles(operation)
     wanted: list[dict[str, list[str]]] = [{} for _ in roles]
@@ -103,6 +107,31 @@ def _fit_product(operation: Any, main: Any, mesh: str) -> None:
     of_result = of_operands.pop()
     _lay_out_operands(operation, of_operands, main, mesh)
     _lay_out_result(operation, of_result, given[-1], mesh)
+
+
+def _fit_grouped_convolution(operation: Any, main: Any, mesh: str) -> None:
+    """Compute group by group where the filters are split by what they make, which each group does alone."""
+    if ir.IntegerAttr(operation.attributes["feature_group_count"]).value == 1:
+        return
+    (data, filters), (result,) = operation.operands, operation.results
+    numbers = stablehlo.ConvDimensionNumbers(operation.attributes["dimension_numbers"])
+    given = _known(sharding_of(value, main) for value in (data, filters, result))
+    if given is None or not (axes := given[1][numbers.kernel_output_feature_dimension]):
+        return
+    of_features = lambda sharding, feature: tuple(
+        axes if dimension == feature else tuple(axis for axis in own if axis not in axes)
+        for dimension, own in enumerate(sharding)
+    )
+    of_data = of_features(given[0], numbers.input_feature_dimension)
+    _lay_out_operands(operation, [of_data, given[1]], main, mesh)
+    _lay_out_result(operation, of_features(given[2], numbers.output_feature_dimension), given[2], mesh)
+
+
+def _known(shardings: Iterable[Sharding | None]) -> list[Sharding] | None:
+    """All of them, or None if one is not known."""
+    found = list(shardings)
+    known = [sharding for sharding in found if sharding is not None]
+    return known if len(known) == len(found) else None
 
 
 def _roles(operation: Any) -> list[list[str]]:

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jaxlib.mlir import ir, passmanager
 
+from bwsk_jax.coordination.deferral import COMBINED, FOLLOWED
 from bwsk_jax.coordination.numbering import NumberedJaxpr, number_in
 from bwsk_jax.coordination.operands import fit_operands
 from bwsk_jax.coordination.shardings import dimensions, sharding_attribute, sharding_of
 from bwsk_jax.coordination.steps import Block, Exchange, Step
-from bwsk_jax.coordination.windows import SHIFTING, edges_sent
+from bwsk_jax.coordination.windows import RESHAPING, SHIFTING, edges_sent
 from bwsk_jax.coordination.xla_import import as_xla_imports, main_of, operations
 
 __all__ = ["partition", "propagate"]
@@ -80,13 +81,10 @@ def _axis_sizes(text: str, sizes: dict[str, int]) -> dict[str, int]:
     return {name: found[name] for name in sizes if name in found}
 
 
-def _bytes(type_: ir.Type, splits: Iterable[int] = ()) -> int:
-    """Of a value of this type on one device, if its dimensions are split into so many parts."""
-    tensor = ir.RankedTensorType(type_)
-    shape = list(tensor.shape)
-    for dimension, parts in enumerate(splits):
-        shape[dimension] = -(-shape[dimension] // parts)
-    return math.prod(shape) * _bits(tensor.element_type) // 8
+def _bytes(type_: ir.Type, shape: Sequence[int], splits: Iterable[int]) -> int:
+    """Of a value of this element type on one device, if its dimensions are split into so many parts."""
+    local = (-(-size // parts) for size, parts in zip(shape, splits, strict=True))
+    return math.prod(local) * _bits(ir.RankedTensorType(type_).element_type) // 8
 
 
 def _bits(element: ir.Type) -> int:
@@ -158,7 +156,22 @@ class _Reader:
             branches = [self.block(region.blocks[0], times) for region in operation.regions]
             bodies = (max(branches, key=_moved),)
         makes = tuple(self.number(value, times) for value in operation.results)
-        return Step(equation, reads, makes, exchanges, bodies, trips)
+        name = _followed(operation)
+        sizes = tuple(map(self.size, operation.results)) if name or exchanges else ()
+        split = frozenset(axis for value in operation.operands if name for axis in self.split(value))
+        return Step(equation, reads, makes, exchanges, bodies, trips, name, sizes, split)
+
+    def size(self, value: Any) -> int:
+        """The bytes of a value on one device."""
+        sharding = sharding_of(value, self.main) or ()
+        parts = [math.prod(self.sizes[axis] for axis in axes) for axes in sharding]
+        shape = ir.RankedTensorType(value.type).shape
+        return _bytes(value.type, shape, parts or [1] * len(shape))
+
+    def split(self, value: Any) -> set[str]:
+        """The axes over which a value is split, which are all of them if that is not known."""
+        sharding = sharding_of(value, self.main)
+        return set(self.sizes) if sharding is None else {axis for axes in sharding for axis in axes}
 
     def by_shardy(self, operation: Any, equation: int | None, times: int) -> Exchange:
         kind = _BY_SHARDY[operation.name]
@@ -168,17 +181,29 @@ class _Reader:
         else:
             axes = _axis_sizes(_moved_axes(operation.operands[0], out), self.sizes)
         splits = [math.prod(_axis_sizes(str(each), self.sizes).values()) for each in dimensions(out)]
-        readers = _readers(operation)
+        readers, summed = _readers(operation), kind in _SUMS
+        shape, own = self.padded(operation.operands[0]), ir.RankedTensorType(operation.results[0].type).shape
+        if kind == "all-gather" and math.prod(shape) >= 2 * math.prod(own):
+            # Rather than gather padding, each device adds its part to zeros.
+            kind, shape = "all-reduce", own
         return Exchange(
             kind=kind,
             axes=tuple(axes),
             devices=math.prod(axes.values()),
-            bytes=_bytes(operation.results[0].type, splits),
+            bytes=_bytes(operation.results[0].type, shape, splits),
             times=times,
-            cause="layout",
-            equation=_maker(operation) if kind in _SUMS else next(iter(readers), equation),
+            cause="sum" if summed else "layout",
+            equation=_maker(operation) if summed else next(iter(readers), equation),
+            maker=_maker(operation if summed else operation.operands[0]),
             readers=readers,
         )
+
+    def padded(self, value: Any) -> list[int]:
+        """The shape of a value with each dimension padded to parts of one size."""
+        shape = list(ir.RankedTensorType(value.type).shape)
+        sharding = sharding_of(value, self.main) or ((),) * len(shape)
+        parts = (math.prod(self.sizes[axis] for axis in axes) for axes in sharding)
+        return [-(-size // count) * count for size, count in zip(shape, parts, strict=True)]
 
     def halos(self, operation: Any, equation: int | None, times: int) -> Iterable[Exchange]:
         """What devices send of their parts where each part of the result reads another stretch."""
@@ -192,14 +217,28 @@ class _Reader:
         for kind, axes, shape in edges_sent(operation, operand, result, self.sizes):
             devices = math.prod(self.sizes[axis] for axis in axes)
             size = math.prod(shape) * bits // 8
-            yield Exchange(kind, axes, devices, size, times, "halo", equation, readers)
+            cause = "layout" if operation.name in RESHAPING else "halo"
+            maker = _maker(operation.operands[0])
+            yield Exchange(kind, axes, devices, size, times, cause, equation, maker, readers)
 
     def by_the_program(self, operation: Any, equation: int, times: int) -> Iterable[Exchange]:
         axes = tuple(name for name in self.sizes if name in self.numbered.axes(equation))
         devices = math.prod(self.sizes[name] for name in axes)
         kind, readers = _BY_THE_PROGRAM[operation.name], _readers(operation)
         for result in operation.results:
-            yield Exchange(kind, axes, devices, _bytes(result.type), times, "program", equation, readers)
+            shape = ir.RankedTensorType(result.type).shape
+            size = _bytes(result.type, shape, [1] * len(shape))
+            yield Exchange(kind, axes, devices, size, times, "program", equation, equation, readers)
+
+
+def _followed(operation: Any) -> str:
+    """What an operation is called where parts of sums are followed; "" if they are not followed there."""
+    name = operation.name.removeprefix("stablehlo.")
+    if name in ("reduce", "scatter"):
+        inner = [each.name for each in operations(operation.regions[0].blocks[0])]
+        adds = inner == ["stablehlo.add", "stablehlo.return"]
+        return ("sum" if name == "reduce" else "") if adds else COMBINED
+    return name if name in FOLLOWED else ""
 
 
 def _moved(block: Block) -> int:
@@ -215,13 +254,15 @@ def _moved_axes(value: Any, out: ir.Attribute) -> str:
     return " ".join(f"{old} {new}" for old, new in changed if old != new)
 
 
-def _maker(operation: Any) -> int | None:
-    """The equation that made what is summed: that of the operation, or else that of its operand."""
-    while (number := number_in(str(operation.location))) is None:
-        value = operation.operands[0] if len(operation.operands) else None
-        if not isinstance(value, ir.OpResult):
+def _maker(made: Any) -> int | None:
+    """The equation that an operation, or what makes a value, stems from, or else what makes its operand."""
+    if isinstance(made, ir.Value):
+        if not isinstance(made, ir.OpResult):
             return None
-        operation = value.owner.operation
+        made = made.owner.operation
+    number = number_in(str(made.location))
+    if number is None and len(made.operands):
+        return _maker(made.operands[0])
     return number
 
 

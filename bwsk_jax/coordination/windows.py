@@ -47,12 +47,20 @@ class Window:
         """What each part of a result of so many elements reads of an operand of this size."""
         part = -(-result // parts)
         first = lambda place: -((self.low - place * part * self.stride) // self.dilation)
-        last = lambda place: (
-            ((place * part + part - 1) * self.stride + self.reach - 1 - self.low) // self.dilation + 1
+        last = lambda place: self.last(place * part + part - 1) + 1
+        places = range(parts)
+        return Stretches(
+            size,
+            parts,
+            starts=tuple(map(first, places)),
+            ends=tuple(map(last, places)),
+            low=int(self.low / self.dilation),
+            limit=min(size, self.last(result - 1) + 1),
         )
-        starts = tuple(map(first, range(parts)))
-        width = max(last(place) - first(place) for place in range(parts))
-        return Stretches(size, parts, starts, width, self.low)
+
+    def last(self, element: int) -> int:
+        """The last place that an element of the result reads."""
+        return (element * self.stride + self.reach - 1 - self.low) // self.dilation
 
 
 def edges_sent(
@@ -63,6 +71,9 @@ def edges_sent(
     Operand and result are split along the same axes where the operation reads stretches.
     """
     whole = _shape(operation.operands[0])
+    if operation.name in RESHAPING:
+        yield from _lost_axes(whole, operand, result)
+        return
     count = lambda axes: math.prod(sizes[axis] for axis in axes)
     local = [-(-size // count(axes)) for size, axes in zip(whole, operand, strict=True)]
     if operation.name == "stablehlo.reverse":
@@ -83,6 +94,19 @@ def edges_sent(
         for width in widths:
             yield "collective-permute", axes, _with(local, window.dimension, width)
         local = _with(local, window.dimension, stretches.width)
+
+
+def _lost_axes(
+    whole: list[int], operand: Sharding, result: Sharding
+) -> Iterator[tuple[str, tuple[str, ...], list[int]]]:
+    """What is sent so that a dimension of size 1 that is split, so that one part has it, can be left out.
+
+    The other parts add zeros.
+    """
+    kept = {axis for axes in result for axis in axes}
+    for size, axes in zip(whole, operand, strict=True):
+        if size == 1 and not kept.intersection(axes) and axes:
+            yield "all-reduce", axes, whole
 
 
 def _with(shape: list[int], dimension: int, size: int) -> list[int]:
@@ -136,12 +160,15 @@ def _padding(operation: Any, count: int) -> list[list[int]]:
     return np.array(ir.DenseIntElementsAttr(operation.attributes["padding"])).reshape(count, 2).tolist()
 
 
+RESHAPING = ("stablehlo.reshape", "stablehlo.broadcast_in_dim")
+
 SHIFTING: dict[str, Callable[[Any], list[Window]]] = {
     "stablehlo.slice": _slice,
     "stablehlo.pad": _pad,
     "stablehlo.reduce_window": _reduce_window,
     "stablehlo.convolution": _convolution,
     "stablehlo.reverse": lambda operation: [],
+    **dict.fromkeys(RESHAPING, lambda operation: []),
 }
 """The operations, and how the windows of each are written. Reversing a dimension exchanges its parts."""
 
