@@ -24,7 +24,7 @@ from typing import Any
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo
 
-from bwsk_jax.coordination.shardings import Sharding, reshard, set_sharding, sharding_of
+from bwsk_jax.coordination.shardings import Sharding, reshard, set_sharding, sharding_of, whole_axes
 from bwsk_jax.coordination.xla_import import all_operations, main_of, mesh_of
 
 __all__ = ["fit_operands"]
@@ -92,7 +92,7 @@ def _fit_elementwise(operation: Any, main: Any, mesh: str) -> None:
 def _fit_product(operation: Any, main: Any, mesh: str) -> None:
     values = (*operation.operands, operation.results[0])
     given = _known(sharding_of(value, main) for value in values)
-    if given is None:
+    if given is None or _in_parts(given):
         return
     roles = _roles(operation)
     wanted: list[dict[str, list[str]]] = [{} for _ in roles]
@@ -116,7 +116,7 @@ def _fit_grouped_convolution(operation: Any, main: Any, mesh: str) -> None:
     (data, filters), (result,) = operation.operands, operation.results
     numbers = stablehlo.ConvDimensionNumbers(operation.attributes["dimension_numbers"])
     given = _known(sharding_of(value, main) for value in (data, filters, result))
-    if given is None or not (axes := given[1][numbers.kernel_output_feature_dimension]):
+    if given is None or _in_parts(given) or not (axes := given[1][numbers.kernel_output_feature_dimension]):
         return
     of_features = lambda sharding, feature: tuple(
         axes if dimension == feature else tuple(axis for axis in own if axis not in axes)
@@ -132,6 +132,12 @@ def _known(shardings: Iterable[Sharding | None]) -> list[Sharding] | None:
     found = list(shardings)
     known = [sharding for sharding in found if sharding is not None]
     return known if len(known) == len(found) else None
+
+
+def _in_parts(given: Sequence[Sharding]) -> bool:
+    """Whether one axis is used as a whole and in parts, which is left to Shardy."""
+    named = {axis for sharding in given for axes in sharding for axis in axes}
+    return len(whole_axes(named)) < len(named)
 
 
 def _roles(operation: Any) -> list[list[str]]:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import sdy
 
-__all__ = ["Sharding", "dimensions", "reshard", "set_sharding", "sharding_attribute", "sharding_of"]
+__all__ = [
+    "Sharding",
+    "devices_along",
+    "dimensions",
+    "reshard",
+    "set_sharding",
+    "sharding_attribute",
+    "sharding_of",
+    "whole_axes",
+]
 
 Sharding = tuple[tuple[str, ...], ...]
-"""For each dimension of a value, the mesh axes over which it is split."""
+"""For each dimension of a value, the mesh axes over which it is split.
+
+A dimension may be split over a part of an axis, which is written as `model:(2)4`: 4 devices, each 2 apart.
+"""
 
 
 def sharding_of(value: Any, main: Any) -> Sharding | None:
@@ -35,8 +49,12 @@ def _in_attributes(attributes: Any, place: int, rank: int) -> Sharding:
     attribute = _at(attributes, place)
     if attribute is None:
         return ((),) * rank
-    names = lambda dimension: tuple(sdy.AxisRefAttr(axis).name for axis in dimension.axes)
-    return tuple(map(names, dimensions(attribute)))
+    return tuple(tuple(map(_axis_name, dimension.axes)) for dimension in dimensions(attribute))
+
+
+def _axis_name(axis: ir.Attribute) -> str:
+    """The name of a mesh axis; of a part of one, as Shardy writes it, such as `model:(2)4`."""
+    return str(axis).removeprefix("#sdy<axis_ref").strip('<>" ').replace('"', "")
 
 
 def sharding_attribute(value: Any) -> ir.Attribute | None:
@@ -77,7 +95,28 @@ def reshard(value: Any, sharding: Sharding, mesh: str) -> Any:
 
 def _attribute(sharding: Sharding, mesh: str) -> Any:
     each = [
-        sdy.DimensionShardingAttr.get([sdy.AxisRefAttr.get(axis) for axis in axes], is_closed=True)
-        for axes in sharding
+        sdy.DimensionShardingAttr.get([_axis(name) for name in axes], is_closed=True) for axes in sharding
     ]
     return sdy.TensorShardingAttr.get(mesh, each)
+
+
+def _axis(name: str) -> Any:
+    name, _, part = name.partition(":")
+    if not part:
+        return sdy.AxisRefAttr.get(name)
+    before, _, size = part.removeprefix("(").partition(")")
+    return sdy.AxisRefAttr.get(name, sdy.SubAxisInfoAttr.get(int(before), int(size)))
+
+
+def devices_along(axes: Iterable[str], sizes: Mapping[str, int]) -> int:
+    """Over how many devices axes or parts of axes split, on a mesh with axes of these sizes.
+
+    >>> devices_along(("data", "model:(2)4"), {"data": 2, "model": 8})
+    8
+    """
+    return math.prod(int(axis.rpartition(")")[2]) if ":" in axis else sizes[axis] for axis in axes)
+
+
+def whole_axes(axes: Iterable[str]) -> set[str]:
+    """The mesh axes that these are, or are parts of."""
+    return {axis.partition(":")[0] for axis in axes}

@@ -20,7 +20,13 @@ from jaxlib.mlir import ir, passmanager
 from bwsk_jax.coordination.deferral import COMBINED, FOLLOWED
 from bwsk_jax.coordination.numbering import NumberedJaxpr, number_in
 from bwsk_jax.coordination.operands import fit_operands
-from bwsk_jax.coordination.shardings import dimensions, sharding_attribute, sharding_of
+from bwsk_jax.coordination.shardings import (
+    devices_along,
+    dimensions,
+    sharding_attribute,
+    sharding_of,
+    whole_axes,
+)
 from bwsk_jax.coordination.steps import Block, Exchange, Step
 from bwsk_jax.coordination.windows import RESHAPING, SHIFTING, edges_sent
 from bwsk_jax.coordination.xla_import import as_xla_imports, main_of, operations
@@ -164,14 +170,14 @@ class _Reader:
     def size(self, value: Any) -> int:
         """The bytes of a value on one device."""
         sharding = sharding_of(value, self.main) or ()
-        parts = [math.prod(self.sizes[axis] for axis in axes) for axes in sharding]
+        parts = [devices_along(axes, self.sizes) for axes in sharding]
         shape = ir.RankedTensorType(value.type).shape
         return _bytes(value.type, shape, parts or [1] * len(shape))
 
     def split(self, value: Any) -> set[str]:
         """The axes over which a value is split, which are all of them if that is not known."""
         sharding = sharding_of(value, self.main)
-        return set(self.sizes) if sharding is None else {axis for axes in sharding for axis in axes}
+        return set(self.sizes) if sharding is None else whole_axes(axis for axes in sharding for axis in axes)
 
     def by_shardy(self, operation: Any, equation: int | None, times: int) -> Exchange:
         kind = _BY_SHARDY[operation.name]
@@ -202,7 +208,7 @@ class _Reader:
         """The shape of a value with each dimension padded to parts of one size."""
         shape = list(ir.RankedTensorType(value.type).shape)
         sharding = sharding_of(value, self.main) or ((),) * len(shape)
-        parts = (math.prod(self.sizes[axis] for axis in axes) for axes in sharding)
+        parts = (devices_along(axes, self.sizes) for axes in sharding)
         return [-(-size // count) * count for size, count in zip(shape, parts, strict=True)]
 
     def halos(self, operation: Any, equation: int | None, times: int) -> Iterable[Exchange]:
@@ -215,7 +221,8 @@ class _Reader:
         readers = () if equation is None else (equation,)
         bits = _bits(ir.RankedTensorType(operation.operands[0].type).element_type)
         for kind, axes, shape in edges_sent(operation, operand, result, self.sizes):
-            devices = math.prod(self.sizes[axis] for axis in axes)
+            devices = devices_along(axes, self.sizes)
+            axes = tuple(axis for axis in self.sizes if axis in whole_axes(axes))
             size = math.prod(shape) * bits // 8
             cause = "layout" if operation.name in RESHAPING else "halo"
             maker = _maker(operation.operands[0])

@@ -7,7 +7,6 @@ padded, from i times the stride on, as far as the window reaches.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -16,7 +15,7 @@ from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo
 
 from bwsk_jax.coordination.halos import Stretches, widths_sent
-from bwsk_jax.coordination.shardings import Sharding
+from bwsk_jax.coordination.shardings import Sharding, devices_along
 
 __all__ = ["SHIFTING", "edges_sent"]
 
@@ -74,7 +73,7 @@ def edges_sent(
     if operation.name in RESHAPING:
         yield from _lost_axes(whole, operand, result)
         return
-    count = lambda axes: math.prod(sizes[axis] for axis in axes)
+    count = lambda axes: devices_along(axes, sizes)
     local = [-(-size // count(axes)) for size, axes in zip(whole, operand, strict=True)]
     if operation.name == "stablehlo.reverse":
         for dimension in _lists(operation, "dimensions")[0]:

@@ -2,6 +2,7 @@
 
     python -m experiments.coordination                     (24 families of models on 8 simulated CPU devices)
     python -m experiments.coordination --target v5e-16     (BERT-base on TPUs; also v5e-256 and v5p-128)
+    python -m experiments.coordination --paper v5p         (step times on paper, on 8 to 1,024 chips)
 
 Claim: `bwsk_jax.calm` says without a compiler where XLA lets devices meet. On 8 CPU devices 24 families meet
 as predicted in kind, mesh axes, bytes and times, split by batch (data), with all parameters split too (fsdp),
@@ -9,11 +10,12 @@ and by sequence, or but for differences of which the reason is named and has a t
 needs a meeting that is not predicted. On TPUs at least 99% of BERT-base's meetings agree, with data and with
 data x model.
 Measured: the multiset of the collectives of the compiled gradient against the prediction, and the pairs of
-equation and mesh axis of the interference test.
+equation and mesh axis of the interference test. On paper: the bytes of the predicted meetings over the links
+of a chip, and the products of a step at its peak; see `paper`.
 Expected: experiments/results/<device>/coordination.json, and the table that the program prints from it, of
 which docs/figures.md has the sums.
 Cost: 5 minutes for the families on 2 idle cores and 2 GiB; 3 minutes for a target of 16 chips and 10 for one
-of 256, which need `pip install libtpu`. What the file holds already is skipped.
+of 256, which need `pip install libtpu`; 3 minutes on paper. What the file holds already is skipped.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from bwsk_jax.errors import mistakes_in_one_line
 from bwsk_jax.training.progress import TaskProgress
 from bwsk_jax.usage import UsageError, parse
 from experiments import records
+from experiments.coordination import paper
 from experiments.coordination.families import DEVICES, SPLITS, compare_family
 from experiments.coordination.targets import LAYOUTS, compare_target
 from experiments.families import FAMILIES
@@ -41,6 +44,8 @@ class Options:
 
     target: str | None = None
     """v5e-16 and so on; by default the families, on simulated devices here."""
+    paper: str | None = None
+    """A kind of chip, such as v5p: estimate the step times of two models and compile nothing."""
     families: tuple[str, ...] = tuple(FAMILIES)
     splits: tuple[str, ...] = tuple(SPLITS)
     layouts: tuple[str, ...] = ("data", "data x model")
@@ -82,8 +87,24 @@ def tables(record: dict[str, Any]) -> str:
         )
         for name, found in record["programs"].items()
     ]
-    lines = ["| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *rows)]
-    return "\n".join([*lines, "", *sums(list(record["programs"].values()))])
+    return "\n".join([_markdown([heads, *rows]), "", *sums(list(record["programs"].values()))])
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    head, *others = rows
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *others))
+
+
+def on_paper(chip: str) -> list[tuple[str, ...]]:
+    """The table of estimates for a kind of chip, which are kept in its file."""
+    names = list(itertools.product(paper.MODELS, paper.LAYOUTS, paper.CHIPS))
+    found = {}
+    with TaskProgress("coordination", len(names)) as progress:
+        for model, layout, chips in names:
+            found[f"{model}, {layout}, {chips:,}"] = paper.estimate(model, layout, chips, chip)
+            progress.advance(1)
+    records.write(chip, "coordination_paper", {"conditions": records.conditions(), "estimates": found})
+    return paper.rows(found)
 
 
 def sums(found: Sequence[dict[str, Any]]) -> list[str]:
@@ -107,6 +128,9 @@ def main() -> None:
     with mistakes_in_one_line():
         options = parse(Options, None, description=__doc__)
         check(options)
+        if options.paper:
+            print(_markdown(on_paper(options.paper)))
+            return
         if options.target is None:
             jax.config.update("jax_num_cpu_devices", DEVICES)
         device = records.device_name(options.target)

@@ -145,6 +145,12 @@ PROGRAMS = {
         {"data": 4},
         (P("data"), P(None, "data")),
     ),
+    "more devices than heads": Sharded(
+        lambda q_bnth, k_bnth: jax.nn.softmax(jnp.einsum("bnth,bnsh->bnts", q_bnth, k_bnth)),
+        (array(2, 2, 8, H), array(2, 2, 8, H)),
+        {"data": 2, "model": 4},
+        (P("data", None, "model"), P("data", None, None, "model")),
+    ),
     "shard_map": Sharded(_by_hand, (X,), {"data": 2, "model": 2}, (P("data", "model"),)),
 }
 
