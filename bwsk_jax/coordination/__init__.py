@@ -18,8 +18,9 @@ them. The same question is asked of each equation, for a given way of splitting 
    `CalmReport.prove` tests this on numbers.
 2. `CalmReport.meetings` are those that Shardy writes, the partitioner of XLA, for the program in the form in
    which XLA shows it to Shardy. That compilers keep to them is not claimed but compared, by
-   `CalmReport.check`, and each difference is named. Not predicted are halos, which are what a convolution,
-   slice or pad along a split dimension reads of the neighbour's part: Shardy leaves them to XLA.
+   `CalmReport.check`, and each difference is named. Two things are as XLA does them and not as Shardy would:
+   operands that do not fit (`operands`), and halos, which are what a convolution, slice or pad along a split
+   dimension reads of the neighbours' parts (`halos`).
 3. Whether an equation preserves information (S) or erases it (K) does not decide whether devices meet: a
    transpose of what is split preserves and may need a meeting, a maximum along what is whole erases and needs
    none. Each meeting carries the letter of its equation, so that the two can be compared. The PyTorch
@@ -31,9 +32,14 @@ them. The same question is asked of each equation, for a given way of splitting 
 numbering.py       numbers equations so that they are known again after lowering and compilation
 equations.py       what is known of a numbered equation: module, source, and whether it is S or K
 steps.py           a partitioned program as plain data
-xla_import.py      a lowered module in the form in which XLA hands it to Shardy
-shardy.py          partitions a lowered module in this process and reads its collectives
 meetings.py        a meeting, its reason, and the bytes that it sends
+deferral.py        which sums could meet later
+xla_import.py      a lowered module in the form in which XLA hands it to Shardy
+shardings.py       how a value is split, between Shardy's attributes and tuples
+operands.py        lays out operands that do not fit, as XLA does
+halos.py           what devices send each other of the edges of their parts
+windows.py         which operations read a stretch for each part, and which
+shardy.py          partitions a lowered module in this process and reads its collectives
 phases.py          which meetings wait for which: the critical path, and phases without meetings
 compiled.py        the collectives of a compiled program, with their mesh axes
 differences.py     compares predicted with compiled, and names the reason of each difference

@@ -10,6 +10,7 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bwsk_jax.classification.classify import classify
+from bwsk_jax.coordination.deferral import deferrals
 from bwsk_jax.coordination.equations import describe_equations
 from bwsk_jax.coordination.meetings import meeting_of
 from bwsk_jax.coordination.numbering import NumberedJaxpr, number_equations
@@ -69,6 +70,7 @@ def calm(
             for exchange in block.exchanges()
             if exchange.times
         ),
+        deferrable=tuple(deferrals(block)),
         phases=tuple(phases(block)),
         critical_path=critical_path(block),
         equations=equations,

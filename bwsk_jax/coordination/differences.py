@@ -22,6 +22,8 @@ class _Key(NamedTuple):
     kind: str
     axes: tuple[str, ...]
     bytes: int
+    devices: int = 0
+    """How many meet; not told for sums, which may be one over several axes or several in turn."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +98,7 @@ def compare(meetings: Sequence[Meeting], compiled: Sequence[CompiledCollective])
 
 def _normal(meeting: Meeting | CompiledCollective) -> Iterator[_Key]:
     if meeting.kind not in ("all-reduce", "reduce-scatter"):
-        yield _Key(meeting.kind, meeting.axes, meeting.bytes)
+        yield _Key(meeting.kind, meeting.axes, meeting.bytes, meeting.devices)
         return
     whole = meeting.bytes * (meeting.devices if meeting.kind == "reduce-scatter" else 1)
     for axis in meeting.axes:
@@ -139,15 +141,21 @@ _SUBSTITUTES: dict[str, Callable[[_Key, _Key], bool]] = {
     "parts gathered in place of their sum, which each device computes whole": lambda p, c: (
         _is("all-reduce", "all-gather")(p, c) and p.bytes == c.bytes
     ),
-    "gathered whole and then cut, in place of an exchange of parts": _is("all-to-all", "all-gather"),
+    "gathered whole and then cut, in place of an exchange of parts": lambda p, c: (
+        _is("all-to-all", "all-gather")(p, c) and p.bytes * p.devices == c.bytes
+    ),
 }
 """Reasons by which one compiled collective over the same axes stands in for a predicted one."""
 
+LOOK_UP = (
+    "each device looks up the rows that it has, and the others add zeros, so that no rows are moved before"
+)
 WINDOWED = "windowed einsum: parts are passed on from device to device while others are multiplied"
 HALO = "halo: a window, a shift or a pad reads the edge of the neighbour's part"
 _HALO_OPERATIONS = re.compile(
     r"\b(conv_general_dilated|reduce_window\w*|select_and_\w+|cum\w+|pad|\w*slice|concatenate|rev|split)\b"
 )
+ROTATION = "a rotation: what goes round is sent at once, and not each of the two slices by itself"
 REPEATED = "gathered again: the compiler keeps the parts and gathers a second time"
 COMBINED = "combined: the compiler meets once for what was predicted to meet several times"
 WHOLE_OPERAND = "the compiler gathers the whole operand of a sort or selection"
@@ -166,8 +174,12 @@ class _Rest:
         for reason, holds in _SUBSTITUTES.items():
             yield from self.substitutes(reason, holds)
         yield from self.substitutes(WINDOWED, self.is_windowed)
+        yield from self.substitutes(LOOK_UP, self.is_look_up)
+        rotates = any(self.is_rotation(key, self.compiled, "concatenate") for key in self.only_compiled)
         for key, times in self.only_predicted.items():
             reason = COMBINED if self.compiled.times[key] else UNEXPLAINED
+            if rotates and self.is_rotation(key, self.predicted, "slice"):
+                reason = ROTATION
             yield Difference(reason, key, None, times, self.predicted.where(key))
         for key, times in self.only_compiled.items():
             where = self.compiled.where(key)
@@ -188,7 +200,16 @@ class _Rest:
         halo = any(map(_HALO_OPERATIONS.search, self.compiled.where(c)))
         return kinds and not halo and "dot_general" in self.predicted.where(p)
 
+    def is_look_up(self, p: _Key, c: _Key) -> bool:
+        kinds = p.kind in ("all-gather", "all-to-all") and c.kind == "all-reduce"
+        return kinds and "gather" in self.predicted.where(p) and "gather" in self.compiled.where(c)
+
+    def is_rotation(self, key: _Key, side: _Side, operation: str) -> bool:
+        return key.kind == "collective-permute" and operation in side.where(key)
+
     def reason_of_compiled(self, key: _Key, where: Sequence[str]) -> str:
+        if self.is_rotation(key, self.compiled, "concatenate"):
+            return ROTATION
         if key.kind == "collective-permute" and any(map(_HALO_OPERATIONS.search, where)):
             return HALO
         if key.kind == "collective-permute" and "dot_general" in where:

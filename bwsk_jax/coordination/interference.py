@@ -25,7 +25,7 @@ from jax.extend.core import Literal
 from bwsk_jax.coordination.equations import NumberedEquation
 from bwsk_jax.coordination.layouts import Layouts, layouts
 from bwsk_jax.coordination.meetings import Meeting
-from bwsk_jax.coordination.shardy import Sharding
+from bwsk_jax.coordination.shardings import Sharding
 from bwsk_jax.engine.program.jaxprs import Equation
 from bwsk_jax.engine.program.types import is_key
 
@@ -36,8 +36,8 @@ __all__ = ["Pair", "Proof", "prove"]
 class Pair:
     """An equation and a mesh axis: whether it needs a meeting along it, and whether one was predicted.
 
-    `needed` is None if the pair was skipped, because the layout of a value is not known, a dimension is not
-    split evenly, or the equation cannot be evaluated by itself.
+    `needed` is None if the pair was skipped, because the layout of a value is not known or the equation
+    cannot be evaluated by itself.
     """
 
     equation: int
@@ -110,12 +110,13 @@ def prove(
 def _served(meeting: Meeting, needs: dict[Any, bool | None]) -> Iterator[tuple[Any, str]]:
     """The pairs that a meeting is for.
 
-    A sum is for the equation that makes it. A relayout is for those of its readers that need it, and for all
-    of them if none does. A result of the whole function has no reader, but the equation that makes it.
+    A sum is for the equation that makes it. A relayout is for those of its readers that need it, and for the
+    equation that makes what is laid out if it does, since it may lie otherwise than it was made; for all
+    readers if none does. A result of the whole function has no reader, but the equation that makes it.
     """
     for axis in meeting.axes:
         readers = [(number, axis) for number in meeting.readers or (meeting.equation,)]
-        needing = [pair for pair in readers if needs.get(pair)]
+        needing = [pair for pair in (*readers, (meeting.maker, axis)) if needs.get(pair)]
         yield from (needing or readers) if meeting.why == "relayout" else [(meeting.equation, axis)]
 
 
@@ -206,11 +207,9 @@ def _mask(
         if axis not in axes:
             continue
         counts = [sizes[name] for name in axes]
-        parts = math.prod(counts)
-        if shape[dimension] % parts:
-            raise _CannotEvaluate
-        place = np.unravel_index(np.arange(parts), counts)[axes.index(axis)]
-        here = np.repeat(place == shard, shape[dimension] // parts)
+        part = -(-shape[dimension] // math.prod(counts))
+        place = np.unravel_index(np.arange(shape[dimension]) // part, counts)[axes.index(axis)]
+        here = place == shard
         others = [1] * len(shape)
         others[dimension] = -1
         return np.broadcast_to(here.reshape(others), shape)

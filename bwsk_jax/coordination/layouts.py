@@ -9,16 +9,14 @@ from typing import Any
 from jaxlib.mlir import ir
 
 from bwsk_jax.coordination.numbering import number_in
-from bwsk_jax.coordination.shardy import Sharding, propagate, shardings_of
+from bwsk_jax.coordination.shardings import Sharding, sharding_of
+from bwsk_jax.coordination.shardy import propagate
 from bwsk_jax.coordination.xla_import import main_of, operations
 
 __all__ = ["Layouts", "layouts"]
 
 _Value = tuple[tuple[int, ...], Sharding | None]
-"""The shape of a value and how it is split, without axes of size 1; None if that is not known.
-
-XLA adds and removes such axes where it reads a program, and nothing can be split along them.
-"""
+"""The shape of a value and how it is split; None if that is not known."""
 
 
 @dataclasses.dataclass
@@ -38,26 +36,44 @@ class Layouts:
 
 
 def _matched(shapes: Sequence[tuple[int, ...]], values: Sequence[_Value]) -> list[Sharding | None]:
-    """By shape: all values of a shape are split in one way, or there are as many as there are operands."""
-    squeezed = [tuple(size for size in shape if size != 1) for shape in shapes]
+    """By shape: all values of a shape are split in one way, or there are as many as there are operands.
+
+    XLA adds and removes axes of size 1 where it reads a program, so that shapes without them count where no
+    value has the very shape.
+    """
     found: list[Sharding | None] = []
-    for place, (shape, wanted) in enumerate(zip(shapes, squeezed, strict=True)):
-        alike = [sharding for other, sharding in values if other == wanted]
-        if not wanted:
-            sharding = ()
-        elif alike and all(each == alike[0] for each in alike):
-            sharding = alike[0]
-        elif len(alike) == squeezed.count(wanted):
-            sharding = alike[squeezed[:place].count(wanted)]
-        else:
-            sharding = None
-        found.append(None if sharding is None else _with_axes_of_size_1(shape, sharding))
+    for place, shape in enumerate(shapes):
+        exact = {sharding for other, sharding in values if other == shape}
+        found.append(exact.pop() if len(exact) == 1 else _matched_but_for_1(shapes, place, values))
     return found
 
 
-def _with_axes_of_size_1(shape: tuple[int, ...], sharding: Sharding) -> Sharding:
+def _matched_but_for_1(
+    shapes: Sequence[tuple[int, ...]], place: int, values: Sequence[_Value]
+) -> Sharding | None:
+    squeezed = list(map(_squeezed, shapes))
+    wanted = squeezed[place]
+    alike = [
+        None if sharding is None else tuple(a for a, size in zip(sharding, other, strict=True) if size != 1)
+        for other, sharding in values
+        if _squeezed(other) == wanted
+    ]
+    if not wanted:
+        sharding = ()
+    elif alike and all(each == alike[0] for each in alike):
+        sharding = alike[0]
+    elif len(alike) == squeezed.count(wanted):
+        sharding = alike[squeezed[:place].count(wanted)]
+    else:
+        sharding = None
+    if sharding is None:
+        return None
     split = iter(sharding)
-    return tuple(() if size == 1 else next(split) for size in shape)
+    return tuple(() if size == 1 else next(split) for size in shapes[place])
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
 
 
 def layouts(module: ir.Module) -> dict[int, Layouts]:
@@ -102,25 +118,6 @@ def _layouts_of(group: Sequence[Any], number: int, main: Any) -> Layouts:
 def _value(value: Any, main: Any) -> _Value:
     if not isinstance(value.type, ir.RankedTensorType):
         return (), None
-    shape = ir.RankedTensorType(value.type).shape
-    sharding = _sharding(value, len(shape), main)
-    kept = [place for place, size in enumerate(shape) if size != 1]
-    short = None if sharding is None else tuple(sharding[place] for place in kept)
-    return tuple(shape[place] for place in kept), short
-
-
-def _sharding(value: Any, rank: int, main: Any) -> Sharding | None:
-    if isinstance(value, ir.OpResult):
-        attributes, place = value.owner.attributes, value.result_number
-        return _listed(attributes, place, rank)
-    block, place = ir.BlockArgument(value).owner, ir.BlockArgument(value).arg_number
-    owner = block.owner.operation
-    if owner == main:
-        return _listed(ir.DictAttr(main.attributes["arg_attrs"][place]), 0, rank)
-    return _listed(owner.attributes, place, rank) if owner.name == "stablehlo.while" else None
-
-
-def _listed(attributes: Any, place: int, rank: int) -> Sharding:
-    if "sdy.sharding" not in attributes:
-        return ((),) * rank
-    return shardings_of(attributes["sdy.sharding"])[place]
+    sharding = sharding_of(value, main)
+    parted = any(":" in axis for axes in sharding or () for axis in axes)  # which the test does not know
+    return tuple(ir.RankedTensorType(value.type).shape), None if parted else sharding

@@ -12,8 +12,6 @@ from bwsk_jax.coordination.steps import Exchange
 
 __all__ = ["Meeting", "Sent", "bytes_per_axis", "meeting_of", "wire_bytes"]
 
-_REDUCTIONS = ("all-reduce", "reduce-scatter")
-
 
 @dataclasses.dataclass(frozen=True)
 class Meeting:
@@ -27,9 +25,11 @@ class Meeting:
       times: how often a run of the program comes to it; loops count.
       why: "sum over a split dimension" where each device has a part of a sum, or "maximum over a split
         dimension" and the like; "relayout" where an equation reads a value that lies otherwise than it needs;
+        "halo" where a window, shift, slice or pad along a split dimension reads of the neighbours' parts;
         "written in the program" for collectives inside a `shard_map`.
       equation: the number of the equation whose result is summed, or of the first that reads what is laid out
         anew. If a result of the whole function is, that of the equation that makes it, or None.
+      maker: the number of the equation that makes what is sent; None for an argument.
       primitive: the name of its primitive.
       letter: S, ~S, K or B, as `bwsk_jax.classify` says of this equation by its strict count; "" for none.
       module: the module that it stands in, with those around it; "" outside of modules.
@@ -45,6 +45,7 @@ class Meeting:
     times: int
     why: str
     equation: int | None
+    maker: int | None
     primitive: str
     letter: str
     module: str
@@ -89,6 +90,7 @@ def meeting_of(exchange: Exchange, equations: dict[int, NumberedEquation], depth
         times=exchange.times,
         why=_why(exchange, equation),
         equation=exchange.equation,
+        maker=exchange.maker,
         primitive="" if equation is None else equation.primitive,
         letter="" if equation is None else equation.kind,
         module="" if equation is None else equation.module,
@@ -110,9 +112,11 @@ _OTHER_REDUCTIONS = {
 
 
 def _why(exchange: Exchange, equation: NumberedEquation | None) -> str:
-    if exchange.written:
+    if exchange.cause == "program":
         return "written in the program"
-    if exchange.kind not in _REDUCTIONS:
+    if exchange.cause == "halo":
+        return "halo"
+    if exchange.cause == "layout":
         return "relayout"
     primitive = "" if equation is None else equation.primitive
     return f"{_OTHER_REDUCTIONS.get(primitive.removeprefix('reduce_'), 'sum')} over a split dimension"

@@ -11,6 +11,7 @@ from typing import Any
 
 from bwsk_jax.classification.report import Report
 from bwsk_jax.coordination.compiled import compiled_collectives
+from bwsk_jax.coordination.deferral import Deferral
 from bwsk_jax.coordination.differences import Comparison, compare
 from bwsk_jax.coordination.equations import NumberedEquation
 from bwsk_jax.coordination.interference import Proof, prove
@@ -30,6 +31,7 @@ class CalmReport:
     Attributes:
       mesh: the sizes of the mesh axes.
       meetings: the predicted meetings, in the order of the program.
+      deferrable: the sums that could meet later, and so less often or for fewer bytes.
       phases: runs of equations without meetings in between.
       critical_path: the largest number of meetings in a row, each of which waits for the one before.
       equations: what is known of each equation, by number.
@@ -39,6 +41,7 @@ class CalmReport:
 
     mesh: dict[str, int]
     meetings: tuple[Meeting, ...]
+    deferrable: tuple[Deferral, ...]
     phases: tuple[Phase, ...]
     critical_path: int
     equations: dict[int, NumberedEquation] = dataclasses.field(repr=False)
@@ -107,6 +110,7 @@ class CalmReport:
             "schema": SCHEMA,
             "mesh": self.mesh,
             "meetings": [dataclasses.asdict(m) | {"wire": m.wire} for m in self.meetings],
+            "deferrable": list(map(dataclasses.asdict, self.deferrable)),
             "phases": list(map(dataclasses.asdict, self.phases)),
             "critical_path": self.critical_path,
             "bytes_per_axis": self.bytes_per_axis,
@@ -118,7 +122,7 @@ class CalmReport:
         return json.dumps(self.to_dict())
 
     def summary(self) -> str:
-        """Counts, bytes and the critical path, without the meetings."""
+        """Counts, bytes, the critical path and what could meet later, without the meetings."""
         mesh = ", ".join(f"{name}={size}" for name, size in self.mesh.items())
         kinds: Counter[str] = Counter()
         for meeting in self.meetings:
@@ -130,12 +134,27 @@ class CalmReport:
             + (f"; {counted}" if counted else ""),
             f"bytes that one device sends: {sent or 'none'}",
         ]
+        lines += map(self._deferred, self.deferrable)
         if self.reference_ratio is not None:
             lines.append(
                 f"for comparison, the reference counts {self.reference_ratio:.1%} of leaf modules as S: a "
                 "ratio of kinds of modules, the same on every mesh, which predicts none of these meetings"
             )
         return "\n".join(lines)
+
+    def _deferred(self, deferral: Deferral) -> str:
+        sums, at = (
+            ", ".join(dict.fromkeys(self._name(number) for number in numbers))
+            for numbers in ((self.meetings[n].equation for n in deferral.meetings), deferral.equations)
+        )
+        times = f"{deferral.times_deferred:,} in place of {deferral.times:,} meetings"
+        return (
+            f"could meet later: the sums at {sums} at {at}: {times}, "
+            f"{deferral.wire_deferred:,} in place of {deferral.wire:,} bytes"
+        )
+
+    def _name(self, number: int | None) -> str:
+        return "a result" if number is None else f"{number} {self.equations[number].primitive}"
 
     def __str__(self) -> str:
         if not self.meetings:

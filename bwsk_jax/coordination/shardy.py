@@ -5,24 +5,33 @@ writes the collectives between layouts that do not fit (explicit reshards). Both
 jaxlib contains; they take neither devices nor a compiler. See https://openxla.org/shardy.
 
 Shardy leaves to XLA what a device needs of the edge of its neighbour's part (a halo), as in convolutions,
-slices and pads along a split dimension. XLA sends it by collective permutes, which are not predicted here.
+slices and pads along a split dimension. `windows` and `halos` say what XLA sends there.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jaxlib.mlir import ir, passmanager
-from jaxlib.mlir.dialects import sdy
 
+from bwsk_jax.coordination.deferral import COMBINED, FOLLOWED
 from bwsk_jax.coordination.numbering import NumberedJaxpr, number_in
+from bwsk_jax.coordination.operands import fit_operands
+from bwsk_jax.coordination.shardings import (
+    devices_along,
+    dimensions,
+    sharding_attribute,
+    sharding_of,
+    whole_axes,
+)
 from bwsk_jax.coordination.steps import Block, Exchange, Step
+from bwsk_jax.coordination.windows import RESHAPING, SHIFTING, edges_sent
 from bwsk_jax.coordination.xla_import import as_xla_imports, main_of, operations
 
-__all__ = ["Sharding", "partition", "propagate", "shardings_of"]
+__all__ = ["partition", "propagate"]
 
 _PROPAGATION = "sdy-propagation-pipeline"
 _COLLECTIVES = (
@@ -41,47 +50,33 @@ _AXES = {
 """The attribute in which an operation of Shardy names the mesh axes over which devices meet."""
 _SUMS = ("all-reduce", "reduce-scatter")
 
-Sharding = tuple[tuple[str, ...], ...]
-"""For each dimension of a value, the mesh axes over which it is split."""
-
 
 def partition(module: ir.Module, numbered: NumberedJaxpr, sizes: dict[str, int]) -> Block:
     """The program that each device runs, as Shardy partitions `module` over mesh axes of these sizes."""
     with module.context, ir.Location.unknown():
-        partitioned = _run(module, f"{_PROPAGATION},{_COLLECTIVES}")
-        return _Reader(numbered, sizes).function(main_of(partitioned))
+        partitioned = _propagated(module)
+        fit_operands(partitioned)
+        _run(partitioned, _COLLECTIVES)
+        return _Reader(main_of(partitioned), numbered, sizes).function()
 
 
 def propagate(module: ir.Module) -> Any:
     """The module with the sharding that Shardy gives to each value, and no collectives yet."""
     with module.context, ir.Location.unknown():
-        return _run(module, _PROPAGATION)
+        return _propagated(module)
 
 
-def _run(module: ir.Module, passes: str) -> Any:
+def _propagated(module: ir.Module) -> Any:
     copy = as_xla_imports(module)
-    passmanager.PassManager.parse(f"builtin.module({passes})").run(copy)
+    _run(copy, _PROPAGATION)
     return copy
 
 
-# --- shardings ---------------------------------------------------------------------------------------------
+def _run(module: Any, passes: str) -> None:
+    passmanager.PassManager.parse(f"builtin.module({passes})").run(module)
 
 
-def shardings_of(attribute: ir.Attribute) -> list[Sharding]:
-    """The shardings in an attribute, which has one, or one for each value."""
-    names = lambda dimension: tuple(sdy.AxisRefAttr(axis).name for axis in dimension.axes)
-    return [tuple(map(names, _dimensions(each))) for each in _per_value(attribute)]
-
-
-def _per_value(attribute: ir.Attribute) -> list[ir.Attribute]:
-    try:
-        return list(sdy.TensorShardingPerValueAttr(attribute).shardings)
-    except ValueError:  # it is the sharding of one value
-        return [attribute]
-
-
-def _dimensions(sharding: ir.Attribute) -> list[Any]:
-    return [sdy.DimensionShardingAttr(each) for each in sdy.TensorShardingAttr(sharding).dimension_shardings]
+# --- sizes -------------------------------------------------------------------------------------------------
 
 
 def _axis_sizes(text: str, sizes: dict[str, int]) -> dict[str, int]:
@@ -92,13 +87,10 @@ def _axis_sizes(text: str, sizes: dict[str, int]) -> dict[str, int]:
     return {name: found[name] for name in sizes if name in found}
 
 
-def _bytes(type_: ir.Type, splits: Iterable[int] = ()) -> int:
-    """Of a value of this type on one device, if its dimensions are split into so many parts."""
-    tensor = ir.RankedTensorType(type_)
-    shape = list(tensor.shape)
-    for dimension, parts in enumerate(splits):
-        shape[dimension] = -(-shape[dimension] // parts)
-    return math.prod(shape) * _bits(tensor.element_type) // 8
+def _bytes(type_: ir.Type, shape: Sequence[int], splits: Iterable[int]) -> int:
+    """Of a value of this element type on one device, if its dimensions are split into so many parts."""
+    local = (-(-size // parts) for size, parts in zip(shape, splits, strict=True))
+    return math.prod(local) * _bits(ir.RankedTensorType(type_).element_type) // 8
 
 
 def _bits(element: ir.Type) -> int:
@@ -116,14 +108,14 @@ def _bits(element: ir.Type) -> int:
 class _Reader:
     """Turns operations into steps, and numbers the values between them."""
 
-    def __init__(self, numbered: NumberedJaxpr, sizes: dict[str, int]):
-        self.numbered, self.sizes = numbered, sizes
+    def __init__(self, main: Any, numbered: NumberedJaxpr, sizes: dict[str, int]):
+        self.main, self.numbered, self.sizes = main, numbered, sizes
         self.values: dict[Any, int] = {}
         self.computed: dict[int, int] = {}
         """How often each value is computed."""
 
-    def function(self, main: Any) -> Block:
-        return self.block(main.regions[0].blocks[0], times=1)
+    def function(self) -> Block:
+        return self.block(self.main.regions[0].blocks[0], times=1)
 
     def number(self, value: Any, times: int) -> int:
         number = self.values.setdefault(value, len(self.values))
@@ -161,6 +153,8 @@ class _Reader:
             exchanges = (self.by_shardy(operation, equation, times),)
         elif operation.name in _BY_THE_PROGRAM and equation is not None:
             exchanges = tuple(self.by_the_program(operation, equation, times))
+        elif operation.name in SHIFTING:
+            exchanges = tuple(self.halos(operation, equation, times))
         elif operation.name == "stablehlo.while":
             trips = self.numbered.trips(equation)
             bodies = tuple(self.block(region.blocks[0], times * trips) for region in operation.regions)
@@ -168,7 +162,22 @@ class _Reader:
             branches = [self.block(region.blocks[0], times) for region in operation.regions]
             bodies = (max(branches, key=_moved),)
         makes = tuple(self.number(value, times) for value in operation.results)
-        return Step(equation, reads, makes, exchanges, bodies, trips)
+        name = _followed(operation)
+        sizes = tuple(map(self.size, operation.results)) if name or exchanges else ()
+        split = frozenset(axis for value in operation.operands if name for axis in self.split(value))
+        return Step(equation, reads, makes, exchanges, bodies, trips, name, sizes, split)
+
+    def size(self, value: Any) -> int:
+        """The bytes of a value on one device."""
+        sharding = sharding_of(value, self.main) or ()
+        parts = [devices_along(axes, self.sizes) for axes in sharding]
+        shape = ir.RankedTensorType(value.type).shape
+        return _bytes(value.type, shape, parts or [1] * len(shape))
+
+    def split(self, value: Any) -> set[str]:
+        """The axes over which a value is split, which are all of them if that is not known."""
+        sharding = sharding_of(value, self.main)
+        return set(self.sizes) if sharding is None else whole_axes(axis for axes in sharding for axis in axes)
 
     def by_shardy(self, operation: Any, equation: int | None, times: int) -> Exchange:
         kind = _BY_SHARDY[operation.name]
@@ -177,25 +186,66 @@ class _Reader:
             axes = _axis_sizes(str(operation.attributes[_AXES[operation.name]]), self.sizes)
         else:
             axes = _axis_sizes(_moved_axes(operation.operands[0], out), self.sizes)
-        splits = [math.prod(_axis_sizes(str(each), self.sizes).values()) for each in _dimensions(out)]
-        readers = _readers(operation)
+        splits = [math.prod(_axis_sizes(str(each), self.sizes).values()) for each in dimensions(out)]
+        readers, summed = _readers(operation), kind in _SUMS
+        shape, own = self.padded(operation.operands[0]), ir.RankedTensorType(operation.results[0].type).shape
+        if kind == "all-gather" and math.prod(shape) >= 2 * math.prod(own):
+            # Rather than gather padding, each device adds its part to zeros.
+            kind, shape = "all-reduce", own
         return Exchange(
             kind=kind,
             axes=tuple(axes),
             devices=math.prod(axes.values()),
-            bytes=_bytes(operation.results[0].type, splits),
+            bytes=_bytes(operation.results[0].type, shape, splits),
             times=times,
-            written=False,
-            equation=_maker(operation) if kind in _SUMS else next(iter(readers), equation),
+            cause="sum" if summed else "layout",
+            equation=_maker(operation) if summed else next(iter(readers), equation),
+            maker=_maker(operation if summed else operation.operands[0]),
             readers=readers,
         )
+
+    def padded(self, value: Any) -> list[int]:
+        """The shape of a value with each dimension padded to parts of one size."""
+        shape = list(ir.RankedTensorType(value.type).shape)
+        sharding = sharding_of(value, self.main) or ((),) * len(shape)
+        parts = (devices_along(axes, self.sizes) for axes in sharding)
+        return [-(-size // count) * count for size, count in zip(shape, parts, strict=True)]
+
+    def halos(self, operation: Any, equation: int | None, times: int) -> Iterable[Exchange]:
+        """What devices send of their parts where each part of the result reads another stretch."""
+        operand, result = (
+            sharding_of(value, self.main) for value in (operation.operands[0], operation.results[0])
+        )
+        if operand is None or result is None or _is_constant(operation.operands[0]):
+            return
+        readers = () if equation is None else (equation,)
+        bits = _bits(ir.RankedTensorType(operation.operands[0].type).element_type)
+        for kind, axes, shape in edges_sent(operation, operand, result, self.sizes):
+            devices = devices_along(axes, self.sizes)
+            axes = tuple(axis for axis in self.sizes if axis in whole_axes(axes))
+            size = math.prod(shape) * bits // 8
+            cause = "layout" if operation.name in RESHAPING else "halo"
+            maker = _maker(operation.operands[0])
+            yield Exchange(kind, axes, devices, size, times, cause, equation, maker, readers)
 
     def by_the_program(self, operation: Any, equation: int, times: int) -> Iterable[Exchange]:
         axes = tuple(name for name in self.sizes if name in self.numbered.axes(equation))
         devices = math.prod(self.sizes[name] for name in axes)
         kind, readers = _BY_THE_PROGRAM[operation.name], _readers(operation)
         for result in operation.results:
-            yield Exchange(kind, axes, devices, _bytes(result.type), times, True, equation, readers)
+            shape = ir.RankedTensorType(result.type).shape
+            size = _bytes(result.type, shape, [1] * len(shape))
+            yield Exchange(kind, axes, devices, size, times, "program", equation, equation, readers)
+
+
+def _followed(operation: Any) -> str:
+    """What an operation is called where parts of sums are followed; "" if they are not followed there."""
+    name = operation.name.removeprefix("stablehlo.")
+    if name in ("reduce", "scatter"):
+        inner = [each.name for each in operations(operation.regions[0].blocks[0])]
+        adds = inner == ["stablehlo.add", "stablehlo.return"]
+        return ("sum" if name == "reduce" else "") if adds else COMBINED
+    return name if name in FOLLOWED else ""
 
 
 def _moved(block: Block) -> int:
@@ -204,26 +254,22 @@ def _moved(block: Block) -> int:
 
 def _moved_axes(value: Any, out: ir.Attribute) -> str:
     """The axes of the dimensions whose sharding a permutation of devices changes, as text."""
-    attributes = value.owner.attributes if isinstance(value, ir.OpResult) else {}
-    name = next((name for name in ("out_sharding", "sdy.sharding") if name in attributes), None)
-    if name is None:
+    before = sharding_attribute(value)
+    if before is None:
         return str(out)
-    before = _per_value(attributes[name])
-    changed = zip(
-        map(str, _dimensions(before[value.result_number if len(before) > 1 else 0])),
-        map(str, _dimensions(out)),
-        strict=True,
-    )
+    changed = zip(map(str, dimensions(before)), map(str, dimensions(out)), strict=True)
     return " ".join(f"{old} {new}" for old, new in changed if old != new)
 
 
-def _maker(operation: Any) -> int | None:
-    """The equation that made what is summed: that of the operation, or else that of its operand."""
-    while (number := number_in(str(operation.location))) is None:
-        value = operation.operands[0] if len(operation.operands) else None
-        if not isinstance(value, ir.OpResult):
+def _maker(made: Any) -> int | None:
+    """The equation that an operation, or what makes a value, stems from, or else what makes its operand."""
+    if isinstance(made, ir.Value):
+        if not isinstance(made, ir.OpResult):
             return None
-        operation = value.owner.operation
+        made = made.owner.operation
+    number = number_in(str(made.location))
+    if number is None and len(made.operands):
+        return _maker(made.operands[0])
     return number
 
 

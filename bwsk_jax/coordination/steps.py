@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Literal
 
 __all__ = ["Block", "Exchange", "Step"]
 
@@ -17,9 +18,11 @@ class Exchange:
     devices: int
     bytes: int
     times: int
-    written: bool
-    """Whether the program asks for it itself, inside a `shard_map`."""
+    cause: Literal["sum", "layout", "halo", "program"]
+    """Each device has a part of a sum, a value lies otherwise than it is needed, the edge of a neighbour's
+    part is needed, or a `shard_map` asks for it."""
     equation: int | None
+    maker: int | None
     readers: tuple[int, ...]
 
 
@@ -36,6 +39,12 @@ class Step:
     """What a loop runs, its condition first; or the branch of a conditional."""
     trips: int = 1
     """How often it runs its bodies."""
+    name: str = ""
+    """What it does, if parts of sums can be followed through it; see `deferral`."""
+    sizes: tuple[int, ...] = ()
+    """The bytes of what it makes on one device, if it has a name or an exchange."""
+    split: frozenset[str] = frozenset()
+    """The mesh axes over which anything that it reads is split, if it has a name."""
 
     @property
     def meets(self) -> bool:

@@ -15,29 +15,24 @@ from typing import Any
 from jaxlib import _jax  # pyright: ignore[reportAttributeAccessIssue]
 from jaxlib.mlir import ir
 
-__all__ = ["as_xla_imports", "main_of", "operations"]
+__all__ = ["all_operations", "as_xla_imports", "main_of", "mesh_of", "operations"]
 
 
 def as_xla_imports(module: ir.Module) -> Any:
     """A new module operation, as Shardy would get it from XLA; `module` stays as it is.
 
-    Manual computations (`shard_map`) and custom calls with several results do not survive the way through
-    HLO and back, so a module that has one is not taken through it.
+    Manual computations (`shard_map`) do not survive the way through HLO and back, so a module that has one is
+    not taken through it.
     """
     with module.context, ir.Location.unknown():
         copy = module.operation.clone().operation
         _inline_calls(copy)
-        if not any(map(_is_lost_in_hlo, _all_operations(copy))):
+        if not any(each.name == "sdy.manual_computation" for each in all_operations(copy)):
             copy = _through_hlo(copy)
         main = main_of(copy)
         _capture_invariants(main.regions[0].blocks[0])
         _open_captures(main)
         return copy
-
-
-def _is_lost_in_hlo(operation: Any) -> bool:
-    several = operation.name == "stablehlo.custom_call" and len(operation.results) > 1
-    return several or operation.name == "sdy.manual_computation"
 
 
 # --- walking -----------------------------------------------------------------------------------------------
@@ -53,6 +48,12 @@ def main_of(module: Any) -> Any:
     return _functions(module)["main"]
 
 
+def mesh_of(module: Any) -> str:
+    """The name of the mesh that its shardings speak of; "" if nothing is split."""
+    top = operations(module.regions[0].blocks[0])
+    return next((_text(each.attributes["sym_name"]) for each in top if each.name == "sdy.mesh"), "")
+
+
 def _functions(module: Any) -> dict[str, Any]:
     top = operations(module.regions[0].blocks[0])
     return {_text(each.attributes["sym_name"]): each for each in top if each.name == "func.func"}
@@ -63,11 +64,12 @@ def _blocks(operation: Any) -> Iterator[ir.Block]:
         yield from region.blocks
 
 
-def _all_operations(operation: Any) -> Iterator[Any]:
+def all_operations(operation: Any) -> Iterator[Any]:
+    """The operations inside of an operation, those of its regions too."""
     for block in _blocks(operation):
         for each in operations(block):
             yield each
-            yield from _all_operations(each)
+            yield from all_operations(each)
 
 
 def _text(attribute: ir.Attribute) -> str:
@@ -95,7 +97,7 @@ def _inline_into(function: Any, functions: dict[str, Any], done: set[str]) -> No
     if name in done:
         return
     done.add(name)
-    for call in [each for each in _all_operations(function) if each.name == "func.call"]:
+    for call in [each for each in all_operations(function) if each.name == "func.call"]:
         callee = functions[ir.FlatSymbolRefAttr(call.attributes["callee"]).value]
         _inline_into(callee, functions, done)
         _inline_call(call, callee.regions[0].blocks[0])
@@ -110,7 +112,7 @@ def _inline_call(call: Any, body: ir.Block) -> None:
                     result.replace_all_uses_with(values.get(value, value))
                 continue
             new = each.clone().operation
-            for inner in (new, *_all_operations(new)):
+            for inner in (new, *all_operations(new)):
                 for place, value in enumerate(inner.operands):
                     if value in values:
                         inner.operands[place] = values[value]
@@ -134,8 +136,31 @@ def _through_hlo(module: Any) -> Any:
     back = _jax.mlir.hlo_to_stablehlo(computation.as_serialized_hlo_module_proto())
     new = ir.Module.parse(back).operation.clone().operation
     _inline_calls(new)
+    _flatten_tuples(new)
     _restore_shardings(new)
     return new
+
+
+def _flatten_tuples(module: Any) -> None:
+    """Let operations with several results have them one by one again; HLO has tuples."""
+    for each in list(all_operations(main_of(module))):
+        if len(each.results) != 1 or not isinstance(each.results[0].type, ir.TupleType):
+            continue
+        (whole,) = each.results
+        types = [whole.type.get_type(place) for place in range(whole.type.num_types)]
+        with ir.InsertionPoint(each):
+            new = ir.Operation.create(
+                each.name,
+                results=types,
+                operands=list(each.operands),
+                attributes={name: each.attributes[name] for name in each.attributes},
+                loc=each.location,
+            )
+        for part in [use.owner.operation for use in whole.uses]:
+            place = ir.IntegerAttr(part.attributes["index"]).value
+            part.results[0].replace_all_uses_with(new.results[place])
+            part.erase()
+        each.erase()
 
 
 def _restore_shardings(module: Any) -> None:
@@ -151,7 +176,7 @@ def _restore_shardings(module: Any) -> None:
     main.attributes["arg_attrs"] = _sharding_attributes(of_arguments)
     end = operations(block)[-1]
     of_results = [""] * len(end.operands)
-    for each in list(_all_operations(main)):
+    for each in list(all_operations(main)):
         target = _text(each.attributes["call_target_name"]) if each.name == "stablehlo.custom_call" else ""
         if target not in ("xla.sdy.FuncResultSharding", "Sharding"):
             continue
@@ -252,7 +277,7 @@ def _open_captures(main: Any) -> None:
     }
     for loop in [each for each in operations(block) if each.name == "stablehlo.while"]:
         opened: dict[Any, Any] = {}
-        for each in list(_all_operations(loop)):
+        for each in list(all_operations(loop)):
             for place, value in enumerate(each.operands):
                 if value not in given:
                     continue

@@ -8,7 +8,7 @@ from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
 import bwsk_jax
-from tests.support.sharded import MESHES, PROGRAMS, SCANS, bert_step
+from tests.support.sharded import HALOS, MESHES, PROGRAMS, SCANS, bert_step
 
 
 def assert_equal(program):
@@ -21,6 +21,11 @@ def assert_equal(program):
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_small_program_meets_as_predicted(name):
     assert_equal(PROGRAMS[name])
+
+
+@pytest.mark.parametrize("name", HALOS)
+def test_halos_are_sent_as_predicted(name):
+    assert_equal(HALOS[name])
 
 
 @pytest.mark.parametrize("mesh", [pytest.param("data", marks=pytest.mark.slow), "data, model"])

@@ -15,7 +15,7 @@ from tests.support.sharded import PROGRAMS, Sharded, array
 
 
 def predicted(kind="all-reduce", axes=("data",), bytes=64, times=1, primitive="dot_general"):
-    unknown = {"why": "", "letter": "", "module": "", "source": "", "readers": (), "depth": 1}
+    unknown = {"why": "", "letter": "", "module": "", "source": "", "readers": (), "depth": 1, "maker": None}
     return Meeting(kind, axes, 4, bytes, times, equation=0, primitive=primitive, **unknown)
 
 
@@ -48,6 +48,7 @@ def test_what_is_the_same_in_another_form_is_no_difference(one, other):
         (predicted("all-gather"), compiled(), "a small gather done as a sum"),
         (predicted(), compiled("all-gather"), "parts gathered in place of their sum"),
         (predicted("all-to-all", bytes=16), compiled("all-gather"), "gathered whole and then cut"),
+        (predicted("all-to-all", primitive="gather"), compiled(operation="gather"), "each device looks up"),
         (predicted("all-gather"), compiled("collective-permute", bytes=16), "windowed einsum"),
     ],
 )
@@ -88,12 +89,40 @@ def test_a_meeting_that_is_left_out_of_a_prediction_is_found():
         assert difference.compiled.axes == meeting.axes
 
 
-def test_a_convolution_along_a_split_dimension_has_halos():
-    convolve = lambda x, w: jax.lax.conv_general_dilated(x, w, (1, 1), "SAME")
-    args = array(2, 3, 16, 16), array(4, 3, 3, 3)
-    program = Sharded(convolve, args, {"rows": 4}, (P(None, None, "rows"), P()), P(None, None, "rows"))
-    comparison = program.predict().check(program.compile())
-    assert {difference.reason for difference in comparison.differences} == {differences.HALO}
+def reasons_of(fun, *args, specs, out=None):
+    comparison = Sharded(fun, args, {"data": 4}, specs, out).predict_and_check()
+    return {difference.reason for difference in comparison.differences}
+
+
+def test_the_gradient_of_a_filter_has_halos_that_are_not_predicted():
+    convolve = lambda w, x: jax.lax.conv_general_dilated(x, w, (1, 1), "SAME")
+    gradient = jax.grad(lambda w, x: jnp.sin(convolve(w, x)).sum())
+    args = array(4, 3, 3, 3), array(2, 3, 16, 16)
+    assert reasons_of(gradient, *args, specs=(P(), P(None, None, "data"))) == {differences.HALO}
+
+
+def test_rows_of_a_split_table_are_looked_up_where_they_are():
+    look_up = lambda table, places: table[places]
+    args = array(32, 16), array(64, dtype=jnp.int32)
+    found = reasons_of(look_up, *args, specs=(P("data"), P()), out=P(None, "data"))
+    assert found == {differences.LOOK_UP}
+
+
+def test_the_operand_of_a_selection_is_gathered_though_it_is_local():
+    largest = lambda x: jax.lax.top_k(x, 2)[0]
+    assert reasons_of(largest, array(32, 16), specs=(P("data"),)) == {differences.WHOLE_OPERAND}
+
+
+def test_what_is_sent_twice_alike_is_sent_once():
+    combine = lambda a, b: (a[0] * b[0], a[1] * b[0] + b[1])
+    recursion = lambda x: jax.lax.associative_scan(combine, (x, x))[1]
+    program = Sharded(recursion, (array(32, 4),), {"data": 8}, (P("data"),))
+    assert {d.reason for d in program.predict_and_check().differences} == {differences.COMBINED}
+
+
+def test_a_rotation_is_sent_at_once():
+    found = reasons_of(lambda x: x + jnp.roll(x, 3, 0), array(16, 4), specs=(P("data"),), out=P("data"))
+    assert found == {differences.ROTATION}
 
 
 def test_arrays_that_meet_together_count_one_by_one():

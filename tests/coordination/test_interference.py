@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 import bwsk_jax
 from bwsk_jax.coordination.interference import prove
-from tests.support.sharded import MESHES, PROGRAMS, SCANS, array, bert_step
+from tests.support.sharded import HALOS, MESHES, PROGRAMS, SCANS, array, bert_step
 
 
 def assert_proved(proof):
@@ -20,6 +20,13 @@ def assert_proved(proof):
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_what_a_small_program_needs_is_what_was_predicted(name):
     assert_proved(PROGRAMS[name].predict().prove())
+
+
+@pytest.mark.parametrize("name", HALOS)
+def test_no_halo_is_missed(name):
+    proof = HALOS[name].predict().prove()
+    assert not proof.missed, proof.missed
+    assert not proof.skipped, proof.skipped
 
 
 @pytest.mark.slow

@@ -43,6 +43,9 @@ class Sharded(NamedTuple):
         out = None if self.out_specs is None else jax.tree.map(place, self.out_specs, is_leaf=is_spec)
         return jax.jit(self.fun, out_shardings=out).lower(*args).compile()
 
+    def predict_and_check(self):
+        return self.predict().check(self.compile())
+
 
 def array(*shape, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(shape, dtype)
@@ -129,8 +132,72 @@ PROGRAMS = {
         lambda x_bh: (jax.nn.softmax(x_bh), x_bh.max(0)), (X,), {"data": 2, "model": 2}, (P("data", "model"),)
     ),
     "a relayout": Sharded(lambda x_bh: jnp.tanh(x_bh), (X,), {"data": 4}, (P("data"),), P(None, "data")),
+    "rows times columns, split over one axis": Sharded(
+        jax.grad(lambda w_hf, x_bh: jnp.tanh(x_bh @ w_hf).sum()),
+        (array(H, 16 * F), array(16, H)),
+        {"data": 4},
+        (P(None, "data"), P("data")),
+        P(None, "data"),
+    ),
+    "a sum of values that are split otherwise": Sharded(
+        lambda x_bh, y_bh: jnp.sin(x_bh) * 2 + jnp.cos(y_bh),
+        (X, X),
+        {"data": 4},
+        (P("data"), P(None, "data")),
+    ),
+    "more devices than heads": Sharded(
+        lambda q_bnth, k_bnth: jax.nn.softmax(jnp.einsum("bnth,bnsh->bnts", q_bnth, k_bnth)),
+        (array(2, 2, 8, H), array(2, 2, 8, H)),
+        {"data": 2, "model": 4},
+        (P("data", None, "model"), P("data", None, None, "model")),
+    ),
     "shard_map": Sharded(_by_hand, (X,), {"data": 2, "model": 2}, (P("data", "model"),)),
 }
+
+
+ROWS = P("data")
+
+
+def _rows(fun, size, out=ROWS):
+    return Sharded(fun, (array(size, 4),), {"data": 8}, (P("data"),), out)
+
+
+def _convolved(fun, stride=1):
+    convolve = functools.partial(
+        jax.lax.conv_general_dilated,
+        window_strides=(stride,),
+        padding="SAME",
+        dimension_numbers=("NWC", "WIO", "NWC"),
+    )
+    args = array(2, 32, 4), array(3, 4, 4)
+    return Sharded(
+        functools.partial(fun, convolve), args, {"data": 8}, (P(None, "data"), P()), P(None, "data")
+    )
+
+
+HALOS = {
+    "the first half": _rows(lambda x: jnp.sin(x[:8]), 16),
+    "few rows": _rows(lambda x: jnp.sin(x[:3]), 16, None),
+    "rows not in even parts": _rows(lambda x: jnp.sin(x[:7]), 16, None),
+    "every third row": _rows(lambda x: jnp.sin(x[1::3]), 32, None),
+    "a rotation by less than a part": _rows(lambda x: x[1:] - x[:-1], 16, None),
+    "differences": _rows(lambda x: jnp.pad(x[1:] - x[:-1], ((0, 1), (0, 0))), 16),
+    "rows in reverse": _rows(lambda x: jnp.flip(x, 0), 16),
+    "halves added": _rows(lambda x: sum(jnp.split(x, 2)), 32),
+    "two in one": _rows(lambda x: jnp.concatenate([x, 2 * x]), 16),
+    "a running sum": _rows(lambda x: jnp.cumsum(x, 0), 16),
+    "a running maximum": _rows(lambda x: jax.lax.cummax(x, 0), 64),
+    "a maximum over windows": _rows(
+        lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (3, 1), (1, 1), "SAME"), 32
+    ),
+    "a convolution": _convolved(lambda convolve, x, w: convolve(x, w)),
+    "a convolution with strides": _convolved(lambda convolve, x, w: convolve(x, w), stride=2),
+    "its gradient in what it convolves": _convolved(
+        lambda convolve, x, w: jax.grad(lambda x: jnp.sin(convolve(x, w)).sum())(x)
+    ),
+    "a scan over split time": _rows(lambda x: jax.lax.scan(lambda c, x: (c + x, c * x), x[0], x)[1], 16),
+}
+"""Programs that read the edges of the neighbours' parts."""
 
 # --- BERT --------------------------------------------------------------------------------------------------
 
