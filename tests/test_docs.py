@@ -170,7 +170,14 @@ def understood(words):
             *flags,
         ]:
             usage.parse(importlib.import_module(name).Options, flags)
-        case ["python", "-m", "experiments.reversible_nets" | "experiments.against_pytorch" as name, *flags]:
+        case [
+            "python",
+            "-m",
+            "experiments.reversible_nets"
+            | "experiments.against_pytorch"
+            | "experiments.coordination" as name,
+            *flags,
+        ]:
             usage.parse(importlib.import_module(f"{name}.__main__").Options, flags)
         case ["python", "-m", "bwsk_jax.inspect", *flags]:
             usage.parse(Options, flags)
