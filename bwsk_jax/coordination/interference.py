@@ -26,7 +26,7 @@ from bwsk_jax.coordination.equations import NumberedEquation
 from bwsk_jax.coordination.layouts import Layouts, layouts
 from bwsk_jax.coordination.meetings import Meeting
 from bwsk_jax.coordination.shardings import Sharding
-from bwsk_jax.engine.program.jaxprs import Equation
+from bwsk_jax.engine.program.jaxprs import Equation, subprograms
 from bwsk_jax.engine.program.types import is_key
 
 __all__ = ["Pair", "Proof", "prove"]
@@ -134,7 +134,13 @@ class _Test:
                 self.operands[place] = ((),) * len(equation.in_avals[place].shape)
 
     def interferes(self, axis: str) -> bool | None:
-        """Whether a change of one shard of the operands along `axis` changes another of the results."""
+        """Whether a change of one shard of the operands along `axis` changes another of the results.
+
+        Of an equation with equations inside that is judged as a whole, such as a linear solve, the layouts
+        are those of its parts.
+        """
+        if any(True for _ in subprograms(self.equation)):
+            return None
         if any(sharding is None for sharding in self.operands):
             return None
         if not any(axis in axes for sharding in self.operands for axes in sharding or ()):
