@@ -22,7 +22,7 @@ from bwsk_jax.engine.program.scan_body import ScanBody
 from bwsk_jax.engine.program.types import digits, harmless_amplification, nbytes
 from bwsk_jax.engine.program.vjp import VjpTrace, split
 from bwsk_jax.engine.rules import costs, exactness
-from bwsk_jax.engine.rules.devices import flops_per_byte
+from bwsk_jax.engine.rules.devices import Prices, prices_of
 from bwsk_jax.engine.rules.exactness import Grade, Taint
 from bwsk_jax.engine.rules.intervals import Bounds, bounds_of
 from bwsk_jax.engine.rules.inverses import Inverse
@@ -251,11 +251,12 @@ def _problem(
     constant = _closure(program, program.constants)
     shown = exactness.shown_digits(trace, carry.inputs)
     bounds = bounds_of(program)
-    inversions = list(_inversions(program, bounds, parameter_only, length)) if invert else []
+    prices = prices_of(platform())
+    inversions = list(_inversions(program, bounds, parameter_only, length, prices)) if invert else []
     inversions = [s for s in inversions if not _loses_digits(program, s, shown)]
     steps = [
         s
-        for s in sorted((*_replays(program, constant), *inversions), key=_place)
+        for s in sorted((*_replays(program, constant, prices), *inversions), key=_place)
         if not available.issuperset(s.writes)
     ]
     free_steps = _free_steps(program, steps, available)
@@ -277,8 +278,8 @@ def _problem(
         forbidden=_forbidden(trace, inversions, shown),
         parameter_only=parameter_only,
         residuals=tuple(dict.fromkeys(v for v in residuals if v not in available and v not in constant)),
-        forward_cost=costs.forward_cost(program, trace.outputs),
-        traffic=2 * flops_per_byte(platform()),
+        forward_cost=costs.forward_cost(program, trace.outputs, prices),
+        traffic=2 * prices.moved_byte,
         length=length,
     )
 
@@ -311,17 +312,16 @@ def _closure(program: Program, values: Iterable[int]) -> frozenset[int]:
     return frozenset(closed)
 
 
-def _replays(program: Program, constant: frozenset[int]) -> Iterator[Step]:
+def _replays(program: Program, constant: frozenset[int], prices: Prices) -> Iterator[Step]:
     for number, equation in enumerate(program.equations):
         if not equation.effects:
-            cost = 0.0 if constant.issuperset(equation.outputs) else costs.replay_cost(equation)
+            cost = 0.0 if constant.issuperset(equation.outputs) else costs.cost(equation, prices)
             yield Step(number, None, tuple(dict.fromkeys(equation.reads)), equation.outputs, cost)
 
 
 def _inversions(
-    program: Program, bounds: Bounds, parameter_only: frozenset[int], length: int
+    program: Program, bounds: Bounds, parameter_only: frozenset[int], length: int, prices: Prices
 ) -> Iterator[Step]:
-    balance = flops_per_byte(platform())
     for number, equation in enumerate(program.equations):
         for inverse in inverses_of(equation, bounds.of):
             target = equation.inputs[inverse.operand]
@@ -331,7 +331,7 @@ def _inversions(
             if not _is_worth_trying(equation, inverse, parameter_only):
                 continue
             reads = tuple(dict.fromkeys((*equation.outputs, *inverse.side_values(equation))))
-            cost = costs.inversion_cost(equation, inverse.operand, inverse.grade, balance)
+            cost = costs.inversion_cost(equation, inverse.operand, inverse.grade, prices)
             conditional = inverse.grade is Grade.ROUNDED and bool(inverse.condition)
             how = inverse.grade, inverse.amplification, conditional
             yield Step(number, inverse.operand, reads, (target,), cost, *how)

@@ -1,4 +1,4 @@
-"""What an equation costs to run, in FLOPs, and what it costs to invert.
+"""What an equation costs to run, in FLOPs or by the prices of a device, and what it costs to invert.
 
 A replay runs where its result is read, and XLA fuses the two. What devices have to send each other for it
 they send again, over links that are slow beside all else. What an inverse gives stands between iterations
@@ -17,9 +17,10 @@ from jax.extend.core import primitives as p
 
 from bwsk_jax.engine.program.jaxprs import Equation, Program, present, subprograms
 from bwsk_jax.engine.program.types import nbytes, size
+from bwsk_jax.engine.rules.devices import FLOPS, Prices
 from bwsk_jax.engine.rules.exactness import Grade
 
-__all__ = ["cost", "forward_cost", "inversion_cost", "replay_cost"]
+__all__ = ["cost", "forward_cost", "inversion_cost"]
 
 _FREE = {
     *(p.reshape_p, p.squeeze_p, p.broadcast_in_dim_p, p.transpose_p, p.rev_p, p.slice_p, p.concatenate_p),
@@ -38,15 +39,27 @@ _RANDOM = {p.random_bits_p, p.threefry2x32_p, p.rng_bit_generator_p}
 _REDUCTIONS = {p.reduce_sum_p, p.reduce_max_p, p.reduce_min_p, p.reduce_prod_p, p.reduce_and_p, p.reduce_or_p}
 _REDUCTIONS |= {p.argmax_p, p.argmin_p, p.reduce_p, p.reduce_xor_p}
 _RAGGED = set(present("ragged_dot_general_p"))
+_MESSAGES = {p.psum_p, p.all_gather_p, p.ppermute_p}
+_MESSAGES |= {*present("psum_invariant_p", "all_gather_invariant_p", "all_to_all_p", "reduce_scatter_p")}
 
 
-def cost(equation: Equation) -> float:
-    """FLOPs of one evaluation.
+def cost(equation: Equation, prices: Prices = FLOPS) -> float:
+    """FLOPs of one evaluation; by the prices of a device, FLOPs of products that take as long.
 
     A contraction counts two per multiply-add, an elementwise operation one per element, a transcendental
     function 8 and a random word 32; moving data is free. A loop of unknown length counts once, a conditional
     by its dearest branch.
     """
+    bodies = [sum(cost(e, prices) for e in body.equations) for body in subprograms(equation)]
+    if bodies:
+        if equation.primitive is p.cond_p:
+            return max(bodies)
+        return sum(bodies) * equation.params.get("length", 1)
+    sent = sum(map(nbytes, equation.out_avals)) if equation.primitive in _MESSAGES else 0
+    return _flops(equation) + prices.sent_byte * sent
+
+
+def _flops(equation: Equation) -> float:
     primitive, outputs = equation.primitive, sum(map(size, equation.out_avals))
     if primitive is p.dot_general_p:
         (contracted, _), _ = equation.params["dimension_numbers"]
@@ -57,11 +70,6 @@ def cost(equation: Equation) -> float:
         kernel = equation.in_avals[1]
         features = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
         return 2.0 * outputs * size(kernel) / features
-    bodies = [sum(map(cost, body.equations)) for body in subprograms(equation)]
-    if bodies:
-        if primitive is p.cond_p:
-            return max(bodies)
-        return sum(bodies) * equation.params.get("length", 1)
     if primitive in _FREE:
         return 0.0
     if primitive in _TRANSCENDENTAL:
@@ -73,25 +81,6 @@ def cost(equation: Equation) -> float:
     return float(outputs)
 
 
-_MESSAGES = {p.psum_p, p.all_gather_p, p.ppermute_p}
-_MESSAGES |= {*present("psum_invariant_p", "all_gather_invariant_p", "all_to_all_p", "reduce_scatter_p")}
-_FLOPS_PER_SENT_BYTE = 500
-"""In the time that it takes to send a byte: that of a TPU v5e, and less than a GPU does."""
-
-
-def replay_cost(equation: Equation) -> float:
-    """FLOPs of one evaluation, and of those that take as long as to send what devices send each other."""
-    return cost(equation) + _FLOPS_PER_SENT_BYTE * _sent(equation)
-
-
-def _sent(equation: Equation) -> float:
-    """Bytes."""
-    if equation.primitive in _MESSAGES:
-        return float(sum(map(nbytes, equation.out_avals)))
-    bodies = [sum(map(_sent, body.equations)) for body in subprograms(equation)]
-    return max(bodies, default=0.0) * equation.params.get("length", 1)
-
-
 _PASSES = {Grade.EXACT: 0, Grade.GUARDED: 16}
 _USUAL_PASSES = 8
 """How often what an inverse gives moves through memory.
@@ -101,11 +90,10 @@ two passes would explain a fifth of the cycles that its compiler estimates for i
 """
 
 
-def inversion_cost(equation: Equation, operand: int, grade: Grade, balance: float) -> float:
-    """FLOPs of one inversion, and of those that take as long as its traffic: `balance` of them a byte."""
-    return replay_cost(equation) + balance * _PASSES.get(grade, _USUAL_PASSES) * nbytes(
-        equation.in_avals[operand]
-    )
+def inversion_cost(equation: Equation, operand: int, grade: Grade, prices: Prices) -> float:
+    """That of one inversion, with its traffic."""
+    moved = _PASSES.get(grade, _USUAL_PASSES) * nbytes(equation.in_avals[operand])
+    return cost(equation, prices) + prices.moved_byte * moved
 
 
 def _columns(equation: Equation) -> int:
@@ -116,6 +104,6 @@ def _columns(equation: Equation) -> int:
     return math.prod(n for axis, n in enumerate(equation.in_avals[1].shape) if axis not in taken)
 
 
-def forward_cost(program: Program, outputs: Sequence[int | Literal]) -> float:
-    """FLOPs of computing `outputs`, messages included."""
-    return sum(map(replay_cost, program.needed(outputs)))
+def forward_cost(program: Program, outputs: Sequence[int | Literal], prices: Prices = FLOPS) -> float:
+    """That of computing `outputs`."""
+    return sum(cost(equation, prices) for equation in program.needed(outputs))

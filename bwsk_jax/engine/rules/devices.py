@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-__all__ = ["DEVICES", "Device", "flops_per_byte"]
+__all__ = ["DEVICES", "FLOPS", "Device", "Prices", "prices_of"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,16 +102,36 @@ DEVICES = {
     )
 }
 
+
+@dataclasses.dataclass(frozen=True)
+class Prices:
+    """How many FLOPs of products a device does in the time of something else."""
+
+    moved_byte: float = 0.0
+    """Of moving a byte to or from memory."""
+    sent_byte: float = 0.0
+    """Of sending a byte to another device."""
+
+
+FLOPS = Prices()
+"""Nothing but FLOPs counts."""
 _TYPICAL = {"tpu": DEVICES["v5e"], "gpu": DEVICES["h100"]}
+_SENT_BYTE = 500.0
+"""That of a TPU v5e. It is more on a GPU."""
 
 
-def flops_per_byte(platform: str) -> float:
-    """How many FLOPs of products a platform does in the time in which it moves a byte to or from memory.
+def prices_of(platform: str) -> Prices:
+    """The prices of a platform.
 
-    It is 0 for a CPU, which computes slowly, and whose caches hold much of what a layer makes.
+    To move a byte costs nothing on a CPU, which computes slowly, and whose caches hold much of what a layer
+    makes.
 
-    >>> round(flops_per_byte("tpu")), flops_per_byte("cpu")
-    (241, 0.0)
+    >>> prices_of("cpu")
+    Prices(moved_byte=0.0, sent_byte=500.0)
+    >>> round(prices_of("tpu").moved_byte)
+    241
     """
     device = _TYPICAL.get(platform)
-    return device.products["bfloat16"] / device.bandwidth if device else 0.0
+    if device is None:
+        return Prices(sent_byte=_SENT_BYTE)
+    return Prices(device.products["bfloat16"] / device.bandwidth, _SENT_BYTE)
