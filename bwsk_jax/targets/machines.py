@@ -94,8 +94,10 @@ class Target:
         size = math.prod(shape)
         if size > len(chips):
             raise ValueError(f"a mesh of {size} devices does not fit on {self.name}, which has {len(chips)}")
-        whole = size == len(chips)
-        grid = mesh_utils.create_device_mesh(shape, chips) if whole else np.array(chips[:size]).reshape(shape)
+        if size == len(chips):
+            grid = mesh_utils.create_device_mesh(shape, chips, allow_split_physical_axes=True)
+        else:
+            grid = np.array(chips[:size]).reshape(shape)
         return Mesh(grid, tuple(axis_names), axis_types=(AxisType.Auto,) * len(shape))
 
 

@@ -8,6 +8,7 @@ import pytest
 from bwsk_jax.engine.rules.devices import DEVICES
 from bwsk_jax.targets import TargetError, find_target
 from bwsk_jax.targets.machines import SLICES
+from tests.support.compilers import on_tpu
 
 
 @pytest.mark.parametrize(
@@ -78,3 +79,11 @@ def test_a_compiler_that_is_missing_is_named_with_the_command_that_installs_it(n
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(TargetError, match=f"compiling for {name}-32 takes .*{wanted}"):
         find_target(f"{name}-32").mesh()  # whose devices no other test has described
+
+
+@on_tpu
+def test_an_axis_may_be_part_of_a_ring_of_chips():
+    """A v5e of 256 chips is a torus of 16 x 16."""
+    mesh = find_target("v5e-256").mesh((64, 4), ("data", "model"))
+    assert mesh.shape == {"data": 64, "model": 4}
+    assert len({device.id for device in mesh.devices.flat}) == 256
