@@ -36,7 +36,6 @@ class CompiledCollective:
 
 def compiled_collectives(compiled: Any, sizes: dict[str, int]) -> list[CompiledCollective]:
     """The collectives of a compiled program, or of its text, on a mesh with axes of these sizes."""
-    compiled = getattr(compiled, "compiled", compiled)
     text = compiled if isinstance(compiled, str) else compiled.as_text()
     return [each for found in collectives(text or "") for each in _arrays(found, sizes)]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,6 +27,10 @@ __all__ = [
 ]
 
 
+DUMPED = "*.after_codegen.txt"
+"""The file in which the compiler for TPUs writes a program with its estimates."""
+
+
 class DoesNotFitError(UserError):
     """The compiler gave up, because the program takes more memory than the target has."""
 
@@ -40,6 +46,8 @@ class CompiledProgram:
     target: Target
     compiled: jax.stages.Compiled
     """As `jax.stages.Lowered.compile` returns it; it runs only on the machine here."""
+    lowered: jax.stages.Lowered | None = dataclasses.field(default=None, repr=False)
+    """What was compiled, where it is to be compiled again if the program cannot be read."""
 
     @property
     def argument_bytes(self) -> int:
@@ -74,24 +82,38 @@ class CompiledProgram:
         None if it does not say, or says so in a program that this version of JAX cannot read.
         """
         try:
-            return estimated_cycles(self._text)
+            return estimated_cycles(self.as_text())
         except UnreadableProgramError:
             return None
 
     @functools.cached_property
     def collectives(self) -> tuple[Collective, ...]:
         """Where devices meet. Raises `UnreadableProgramError` if this JAX cannot read the program."""
-        return collectives(self._text)
+        return collectives(self.as_text())
+
+    def as_text(self) -> str:
+        """The compiler's program, in XLA's words. Raises `UnreadableProgramError`."""
+        return self._text
 
     @functools.cached_property
     def _text(self) -> str:
         try:
             return self.compiled.as_text() or ""
         except jax.errors.JaxRuntimeError as error:
+            if (text := self._dumped()) is not None:
+                return text
             raise UnreadableProgramError(
                 f"{self.target.name}: jax {jax.__version__} cannot read what its compiler made, only how "
                 f"much memory that takes: {str(error).splitlines()[0]}"
             ) from error
+
+    def _dumped(self) -> str | None:
+        """What the compiler itself writes when it compiles once more, None if it writes nothing."""
+        if self.lowered is None:
+            return None
+        with tempfile.TemporaryDirectory() as folder, compiler_of(self.target):
+            self.lowered.compile({"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+            return next((file.read_text("utf-8") for file in Path(folder).glob(DUMPED)), None)
 
     @property
     def _memory(self) -> Any:
@@ -146,7 +168,7 @@ def compile_lowered(lowered: jax.stages.Lowered, target: Target) -> CompiledProg
     """Compile what was lowered for arguments that are `aimed` at the target. Raises `DoesNotFitError`."""
     try:
         with compiler_of(target):
-            return CompiledProgram(target, lowered.compile())
+            return CompiledProgram(target, lowered.compile(), lowered)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

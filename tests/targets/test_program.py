@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from bwsk_jax.targets import DoesNotFitError, compile_for, find_target
-from bwsk_jax.targets.program import CompiledProgram, UnreadableProgramError
+from bwsk_jax.targets.program import CompiledProgram, UnreadableProgramError, aimed
 from tests.support.compilers import on_tpu
 
 Shape = jax.ShapeDtypeStruct
@@ -112,6 +112,15 @@ def test_cycles_grow_with_the_layers(name):
     assert 7 < many.cycles / few.cycles < 13
     assert many.argument_bytes - few.argument_bytes == 36 * 1024 * 1024 * 2
     assert "M cycles estimated; fits in" in str(many)
+
+
+@on_tpu
+def test_a_program_that_cannot_be_read_is_compiled_again_by_a_compiler_that_writes_it_down():
+    target = find_target("v5e")
+    lowered = jax.jit(layers).lower(*aimed(stack(1024, 4), target))
+    found = CompiledProgram(target, Unreadable(), lowered)
+    assert found.cycles == compile_for(layers, *stack(1024, 4), target=target).cycles > 0
+    assert "while" in found.as_text()
 
 
 @on_tpu
