@@ -16,9 +16,18 @@ class UserError(ValueError):
 
 def quit_with(error: Exception | str, status: int) -> NoReturn:
     """Print `error` as one line on standard error and end with exit status `status`."""
-    first, *faults = (line.strip() for line in str(error).splitlines())
-    print(f"error: {first} {'; '.join(faults)}".rstrip(), file=sys.stderr)
+    print(in_one_line(error), file=sys.stderr)
     sys.exit(status)
+
+
+def in_one_line(error: Exception | str) -> str:
+    """Return what a command says of an error.
+
+    >>> in_one_line("it cannot be read:\\n  no such file")
+    'error: it cannot be read: no such file'
+    """
+    first, *faults = (line.strip() for line in str(error).splitlines())
+    return f"error: {first} {'; '.join(faults)}".rstrip()
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bwsk_jax.errors import UserError
+from bwsk_jax.errors import UserError, in_one_line
 
 ENVIRONMENT = "auto"
 """In place of a coordinator's address: what SLURM, Open MPI or a TPU says of the processes."""
@@ -89,8 +89,13 @@ def from_first(value: Any) -> Any:
 
 
 def gathered(tree: Any) -> Any:
-    """Return a tree of arrays, some of which may be split over processes, as this process can read it."""
-    return tree if jax.process_count() == 1 else multihost_utils.process_allgather(tree, tiled=True)
+    """Return a tree of arrays that this process can read: what others have parts of is put together."""
+
+    def whole(leaf: Any) -> Any:
+        is_shared = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+        return multihost_utils.process_allgather(leaf, tiled=True) if is_shared else leaf
+
+    return jax.tree.map(whole, tree)
 
 
 class Agreement:
@@ -129,22 +134,23 @@ def ending_together() -> Iterator[None]:
     that a connection is broken or, where nothing is being sent, miss its heartbeat. Either ends them too, and
     they say so.
 
-    A process alone is left as it is.
+    A process alone is left as it is, and so is one that ends as all have agreed.
     """
     try:
         yield
     except BaseException as ending:
-        if not jax.distributed.is_initialized() or jax.process_count() == 1:
+        if not jax.distributed.is_initialized() or getattr(ending, "agreed", False):
             raise
         _leave(ending)
 
 
 def _leave(ending: BaseException) -> NoReturn:
-    if isinstance(ending, KeyboardInterrupt):  # a signal, after which all come to the same place
-        raise ending
-    status = ending.code if isinstance(ending, SystemExit) else 2 if isinstance(ending, UserError) else 1
+    status = getattr(ending, "code", getattr(ending, "exit_status", 1))
     if isinstance(ending, UserError):
-        print(f"error: {ending}", file=sys.stderr)
+        print(in_one_line(ending), file=sys.stderr)
+        status = 2
+    elif isinstance(ending, KeyboardInterrupt):
+        print(ending, file=sys.stderr)
     elif isinstance(ending, jax.errors.JaxRuntimeError):
         print(
             f"error: process {jax.process_index()} of {jax.process_count()} cannot go on, most likely "

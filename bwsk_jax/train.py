@@ -55,7 +55,7 @@ def _follow(flags: "Flags", interruption: Interruption) -> None:
     from bwsk_jax.training.device import select_device
     from bwsk_jax.training.dry_run import dry_run
     from bwsk_jax.training.loop.fit import DivergedError
-    from bwsk_jax.training.memory import fit_memory
+    from bwsk_jax.training.memory import fit_memory, limited
     from bwsk_jax.training.report.push import PushError, check_push
     from bwsk_jax.training.report.summary import print_summary
     from bwsk_jax.training.resolve import prepare
@@ -77,9 +77,14 @@ def _follow(flags: "Flags", interruption: Interruption) -> None:
         if flags.push_to_hub is not None:
             check_push(flags.push_to_hub)
         check_same_run(setup)
-        results = from_first(finished_results(setup))
+        recorded = with_recorded_limit(setup)
+        results = from_first(
+            finished_results(setup) if is_first() else None
+        )  # from here on the first process may write
         if results is None:
-            setup = fit_memory(with_recorded_limit(setup))
+            setup = fit_memory(recorded)
+            if flags.fit is not None:
+                setup = limited(setup, from_first(setup.flags.max_bytes))
     except (PlanError, OSError) as mistake:
         quit_with(mistake, status=2)
     try:

@@ -27,9 +27,10 @@ def calm(
     """Predict every meeting of a sharded program: each point at which its devices exchange messages.
 
     Neither devices nor a compilation are needed. The function is traced and lowered, and Shardy, which is the
-    partitioner of XLA, splits its values and writes the collectives in this process. What is claimed of the
-    result is what Shardy does: a compiler may still combine, move or replace collectives, and
-    `CalmReport.check` compares the prediction with a compiled program.
+    partitioner of XLA, splits its values and writes the collectives in this process. Where XLA is known to do
+    otherwise, for halos and for the operands of products and sums, its way is predicted. A compiler may still
+    combine, move or replace collectives, and `CalmReport.check` compares the prediction with a compiled
+    program.
 
     Args:
       fun: a function of pytrees of arrays, jitted or not.

@@ -245,7 +245,13 @@ def _followed(operation: Any) -> str:
         inner = [each.name for each in operations(operation.regions[0].blocks[0])]
         adds = inner == ["stablehlo.add", "stablehlo.return"]
         return ("sum" if name == "reduce" else "") if adds else COMBINED
+    if name == "convert" and not all(map(_is_float, (*operation.operands, *operation.results))):
+        return ""  # what rounds parts to integers does not round their sum
     return name if name in FOLLOWED else ""
+
+
+def _is_float(value: Any) -> bool:
+    return str(ir.RankedTensorType(value.type).element_type).lstrip("b").startswith("f")
 
 
 def _moved(block: Block) -> int:

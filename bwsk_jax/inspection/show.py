@@ -174,7 +174,7 @@ def _text(options: Options, subject: Subject, strict: Report, reference: Report,
 def _frontiers(subject: Subject) -> tuple[list[Plan], list[Plan]]:
     """Return the frontiers with inverses and by replaying alone.
 
-    The former also has the plans with inverses that recompute at most as much as each plan of the latter.
+    The former also has the plans with inverses of at most the overhead of each plan of the latter.
     """
     say = functools.partial(print, file=sys.stderr, flush=True)
     started = time.perf_counter()
@@ -190,7 +190,7 @@ def _frontiers(subject: Subject) -> tuple[list[Plan], list[Plan]]:
 
 
 def _undominated(plans: list[Plan]) -> list[Plan]:
-    """Return, from least memory on, the plans that recompute less than every plan that saves less."""
+    """Return, from least memory on, the plans of less overhead than every plan that saves less."""
     kept: list[Plan] = []
     for plan in sorted(plans, key=lambda plan: (plan.saved_bytes, plan.overhead)):
         if not kept or plan.overhead < kept[-1].overhead:

@@ -158,8 +158,8 @@ class Flags:
     precision: Annotated[str, one_of(CHOICES["precision"])] = "float32"
     """What the model computes in. Parameters, loss and optimizer are float32; fp16 scales its loss."""
     max_overhead: Annotated[float | None, shown("FLOAT", "0.03")] = None
-    """Time that a step may take beyond the fastest plan's, as a fraction of it; inf is least memory. On a CPU
-    it is recomputation, as a fraction of FLOPs."""
+    """Time that a layer may take beyond the fastest plan's, as a fraction of its forward and backward pass;
+    inf is least memory. On a CPU it is recomputation, as a fraction of FLOPs."""
     max_bytes: Annotated[int | None, shown("INT")] = None
     """Bytes that a layer may save for the backward pass."""
     fit: Annotated[str | None, shown("BYTES")] = None

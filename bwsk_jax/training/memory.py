@@ -21,7 +21,7 @@ AnySetup = TypeVar("AnySetup", bound=StepSetup)
 def fit_memory(setup: AnySetup) -> AnySetup:
     """Return `setup` with the `max_bytes` with which its step keeps within `--fit`.
 
-    Among the plans whose compiled step keeps within the limit, it takes the one that recomputes least, up to
+    Among the plans whose compiled step keeps within the limit, it takes the one of least overhead, up to
     `RESOLUTION`. A plan that saves more has a higher peak, so bisection finds it: first on the frontier, then
     between two neighbours there. That takes a few compilations; a line on standard error tells of each.
 

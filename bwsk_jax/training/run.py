@@ -68,7 +68,8 @@ def run(setup: Setup, interruption: Interruption) -> dict[str, Any]:
         agree = Agreement()
         history, earlier_seconds, peak_bytes = _train(setup, interruption, agree)
         wait_for_all("the best model is exported")
-        final = final_metrics(setup, history.best, interruption, agree)
+        with interruption.noted():
+            final = final_metrics(setup, history.best, interruption, agree)
         outcome = Outcome(history, final, peak_bytes, earlier_seconds + time.perf_counter() - started)
         results = training_results(setup, outcome)
         if is_first():
@@ -147,10 +148,13 @@ def _train(setup: Setup, interruption: Interruption, agree: Agreement) -> tuple[
             for leaf in jax.tree.leaves(state):
                 leaf.delete()  # `setup` refers to these arrays, and now no step will donate them
             state, history = restored
-            if history.val_curve and not from_first(bert.holds_model(setup.folder)):
+            if history.val_curve and not from_first(is_first() and bert.holds_model(setup.folder)):
                 best = checkpoints.best(state, history)
                 export(best)
-                print(f"note: the model in {setup.folder} was gone; it is exported again", file=sys.stderr)
+                if is_first():
+                    print(
+                        f"note: the model in {setup.folder} was gone; it is exported again", file=sys.stderr
+                    )
             print(f"resuming after step {history.total_steps}/{setup.total_steps}", flush=True)
         history.go_on(setup.total_steps, setup.recipe.patience)
         earlier_seconds = history.seconds

@@ -24,7 +24,7 @@ class Kept(NamedTuple):
     Attributes:
       arrays: what is kept.
       floats: by their places, those that are kept as integers. Nothing reads them but a derivative of the
-        backward pass, and so they take no memory in a compiled program.
+        backward pass. So they take no memory where one compiled program has both passes.
     """
 
     arrays: list[Any]

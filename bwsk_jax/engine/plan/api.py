@@ -134,10 +134,10 @@ def frontier(
     invert: bool = True,
     points: int = 8,
 ) -> list[Plan]:
-    """The plans of a scan's iteration from least memory to no recomputation, each a best one.
+    """The plans of a scan's iteration from least memory to no overhead, each a best one.
 
-    At most `points` (two or more) distinct plans, at limits spaced evenly in the logarithm of the
-    recomputation. Along the list `saved_bytes` grows and `overhead` shrinks. The other arguments are those of
+    At most `points` (two or more) distinct plans, at limits spaced evenly in the logarithm of the overhead.
+    Along the list `saved_bytes` grows and `overhead` shrinks. The other arguments are those of
     `plan_scan`.
 
     >>> import bwsk_jax, jax, jax.numpy as jnp

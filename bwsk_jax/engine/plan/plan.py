@@ -21,7 +21,7 @@ __all__ = ["Limit", "Plan", "PlanError", "PortablePlan", "check_plan", "outgrows
 
 DEFAULT_OVERHEAD = 0.03
 LEAST_MEMORY = math.inf
-"""As `max_overhead`: any recomputation, for the fewest bytes."""
+"""As `max_overhead`: any overhead, for the fewest bytes."""
 OVERHEAD_WEIGHT = 0.005
 """What an overhead of 1 is worth, as a fraction of the residuals' bytes.
 
@@ -39,7 +39,7 @@ class PlanError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Limit:
-    """What a plan may cost, recomputation or bytes but not both, and what becomes of values that have a name.
+    """What a plan may cost, time or bytes but not both, and what becomes of values that have a name.
 
     Attributes:
       max_overhead: by how much a plan may be slower than the fastest, as a fraction of one forward and
@@ -80,7 +80,7 @@ class Limit:
 
     @property
     def bounds_overhead(self) -> bool:
-        """Whether recomputation is limited, rather than bytes or nothing."""
+        """Whether overhead is limited, rather than bytes or nothing."""
         return self.max_overhead is not None and math.isfinite(self.max_overhead)
 
     @property
@@ -99,6 +99,7 @@ class PortablePlan:
       steps, fallback: as for `Plan`, each step as the number of its equation and the place of the operand
         that it solves for, None for a replay.
       gap, least_time: as for `Plan`.
+      traffic: what moving a byte cost where the plan was made.
     """
 
     fingerprint: str
@@ -107,6 +108,7 @@ class PortablePlan:
     fallback: tuple[tuple[int, int | None], ...] | None
     gap: float
     least_time: float = 0.0
+    traffic: float = 0.0
 
     @classmethod
     def from_json(cls, text: str) -> PortablePlan:
@@ -128,6 +130,7 @@ class PortablePlan:
                 fallback=None if fallback is None else tuple(map(place, fallback)),
                 gap=float(fields["gap"]),
                 least_time=float(fields.get("least_time", 0.0)),
+                traffic=float(fields.get("traffic", 0.0)),
             )
         except (IndexError, KeyError, TypeError, ValueError) as error:
             raise PlanError(f"Plan.to_json did not write this: {type(error).__name__}: {error}") from error
@@ -159,8 +162,10 @@ class PortablePlan:
             return steps[place]
 
         fallback = None if self.fallback is None else tuple(map(found, self.fallback))
-        plan = Plan(problem, self.saved, tuple(map(found, self.steps)), fallback, self.gap, self.least_time)
+        plan = Plan(problem, self.saved, tuple(map(found, self.steps)), fallback, self.gap)
         check_plan(plan)
+        if problem.traffic == self.traffic:
+            return dataclasses.replace(plan, least_time=self.least_time)
         return plan
 
 
@@ -175,7 +180,7 @@ class Plan:
       fallback: what it runs instead where the data refuse a guarded step, None if nothing needs a guard. Its
         inverses are the unavoidable ones: without them the carry could not be had from what is saved.
       gap: how far `saved_bytes` (or the overhead) may be from the best, as a fraction; 0 when proven best.
-      least_time: the `time` of the fastest plan.
+      least_time: the `time` of the fastest plan; 0 where the plan was made for another device.
     """
 
     problem: Problem
@@ -253,7 +258,7 @@ class Plan:
         """The plan without its problem."""
         places = lambda steps: tuple((s.equation, s.operand) for s in steps)
         fallback = None if self.fallback is None else places(self.fallback)
-        worth = self.gap, self.least_time
+        worth = self.gap, self.least_time, self.problem.traffic
         return PortablePlan(fingerprint(self.problem), self.saved, places(self.steps), fallback, *worth)
 
     def to_json(self) -> str:

@@ -19,6 +19,7 @@ on every machine. A plan that may not be the best says so in its gap, and a warn
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import math
 import time
@@ -40,7 +41,7 @@ MOST_ROUNDS = 5
 MOST_TRIES = 150
 """How many saved values are tried to be inverted instead, one at a time."""
 MARGIN = 0.002
-"""Recomputation that inverses have to save, or the bytes that are worth as much."""
+"""Overhead that inverses have to save, or the bytes that are worth as much."""
 GUARD_MARGIN = 0.02
 """The same for a guard, whose price FLOPs do not show: it reads what it judges several times, and XLA fuses
 nothing across the conditional."""
@@ -64,30 +65,36 @@ def solve(problems: Sequence[Problem], limit: Limit) -> Plan:
     """
     start = time.monotonic()
     _check_names(problems[0], limit)
-    least_time = _least_time(problems, limit)
+    least_time = _least_time(tuple(problems))
     timed = limit
     if limit.max_overhead is not None:
-        timed = dataclasses.replace(limit, max_overhead=limit.max_overhead + least_time)
+        timed = dataclasses.replace(limit, max_overhead=limit.max_overhead + least_time * (1 + TIE))
     found = _search(problems, timed)
     if found is None:
         found = _least_bytes(problems, limit)
     # The search left out steps of the problem that the plan is for.
     whole = next(p for p in problems if p.handed == found.problem.handed)
-    found = dataclasses.replace(found, problem=whole, least_time=least_time)
+    found = dataclasses.replace(found, problem=whole, least_time=min(least_time, found.time))
     check_plan(found)
     _tell(found, limit, time.monotonic() - start)
     return found
 
 
-def _least_time(problems: Sequence[Problem], limit: Limit) -> float:
-    """The time of the fastest plan. Where to save takes none, that is the plan which saves all."""
+@functools.lru_cache(maxsize=4)
+def _least_time(problems: tuple[Problem, ...]) -> float:
+    """The time of the fastest plan that only replays. Where to save takes none, that is to save all."""
     if not problems[0].traffic:
         return 0.0
-    found = None
+    found, limit = None, _unlimited(problems, Limit())
     for problem in problems:
-        found, _ = _replaying(problem, _unlimited(problems, limit), found)
-    assert found is not None, "there is a plan without a limit"
-    return found.time
+        found, _ = _replaying(problem, limit, found)
+    plain = [_plain(problem) for problem in problems] if found is None else [found]
+    return min(plan.time for plan in plain)
+
+
+def _plain(problem: Problem) -> Plan:
+    """What plain autodiff does: it needs no search."""
+    return _realised(problem, Solution(tuple(v for v in problem.targets if v not in problem.free_steps), {}))
 
 
 def _unlimited(problems: Sequence[Problem], limit: Limit) -> Limit:
@@ -102,7 +109,7 @@ def _tell(plan: Plan, limit: Limit, seconds: float) -> None:
     if seconds > SLOW:
         log.info("planning took %.1f seconds (%s)", seconds, size)
     if plan.gap:
-        what = "memory" if limit.max_bytes is None else "recomputation"
+        what = "memory" if limit.max_bytes is None else "overhead"
         log.warning(
             "planning stopped early (%s): the best plan may take up to %.1f%% less %s than the one found",
             size,
@@ -145,12 +152,12 @@ def _best(problems: Sequence[Problem], limit: Limit) -> Plan | None:
 def _replaying(problem: Problem, limit: Limit, other: Plan | None) -> tuple[Plan | None, float]:
     """The best plan without inverses, or the other one if that is no worse, and a bound of the objective."""
     solution, bound = integer_program(problem.without(lambda s: s.inverts), limit)
-    if solution is None and limit.max_bytes is None and not limit.replay_names:
-        # What plain autodiff does needs no search.
-        solution = Solution(tuple(v for v in problem.targets if v not in problem.free_steps), {})
-    if solution is None:
+    if solution is not None:
+        found = _realised(problem, solution)
+    elif limit.max_bytes is None and not limit.replay_names:
+        found = _plain(problem)
+    else:
         return other, bound
-    found = _realised(problem, solution)
     if other is not None and _objective(found, limit) > _objective(other, limit) * (1 - TIE):
         found = other
     return found, bound
@@ -265,7 +272,7 @@ def _is_better(plan: Plan, other: Plan | None, limit: Limit) -> bool:
 
 
 def _cutoff(plan: Plan | None, limit: Limit, margin: float) -> float:
-    """What an objective has to be below in order to beat the plan by this much recomputation."""
+    """What an objective has to be below in order to beat the plan by this much overhead."""
     return math.inf if plan is None else _objective(plan, limit) - margin * limit.weights[1]
 
 

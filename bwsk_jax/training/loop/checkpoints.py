@@ -72,7 +72,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception) -> None:
-        if kind is not None and issubclass(kind, SaveError):
+        if kind is not None and issubclass(kind, SaveError) and is_first():
             # Orbax raises what one of its threads met, and does not wait for the others, which write on.
             until = time.monotonic() + SECONDS_TO_SETTLE
             while time.monotonic() < until:
@@ -149,6 +149,8 @@ class Checkpoints:
         try:
             metadata: Any = ocp.metadata(place).custom_metadata
             return ocp.load(place, jax.tree.map(_abstract, like)), _history(metadata["history"])
+        except jax.errors.JaxRuntimeError:  # a device, or another process, has failed
+            raise
         except Exception as fault:  # whatever Orbax's many layers raise
             raise RestoreError(f"{place} is whole, but cannot be loaded: {_reason(fault)}") from fault
 

@@ -20,9 +20,11 @@ class RunInterruptedError(KeyboardInterrupt):
     Like its base class it is not an `Exception`, so that no library handles it as a failure of its own.
     """
 
-    def __init__(self, number: signal.Signals, said: str):
+    def __init__(self, number: signal.Signals, said: str, *, agreed: bool = False):
         super().__init__(f"{number.name} {said}")
         self.exit_status = 128 + number
+        self.agreed = agreed
+        """Whether all processes of the run end with it, at the same place."""
 
 
 class Interruption:
@@ -90,7 +92,7 @@ def answer(number: int, where: str) -> None:
     """Raise `RunInterruptedError`, which says `where` training was, for signal `number`; not for 0."""
     if number:
         said = f"{where}: saved; the same command continues from here"
-        raise RunInterruptedError(signal.Signals(number), said)
+        raise RunInterruptedError(signal.Signals(number), said, agreed=True)
 
 
 def _may_be_left(frame: FrameType | None) -> bool:

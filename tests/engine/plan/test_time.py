@@ -1,11 +1,13 @@
 """What TPUs and GPUs take to save a value is part of what a plan takes; on a CPU recomputation is all."""
 
+import dataclasses
 import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.ad_checkpoint import checkpoint_name
 
 import bwsk_jax
 from bwsk_jax.engine.program.platform import traced_for
@@ -58,7 +60,34 @@ def test_products_of_narrow_matrices_are_replayed_and_of_wide_ones_saved():
     assert products(narrow) > 0 and products(wide) == 0
 
 
-def test_a_plan_that_is_stored_has_its_overhead():
-    plan = plans("tpu")[1]
-    text = plan.to_json()
-    assert bwsk_jax.Plan.from_json(text).on(plan.problem).overhead == plan.overhead
+def test_a_plan_that_is_stored_has_its_overhead_where_it_was_made():
+    there = plans("tpu")[1]
+    here = dataclasses.replace(there.problem, traffic=0.0)
+    stored = bwsk_jax.Plan.from_json(there.to_json())
+    assert stored.on(there.problem).overhead == there.overhead
+    moved = stored.on(here)
+    assert moved.overhead == moved.time > 0
+
+
+def named(x, w):
+    x = checkpoint_name(x, "h")
+    return jnp.tanh(x @ w), None
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_names_of_what_has_to_be_saved_are_refused_everywhere(platform):
+    x, w = jax.ShapeDtypeStruct((8, 8), jnp.float32), jax.ShapeDtypeStruct((2, 8, 8), jnp.float32)
+    with traced_for(platform), pytest.raises(bwsk_jax.PlanError, match="cannot do without h saved"):
+        bwsk_jax.plan_scan(named, x, w, replay_names=("h",))
+
+
+def test_no_plan_is_faster_than_the_fastest():
+    """Here an exact inverse gives what would have to be saved."""
+
+    def negated(x, w):
+        return -x, jnp.sum(jnp.tanh(x) @ w)
+
+    x, w = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((64, 64), (2, 64, 64)))
+    with traced_for("tpu"):
+        found = [bwsk_jax.plan_scan(negated, x, w, max_overhead=limit).overhead for limit in LIMITS]
+    assert all(overhead >= 0 for overhead in found)
