@@ -16,7 +16,6 @@ from bwsk_jax import bert
 from bwsk_jax.locking import locked
 from bwsk_jax.train import main
 from bwsk_jax.training.loop.checkpoints import Checkpoints
-from bwsk_jax.training.loop.interruption import STOPPED
 from bwsk_jax.training.progress import Progress, TaskProgress
 from bwsk_jax.training.step.optimizer import make_optimizer
 from bwsk_jax.training.step.train_step import initial_state
@@ -91,13 +90,14 @@ def test_bert_s_masks_and_the_exact_metric_outlive_interruptions(text_folder, tm
             terminate()
 
     for cls, name, patched, said in (
-        (Progress, "step", terminate, "at step 1: saved; the same command continues from here"),
-        (TaskProgress, "advance", terminate_in_the_test, STOPPED),
+        (Progress, "step", terminate, "at step 1"),
+        (TaskProgress, "advance", terminate_in_the_test, "in the exact test"),
     ):
         with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
             patch.setattr(cls, name, patched)
             main([*flags, "--out", str(broken)])
         assert ended.value.code == 143
+        said += ": saved; the same command continues from here"
         assert capsys.readouterr().err == f"SIGTERM {said}\n"
         assert not (broken / "scratch-conventional" / "training_results.json").exists()
     main([*flags, "--out", str(broken)])

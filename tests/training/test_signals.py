@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from bwsk_jax.train import main
+from bwsk_jax.training.loop.interruption import STOPPED
 from tests.support.texts import write_text
 
 # Runs the command; PLACE.NAME announces that it is there, after some seconds in it.
@@ -23,9 +24,16 @@ def announced(*args, **kwargs):
 place.{name} = announced
 main(sys.argv[1:])
 """
-SETUP = {"module": "bwsk_jax.training.data", "place": "sources", "name": "load_corpus", "after": 0}
-COMPILATION = {"module": "jax.stages", "place": "Lowered", "name": "compile", "after": 0.5}
+SETUP = {
+    "module": "bwsk_jax.training.data",
+    "place": "sources",
+    "name": "load_corpus",
+    "after": 0,
+    "said": STOPPED,
+}
+COMPILATION = {"module": "jax.stages", "place": "Lowered", "name": "compile", "after": 0.5, "said": STOPPED}
 TEST = {"module": "bwsk_jax", "place": "bert", "name": "load_pretrained", "after": 0}
+TEST |= {"said": "in the sampled test: saved; the same command continues from here"}
 
 
 # Runs the command; the import of a module sends it a signal.
@@ -90,7 +98,7 @@ def test_a_signal_ends_the_run_in_a_line_and_the_same_command_goes_on(tmp_path, 
     running.send_signal(number)
     _, said = running.communicate(timeout=300)
     assert running.returncode == 128 + number, said
-    assert said == f"{number.name} outside training: stopped; the same command continues from what is saved\n"
+    assert said == f"{number.name} {where['said']}\n"
     left = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert left == set() if where is SETUP else "training_results.json" not in left
     assert not any(name.endswith(".tmp") or name.startswith(".") for name in left)

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: training ends between two steps, everything else at once."""
+"""SIGTERM and Ctrl-C: training ends between two steps, the test between two batches, all else at once."""
 
 import contextlib
 import signal
