@@ -49,15 +49,20 @@ def per_layer(scan, dtype):
     return (temporaries(scan, dtype, 96) - temporaries(scan, dtype, 32)) / 64
 
 
+WIDENS = jax.__version_info__ < (0, 11)
+"""Whether XLA's compiler for CPUs holds stacks of narrow floats in wider ones."""
+
+
 @pytest.mark.parametrize("dtype", NARROW)
 @pytest.mark.parametrize("scan", [SAVING, CARRYING])
 def test_a_layer_takes_no_more_than_the_plan_counts(scan, dtype):
-    """Plain autodiff keeps about as many bytes as `SAVING` by their types, and a CPU three times as many."""
+    """Plain autodiff keeps about as many bytes by their types, and an older XLA three times as many."""
     counted = bwsk_jax.plan_scan(layer, *values(dtype), **scan.keywords).saved_bytes
     assert 0 < per_layer(scan, dtype) <= counted
-    assert per_layer(lax.scan, dtype) >= 3 * counted
+    assert per_layer(lax.scan, dtype) >= (3 if WIDENS else 1) * counted
 
 
+@pytest.mark.skipif(not WIDENS, reason="this XLA leaves stacks of bfloat16 as they are")
 def test_blocks_in_a_scan_take_less_than_plain_autodiff():
     assert per_layer(in_blocks, jnp.bfloat16) <= 0.7 * per_layer(lax.scan, jnp.bfloat16)
 
