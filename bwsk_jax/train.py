@@ -78,9 +78,8 @@ def _follow(flags: "Flags", interruption: Interruption) -> None:
             check_push(flags.push_to_hub)
         check_same_run(setup)
         recorded = with_recorded_limit(setup)
-        results = from_first(
-            finished_results(setup) if is_first() else None
-        )  # from here on the first process may write
+        # Once all have asked, the first process may write.
+        results = from_first(finished_results(setup) if is_first() else None)
         if results is None:
             setup = fit_memory(recorded)
             if flags.fit is not None:

@@ -126,7 +126,7 @@ def gather(setup: Setup, results: dict[str, Any], repository: str | None = None)
 
 def _train(setup: Setup, interruption: Interruption, agree: Agreement) -> tuple[History, float, int]:
     """Return the history, the seconds of it that earlier sessions spent, and the step's compiled peak."""
-    program = setup.compile()
+    program, placement = setup.compile(), setup.placement
     state = _first_state(setup)
     evaluate = make_evaluator(setup, interruption, agree)
 
@@ -136,7 +136,7 @@ def _train(setup: Setup, interruption: Interruption, agree: Agreement) -> tuple[
             bert.save_pretrained(setup.folder, setup.config, params, setup.pooler)
 
     def train_step(state: TrainState, rows_ab: np.ndarray, key: jax.Array) -> tuple[TrainState, jax.Array]:
-        return program.compiled(state, setup.placement.placed_windows(setup.train_windows, rows_ab), key)
+        return program.compiled(state, placement.placed_windows(setup.train_windows, rows_ab), key)
 
     with (
         interruption.noted(),

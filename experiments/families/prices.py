@@ -12,7 +12,6 @@ Cost: 3 to 10 minutes for each family and target on 2 cores. What is in experime
 prices_DTYPE.json, is skipped.
 """
 
-import argparse
 import contextlib
 import functools
 import itertools
@@ -21,18 +20,16 @@ import statistics
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from scipy.stats import spearmanr
 
 import bwsk_jax
 from bwsk_jax.engine.program.platform import traced_for
 from bwsk_jax.targets import Target, compile_for, find_target
 from bwsk_jax.targets.program import aimed
-from experiments import records
 from experiments.families import FAMILIES
 from experiments.families.clock import timed
 from experiments.families.measure import abstract, arguments, gradient
-from experiments.families.rivals import HERE, RECURRENT, SIZE
+from experiments.families.runner import run
 from experiments.families.stack import Size, Stack
 
 LIMITS = (0.0, 0.01, 0.03, 0.1, 0.2, math.inf)
@@ -93,22 +90,7 @@ def table(results: dict[str, list[list[float]]]) -> str:
 
 def main() -> None:
     """Measure what the file does not hold yet, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--target", help="v5e, h100, ...; default: the machine here")
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
-    parser.add_argument("--only", default="", help="families whose names contain this")
-    parser.add_argument("--rounds", type=int, default=15, help="of the time on the machine here")
-    flags = parser.parse_args()
-    device, record = records.device_name(flags.target), f"prices_{flags.dtype}"
-    results = records.read(device, record) or {}
-    for name in FAMILIES:
-        if name not in results and flags.only in name:
-            size = HERE if flags.target is None else RECURRENT if "GRU" in name else SIZE
-            dtype = getattr(jnp, flags.dtype)
-            results[name] = measured(name, dtype, size, flags.target, flags.rounds)
-            records.write(device, record, results)
-            print(name, results[name], flush=True)
-    print(table(results))
+    run(__doc__, "prices", measured, table)
 
 
 if __name__ == "__main__":

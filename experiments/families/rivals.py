@@ -10,30 +10,22 @@ Cost: a few hours for v5e on 2 cores and 4 GiB; it only compiles. Here about 3 m
 the file holds already is skipped. `bwsk_jax.compile_for` tells how to install the compiler of a target.
 """
 
-import argparse
 import functools
 import math
 import statistics
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
-
 import bwsk_jax
 from bwsk_jax.engine.program.platform import traced_for
 from bwsk_jax.targets import DoesNotFitError, compile_for, find_target
 from bwsk_jax.targets.fit import STOCK
-from experiments import records
-from experiments.families import FAMILIES, Size
+from experiments.families import FAMILIES
 from experiments.families.clock import timed
 from experiments.families.measure import abstract, arguments, gradient, plan
-from experiments.families.stack import Stack
+from experiments.families.runner import run
+from experiments.families.stack import Size, Stack
 
-SIZE = Size(batch=32, time=512, width=512, layers=24)
-RECURRENT = Size(batch=2048, time=512, width=512, layers=24)
-"""For cells, which keep little of each of many steps."""
-HERE = Size(batch=4, time=128, width=128, layers=12)
-"""For what is run on the machine here."""
 PLAIN, *POLICIES = STOCK
 LIMITS = {"plan, 3%": 0.03, "plan, 10%": 0.1, "plan, 20%": 0.2, "plan, least": math.inf}
 
@@ -115,22 +107,7 @@ def table(results: dict[str, dict[str, Figures]]) -> str:
 
 def main() -> None:
     """Measure what the file does not hold yet, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--target", help="v5e, h100, ...; default: the machine here")
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
-    parser.add_argument("--only", default="", help="families whose names contain this")
-    parser.add_argument("--rounds", type=int, default=15, help="of the time on the machine here")
-    flags = parser.parse_args()
-    device, record = records.device_name(flags.target), f"families_{flags.dtype}"
-    results = records.read(device, record) or {}
-    for name in FAMILIES:
-        if name not in results and flags.only in name:
-            size = HERE if flags.target is None else RECURRENT if "GRU" in name else SIZE
-            dtype = getattr(jnp, flags.dtype)
-            results[name] = measured(name, dtype, size, flags.target, flags.rounds)
-            records.write(device, record, results)
-            print(name, results[name], flush=True)
-    print(table(results))
+    run(__doc__, "families", measured, table)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ devices would send each other activations, which are larger. Inside the layers n
 plan is the one that they have on one device.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -155,8 +156,11 @@ class Placement:
 
     def _here(self, sharding: NamedSharding) -> NamedSharding:
         """Return the same split on the devices of this machine, or of all processes."""
-        devices: Mesh = find_target().mesh(tuple(self.axes.values()), tuple(self.axes))
-        return NamedSharding(devices, sharding.spec)
+        return NamedSharding(self._devices, sharding.spec)
+
+    @functools.cached_property
+    def _devices(self) -> Mesh:
+        return find_target().mesh(tuple(self.axes.values()), tuple(self.axes))
 
     def _of_windows(self, axis: int) -> NamedSharding:
         names = tuple(name for name in OF_WINDOWS if name in self.axes)
