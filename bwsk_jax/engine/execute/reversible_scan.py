@@ -225,7 +225,7 @@ class _ReversibleScan:
 
     @property
     def _needs_barrier(self) -> bool:
-        """Whether `jax.checkpoint` is to keep XLA from merging the replay with the forward pass.
+        """Whether XLA is to be kept from merging the replay with the forward pass.
 
         Two loops it does not merge anyway. There the barrier lets a CPU pack buffers better, and costs a TPU
         up to a fifth of the temporaries and a twentieth of the time.
@@ -249,8 +249,6 @@ class _ReversibleScan:
         """The cotangents of the differentiable inputs, and how far the carry drifted."""
         if self._is_by_checkpoint:
             return list(kept([*ct_last, *ct_ys])), 0.0
-        # Without a loop between them, XLA would merge what is replayed with the forward pass.
-        kept = barrier(kept) if self.segments.has_no_loop else kept
         consts, xs, carries, saved, is_trusted = kept
         consts_mask, _, _ = self.scan.split_inputs(self.scan.vjp.differentiable_inputs)
         varied, _ = split(consts_mask, consts)
@@ -269,8 +267,10 @@ class _ReversibleScan:
         def step(state, slices):
             carry_out, (ct_carry, ct_consts) = state
             x, saved, is_trusted, ct_y = slices
+            inputs = consts, carry_out, x, saved
+            fixed, carry_out, x, saved = barrier(inputs) if self._needs_barrier else inputs
             outs = zip(self._handed_of(vjp.outputs), carry_out, strict=True)
-            known = dict(zip(consts_in, consts, strict=True)) | dict(zip(x_in, x, strict=True))
+            known = dict(zip(consts_in, fixed, strict=True)) | dict(zip(x_in, x, strict=True))
             known |= kept_values(plan, saved) | {v: a for v, a in outs if not isinstance(v, Literal)}
             pulled, environment = pull_back(vjp, plan, known, is_trusted, [*ct_carry, *ct_y])
             pulled_consts, pulled_carry, pulled_x = scan.split_inputs(pulled)
