@@ -156,7 +156,12 @@ def frontier(
     limits = [most * 2.0**-k for k in range(1, points - 1)] if most > 0 else []
     for limit in (*limits, 0.0):
         if limit < found[-1].overhead:
-            found.append(cached_plan(problems, Limit(max_overhead=limit)))
+            plan = cached_plan(problems, Limit(max_overhead=limit))
+            if (
+                plan.saved_bytes == found[-1].saved_bytes
+            ):  # by a guard, which least memory does not take for that
+                found.pop()
+            found.append(plan)
     return found
 
 

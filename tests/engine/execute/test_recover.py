@@ -13,8 +13,10 @@ from jax import lax
 import bwsk_jax
 from bwsk_jax.engine.execute import guard
 
-LEAST = functools.partial(bwsk_jax.reversible_scan, max_overhead=float("inf"))
 L, B, H = 3, 4, 8
+BYTES = 4 * B * H
+"""What the product of one layer takes. Within that the plan of least time needs a guard."""
+GUARDED = functools.partial(bwsk_jax.reversible_scan, max_bytes=BYTES)
 
 
 def layer(carry, inputs):
@@ -45,7 +47,7 @@ def assert_same(ours, plain, rtol=1e-4):
 
 
 def test_the_layer_is_planned_with_a_guard():
-    plan = bwsk_jax.plan_scan(layer, INIT, inputs(), max_overhead=float("inf"))
+    plan = bwsk_jax.plan_scan(layer, INIT, inputs(), max_bytes=BYTES)
     assert plan.guarded_steps and plan.fallback is not None
     assert plan.overhead < plan.fallback_overhead
 
@@ -57,7 +59,7 @@ def test_the_layer_is_planned_with_a_guard():
 @pytest.mark.parametrize("shift", [0.1, pytest.param(1e4, marks=pytest.mark.slow)])
 def test_gradients_are_right_whatever_the_scale(scale, shift):
     xs = inputs(scale, shift)
-    assert_same(gradients(LEAST, INIT, xs), gradients(lax.scan, INIT, xs))
+    assert_same(gradients(GUARDED, INIT, xs), gradients(lax.scan, INIT, xs))
 
 
 def conditionals(jaxpr):
@@ -70,7 +72,7 @@ def conditionals(jaxpr):
 
 def test_the_conditional_holds_only_what_the_two_schedules_do_differently():
     """One branch solves for `h`, the other replays it; `1 - h**2`, which both schedules give, is outside."""
-    traced = jax.make_jaxpr(functools.partial(gradients, LEAST))(INIT, inputs())
+    traced = jax.make_jaxpr(functools.partial(gradients, GUARDED))(INIT, inputs())
     (chosen,) = conditionals(traced.jaxpr)
     assert [v.aval.shape for v in chosen.outvars] == [(B, H)]
     primitives = [{e.primitive.name for e in branch.eqns} for branch in chosen.params["branches"]]
@@ -79,14 +81,14 @@ def test_the_conditional_holds_only_what_the_two_schedules_do_differently():
 
 def test_a_dead_scale_recovers_exactly_what_the_fallback_gives():
     xs = inputs(0.0)
-    with_guard, without = (gradients(functools.partial(LEAST, invert=i), INIT, xs) for i in (True, False))
+    with_guard, without = (gradients(functools.partial(GUARDED, invert=i), INIT, xs) for i in (True, False))
     assert_same(with_guard, without, rtol=1e-6)
 
 
 def test_what_the_guard_looks_for_is_no_error():
     xs = inputs(0.0)
     with jax.debug_nans(True), jax.disable_jit():
-        ours = gradients(LEAST, INIT, xs)
+        ours = gradients(GUARDED, INIT, xs)
     assert_same(ours, gradients(lax.scan, INIT, xs))
 
 
@@ -98,7 +100,7 @@ def test_what_is_not_finite_stays_where_plain_autodiff_has_it(value, where):
         init = init.at[0, 0].set(value)
     else:
         w = w.at[1, 0, 0].set(value)
-    ours, plain = (gradients(scan, init, (w, scale, shift)) for scan in (LEAST, lax.scan))
+    ours, plain = (gradients(scan, init, (w, scale, shift)) for scan in (GUARDED, lax.scan))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
         np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
@@ -106,14 +108,14 @@ def test_what_is_not_finite_stays_where_plain_autodiff_has_it(value, where):
 
 def test_a_mapped_axis_may_hold_the_healthy_and_the_dead():
     several = jax.tree.map(lambda *a: jnp.stack(a), inputs(), inputs(0.0), inputs(1e-9, 1e3))
-    ours, plain = (jax.vmap(functools.partial(gradients, s, INIT))(several) for s in (LEAST, lax.scan))
+    ours, plain = (jax.vmap(functools.partial(gradients, s, INIT))(several) for s in (GUARDED, lax.scan))
     assert_same(ours, plain)
 
 
 def test_a_mapped_guard_stays_a_conditional():
     several = jax.tree.map(lambda *a: jnp.stack(a), inputs(), inputs(0.0))
-    text = str(jax.make_jaxpr(jax.vmap(functools.partial(gradients, LEAST, INIT)))(several))
-    plain = str(jax.make_jaxpr(functools.partial(gradients, LEAST, INIT))(inputs()))
+    text = str(jax.make_jaxpr(jax.vmap(functools.partial(gradients, GUARDED, INIT)))(several))
+    plain = str(jax.make_jaxpr(functools.partial(gradients, GUARDED, INIT))(inputs()))
     assert text.count("cond[") == plain.count("cond[") > 0
 
 
@@ -135,7 +137,7 @@ def test_dropout_draws_the_same_bits_inside_a_mapped_guard(impl, scale):
         loss = lambda xs: jnp.sum(jnp.sin(scan(body, INIT, (*xs, data))[0]))
         return jax.vmap(jax.grad(loss))(several)
 
-    assert_same(run(LEAST), run(lax.scan))
+    assert_same(run(GUARDED), run(lax.scan))
 
 
 def test_the_largest_of_a_mapped_axis_is_shared():
@@ -159,7 +161,14 @@ def block(carry, p):
     return layer_norm(h + jax.nn.gelu(h @ p["w"].T, approximate=False), p["scale"], p["shift"]), None
 
 
-@pytest.mark.parametrize("overhead", [0.03, pytest.param(0.2, marks=pytest.mark.slow), float("inf")])
+WITHIN = [
+    {"max_overhead": 0.03},
+    pytest.param({"max_overhead": 0.2}, marks=pytest.mark.slow),
+    {"max_bytes": 3 * BYTES},  # for which there are guards
+]
+
+
+@pytest.mark.parametrize("limit", WITHIN, ids=str)
 @pytest.mark.parametrize(
     ("scale", "shift"),
     [
@@ -168,7 +177,7 @@ def block(carry, p):
     ],
     ids=lambda v: f"{v:g}",
 )
-def test_layer_norm_of_any_scale(scale, shift, overhead):
+def test_layer_norm_of_any_scale(scale, shift, limit):
     scales = jnp.ones((L, H)).at[1].set(scale).at[2, 0].set(scale)
     params = {"w": 0.3 * jax.random.normal(jax.random.key(5), (L, H, H)), "scale": scales}
     params["shift"] = jnp.full((L, H), 0.1) + shift
@@ -179,7 +188,7 @@ def test_layer_norm_of_any_scale(scale, shift, overhead):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", bwsk_jax.ReconstructionWarning)
-        ours = run(functools.partial(bwsk_jax.reversible_scan, max_overhead=overhead))
+        ours = run(functools.partial(bwsk_jax.reversible_scan, **limit))
         jax.effects_barrier()
     plain = run(lax.scan)
     assert all(jnp.isfinite(a).all() for a in jax.tree.leaves(ours))
