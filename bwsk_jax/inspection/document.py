@@ -10,9 +10,10 @@ strict         the strict `bwsk_jax.Report`, as its `to_dict` gives it; it has a
 reference      the same by the reference taxonomy
 differences    the leaf modules on which they disagree: module, repeats, strict, reference, primitive, why
 plan           with `--plan` or `--diff`, else null: unit, saved_bytes, residual_bytes, overhead,
-               fallback_overhead, inverted, gap and values. The list of values is in the order of the backward
-               pass; each has the keys of `value_sources.ValueSource`: value, type, bytes, how ("saved",
-               "inverted", "replayed"), grade, primitive, module, source, residual
+               fallback_overhead, inverted, gap, values and phases. The list of values is in the order of the
+               backward pass; each has the keys of `value_sources.ValueSource`: value, type, bytes, how
+               ("saved", "inverted", "replayed"), grade, equation, primitive, module, source, residual. Each
+               of the S-phases has its first and last equation, and the list of values inverted in it
 residuals      with `--diff`, else null: each residual of plain autodiff, with the keys of a value
 =============  ============================================================================================
 
@@ -27,6 +28,7 @@ from typing import Any
 from bwsk_jax import Plan, Report
 from bwsk_jax.inspection.differences import differences
 from bwsk_jax.inspection.value_sources import ValueSource, residual_sources, value_sources
+from bwsk_jax.inspection.walks import walks
 
 __all__ = ["SCHEMA", "document"]
 
@@ -58,6 +60,10 @@ def _plan(plan: Plan, unit: str) -> dict[str, Any]:
         "inverted": plan.inverted,
         "gap": plan.gap,
         "values": _listed(value_sources(plan)),
+        "phases": [
+            {"first": walk.first, "last": walk.last, "inverted": [source.value for source in walk.inverted]}
+            for walk in walks(plan)
+        ],
     }
 
 

@@ -12,12 +12,24 @@ from bwsk_jax.inspection.value_sources import (
     total_bytes,
     value_sources,
 )
+from bwsk_jax.inspection.walks import walks
 
-__all__ = ["Paint", "binary", "decimal", "difference_text", "place", "plan_text", "report_text"]
+__all__ = [
+    "WALK_HEAD",
+    "Paint",
+    "binary",
+    "decimal",
+    "difference_text",
+    "place",
+    "plan_text",
+    "report_text",
+]
 
 Paint = Callable[[str, str], str]
 """`paint(style, text)` returns the text in the colour of a kind or of a value's source, or as it is."""
 
+WALK_HEAD = ("equations", "bytes inverted", "by inverses of", "modules")
+"""Of the table of S-phases that a plan walks back through."""
 COLOURS = {"S": 36, "~S": 36, "K": 33, "B": 2, "saved": 33, "inverted": 36, "replayed": 2}
 
 
@@ -155,7 +167,8 @@ def _module(strict: Report, reference: Report, k: int, depth: int) -> tuple[str,
 
 def plan_text(plan: Plan, unit: str, paint: Paint) -> str:
     """Return a table of a plan's values, in the order of the backward pass, and where each comes from."""
-    return f"Plan for {unit}: {plan_line(plan)}\n{_source_table(value_sources(plan), paint)}"
+    values = _source_table(value_sources(plan), paint)
+    return f"Plan for {unit}: {plan_line(plan)}\n{values}\n\n{walk_text(plan, unit, paint)}"
 
 
 def plan_line(plan: Plan) -> str:
@@ -165,6 +178,17 @@ def plan_line(plan: Plan) -> str:
         f"saves {plan.saved_bytes:,} of {plan.residual_bytes:,} bytes, at an overhead of {plan.overhead:.2%}"
         f"{refused}, {plan.inverted} inverse steps"
     )
+
+
+def walk_text(plan: Plan, unit: str, paint: Paint) -> str:
+    """Return a table of the S-phases that the backward pass walks back through, and by which inverses."""
+    phases = walks(plan)
+    walked = [phase for phase in phases if phase.inverted]
+    line = f"The backward pass walks back through {len(walked)} of the {len(phases)} S-phases of {unit}"
+    if not walked:
+        return f"{line}."
+    rows = [(f"{w.first} to {w.last}", f"{w.bytes:,}", w.inverses, w.modules) for w in walked]
+    return f"{line}:\n{table([WALK_HEAD, *rows], {1}, set(), paint)}"
 
 
 def difference_text(plan: Plan, unit: str, paint: Paint) -> str:

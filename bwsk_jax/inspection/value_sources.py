@@ -25,9 +25,10 @@ class ValueSource:
       bytes: what it takes where the plan saves it; booleans are saved as bits.
       how: "saved", "inverted" or "replayed".
       grade: the grade of the inverse; "" unless the value is inverted.
-      primitive: that of the equation below; "argument" if there is no such equation.
-      module, source: where that equation stands. For an inverted value it is the equation that is solved for
-        it, for any other value the equation that makes it.
+      equation: the number of the equation that is solved for an inverted value, or that makes any other; None
+        for an argument.
+      primitive: that of the equation, or "argument".
+      module, source: where the equation stands.
       residual: whether plain autodiff would keep the value.
     """
 
@@ -36,6 +37,7 @@ class ValueSource:
     bytes: int
     how: str
     grade: str
+    equation: int | None
     primitive: str
     module: str
     source: str
@@ -87,6 +89,7 @@ def _source(plan: Plan, value: int, how: str, grade: str, number: int | None) ->
         bytes=plan.problem.bytes[value],
         how=how,
         grade=grade,
+        equation=number,
         primitive="argument" if equation is None else str(equation.primitive),
         module="" if equation is None else _module(equation),
         source="" if equation is None else equation.line,
