@@ -1,9 +1,9 @@
-"""Attention with a gradient of its own, block by block over queries.
+"""Attention with a gradient of its own, block by block.
 
-Nothing needs the scores of all heads and positions at once, the largest array of a layer: each block of
-queries gives its context, and adds its part to the gradients. Kept for the backward pass are what goes in,
-what comes out, and two numbers for each query and head, from which the probabilities come back (T. Dao et
-al., *FlashAttention*, 2022, arXiv:2205.14135).
+Nothing needs the scores of all sequences, heads and positions at once, the largest array of a layer. Each
+block gives its context, and its part of the gradients. It is some of the sequences, or some queries of one
+that is too long. Kept for the backward pass are what goes in, what comes out, and two numbers for each query
+and head, from which the probabilities come back (T. Dao et al., *FlashAttention*, 2022, arXiv:2205.14135).
 
 Axes: B batch, T sequence (S where it is attended to, Q a block of queries), N heads, D head width.
 """
@@ -23,7 +23,8 @@ from bwsk_jax.bert.dropout import drawn, dropped, inflation
 __all__ = ["attend"]
 
 BLOCK_SCORES = 2**24
-"""About how many scores a block has; in float32 they take 64 MiB. Smaller blocks use a TPU less well."""
+"""The most scores that a block has on a device; in float32 they take 64 MiB, which the fast memory of a TPU
+holds. Smaller blocks use a TPU less well."""
 LEAST_QUERIES = 128
 """The number of queries in a block is a multiple of this, the width of a TPU's registers."""
 
@@ -48,50 +49,63 @@ def attend(
 
 
 def _forward(q_btnd, k_bsnd, v_bsnd, mask_b11s, key, threshold):
-    def of_block(_, block):
-        number, q_bqnd = block
-        scores_bnqs = _scores(q_bqnd, k_bsnd, mask_b11s)
-        largest_bnq1 = scores_bnqs.max(-1, keepdims=True)
-        weights_bnqs = jnp.exp(scores_bnqs - largest_bnq1)
-        total_bnq1 = weights_bnqs.sum(-1, keepdims=True)
-        kept_bnqs = _drawn(key, number, weights_bnqs.shape, threshold)
-        weights_bnqs = _dropped(weights_bnqs, kept_bnqs).astype(v_bsnd.dtype)
-        context_bqnd = _product("bnqs,bsnd->bqnd", weights_bnqs, v_bsnd)
-        context_bqnd = context_bqnd * jnp.moveaxis(inflation(threshold) / total_bnq1, 1, 2)
-        return None, (context_bqnd.astype(q_bqnd.dtype), largest_bnq1, total_bnq1)
-
-    _, (context, largest, total) = _over_blocks(of_block, None, k_bsnd, q_btnd)
-    context_btnd = _joined(context, q_btnd)
-    return context_btnd, (q_btnd, k_bsnd, v_bsnd, mask_b11s, key, context_btnd, largest, total)
+    of_block = functools.partial(_context, key, threshold)
+    context_btnd, *kept = _over_sequences(of_block, q_btnd, k_bsnd, v_bsnd, mask_b11s)
+    return context_btnd, (q_btnd, k_bsnd, v_bsnd, mask_b11s, key, context_btnd, *kept)
 
 
 def _backward(threshold, kept, g_btnd):
-    q_btnd, k_bsnd, v_bsnd, mask_b11s, key, context_btnd, largest, total = kept
+    q_btnd, k_bsnd, v_bsnd, mask_b11s, key, context_btnd, *numbers_btn = kept
     along_btn = (g_btnd.astype(jnp.float32) * context_btnd.astype(jnp.float32)).sum(-1)
+    of_block = functools.partial(_gradients, key, threshold)
+    arrays = q_btnd, k_bsnd, v_bsnd, mask_b11s, g_btnd, along_btn, *numbers_btn
+    return (*_over_sequences(of_block, *arrays), None, None)
 
-    def of_block(sums, block):
-        number, q_bqnd, g_bqnd, along_bqn, largest_bnq1, total_bnq1 = block
+
+attend.defvjp(_forward, _backward)
+
+
+def _context(key, threshold, first, q_btnd, k_bsnd, v_bsnd, mask_b11s):
+    """The context of some sequences, and what is kept: the largest score, and one over the sum of weights."""
+
+    def of_block(_, number, q_bqnd):
         scores_bnqs = _scores(q_bqnd, k_bsnd, mask_b11s)
-        probs_bnqs = jnp.exp(scores_bnqs - largest_bnq1) / total_bnq1
-        kept_bnqs = _drawn(key, number, probs_bnqs.shape, threshold)
+        largest_bnq = scores_bnqs.max(-1)
+        weights_bnqs = jnp.exp(scores_bnqs - largest_bnq[..., None])
+        share_bqn = jnp.moveaxis(1 / weights_bnqs.sum(-1), 1, 2)
+        kept_bnqs = _drawn(key, first + number, weights_bnqs.shape, threshold)
+        weights_bnqs = _dropped(weights_bnqs, kept_bnqs).astype(v_bsnd.dtype)
+        context_bqnd = _product("bnqs,bsnd->bqnd", weights_bnqs, v_bsnd)
+        context_bqnd = context_bqnd * (inflation(threshold) * share_bqn)[..., None]
+        return None, (context_bqnd.astype(q_bqnd.dtype), jnp.moveaxis(largest_bnq, 1, 2), share_bqn)
+
+    return _over_queries(of_block, None, k_bsnd, q_btnd)[1]
+
+
+def _gradients(
+    key, threshold, first, q_btnd, k_bsnd, v_bsnd, mask_b11s, g_btnd, along_btn, largest_btn, share_btn
+):
+    """The gradients of the queries, keys and values of some sequences."""
+
+    def of_block(sums, number, q_bqnd, g_bqnd, along_bqn, largest_bqn, share_bqn):
+        beside_scores = lambda x_bqn: jnp.moveaxis(x_bqn, 1, 2)[..., None]
+        scores_bnqs = _scores(q_bqnd, k_bsnd, mask_b11s)
+        probs_bnqs = jnp.exp(scores_bnqs - beside_scores(largest_bqn)) * beside_scores(share_bqn)
+        kept_bnqs = _drawn(key, first + number, probs_bnqs.shape, threshold)
         dropped_bnqs = _dropped(probs_bnqs * inflation(threshold), kept_bnqs)
         of_probs_bnqs = _product("bqnd,bsnd->bnqs", g_bqnd, v_bsnd)
         of_probs_bnqs = _dropped(of_probs_bnqs * inflation(threshold), kept_bnqs)
-        along_bnq1 = jnp.moveaxis(along_bqn, 1, 2)[..., None]
-        of_scores_bnqs = probs_bnqs * (of_probs_bnqs - along_bnq1) * _scale(q_bqnd)
+        of_scores_bnqs = probs_bnqs * (of_probs_bnqs - beside_scores(along_bqn)) * _scale(q_bqnd)
         of_scores_bnqs = of_scores_bnqs.astype(q_bqnd.dtype)
         of_k_bsnd = _product("bnqs,bqnd->bsnd", of_scores_bnqs, q_bqnd)
         of_v_bsnd = _product("bnqs,bqnd->bsnd", dropped_bnqs.astype(g_bqnd.dtype), g_bqnd)
         of_q_bqnd = _product("bnqs,bsnd->bqnd", of_scores_bnqs, k_bsnd).astype(q_bqnd.dtype)
-        return (sums[0] + of_k_bsnd, sums[1] + of_v_bsnd), of_q_bqnd
+        return (sums[0] + of_k_bsnd, sums[1] + of_v_bsnd), (of_q_bqnd,)
 
     zeros = jnp.zeros(k_bsnd.shape, jnp.float32), jnp.zeros(v_bsnd.shape, jnp.float32)
-    arrays = q_btnd, g_btnd, along_btn
-    (of_k, of_v), of_q = _over_blocks(of_block, zeros, k_bsnd, *arrays, blocks=(largest, total))
-    return _joined(of_q, q_btnd), of_k.astype(k_bsnd.dtype), of_v.astype(v_bsnd.dtype), None, None
-
-
-attend.defvjp(_forward, _backward)
+    arrays = q_btnd, g_btnd, along_btn, largest_btn, share_btn
+    (of_k, of_v), (of_q,) = _over_queries(of_block, zeros, k_bsnd, *arrays)
+    return of_q, of_k.astype(k_bsnd.dtype), of_v.astype(v_bsnd.dtype)
 
 
 def _scale(q: jax.Array) -> float:
@@ -107,9 +121,7 @@ def _scores(q_bqnd: jax.Array, k_bsnd: jax.Array, mask_b11s: jax.Array | None) -
 
 
 @jax.named_scope("dropout")
-def _drawn(
-    key: jax.Array | None, number: jax.Array, shape: tuple[int, ...], threshold: int
-) -> jax.Array | None:
+def _drawn(key: jax.Array | None, number: Any, shape: tuple[int, ...], threshold: int) -> jax.Array | None:
     """Draw what is kept of a block, the same in each pass; None if it is all."""
     if not threshold:
         return None
@@ -122,31 +134,63 @@ def _dropped(x: jax.Array, kept: jax.Array | None) -> jax.Array:
     return x if kept is None else dropped(x, kept)
 
 
-def _over_blocks(
-    body: Callable, init: Any, k_bsnd: jax.Array, *arrays_bt: jax.Array, blocks: tuple[jax.Array, ...] = ()
-) -> tuple[Any, Any]:
-    """Scan over blocks: each one's number, its queries of the arrays, and its part of what is in ``blocks``.
+# --- blocks -------------------------------------------------------------------------------------------------
 
-    The number of scores of a query, of all sequences and heads, is that of ``k_bsnd``'s rows. The last block
-    is filled up with 0.
+
+def _over_sequences(of_block: Callable, q_btnd: jax.Array, k_bsnd: jax.Array, *arrays_b: Any) -> Any:
+    """What ``of_block(first, q, k, *arrays)`` gives for blocks of sequences, of all of them.
+
+    ``first`` is the number of the block's first query if all queries are numbered. A block has as many
+    sequences of one device as of any other, so that no device sends any.
     """
-    batch, length = arrays_bt[0].shape[:2]
-    scores = math.prod(k_bsnd.shape[:-1])
-    size = min(length, LEAST_QUERIES * max(1, BLOCK_SCORES // (scores * LEAST_QUERIES)))
+    batch, length, heads = q_btnd.shape[:3]
+    devices = _spread(q_btnd)
+    most = devices * BLOCK_SCORES // (length * heads * k_bsnd.shape[1])
+    together = math.gcd(batch, devices)
+    sizes = (size for size in range(batch, 0, -together) if batch % size == 0 and size <= max(most, together))
+    size = next(sizes)
+    if size == batch:
+        return of_block(0, q_btnd, k_bsnd, *arrays_b)
+
+    def cut(x_b):
+        apart = x_b.reshape(together, batch // size, size // together, *x_b.shape[1:])
+        return jnp.moveaxis(apart, 1, 0).reshape(-1, size, *x_b.shape[1:])
+
+    def joined(blocks):
+        apart = blocks.reshape(-1, together, size // together, *blocks.shape[2:])
+        return jnp.moveaxis(apart, 0, 1).reshape(batch, *blocks.shape[2:])
+
+    xs = jnp.arange(0, batch * length, size * length), *jax.tree.map(cut, (q_btnd, k_bsnd, *arrays_b))
+    return jax.tree.map(joined, jax.lax.map(lambda block: of_block(*block), xs))
+
+
+def _spread(x: jax.Array) -> int:
+    """Over how many devices the values of this program may be spread."""
+    mesh = jax.typeof(x).sharding.mesh
+    return math.prod(size for axis, size in mesh.shape.items() if axis not in mesh.manual_axes)
+
+
+def _over_queries(of_block: Callable, init: Any, k_bsnd: jax.Array, *arrays_bt: jax.Array) -> tuple[Any, Any]:
+    """Fold ``of_block(carry, number, *arrays) -> (carry, results)`` over blocks of queries.
+
+    Returns the carry, and the results of all queries. The last block is filled up with 0.
+    """
+    length = arrays_bt[0].shape[1]
+    most = _spread(k_bsnd) * BLOCK_SCORES // math.prod(k_bsnd.shape[:-1])
+    size = min(length, LEAST_QUERIES * max(1, most // LEAST_QUERIES))
+    if size == length:
+        return of_block(init, 0, *arrays_bt)
     count = -(-length // size)
+    fill = lambda x_bt: jnp.pad(x_bt, [(0, 0), (0, count * size - length)] + [(0, 0)] * (x_bt.ndim - 2))
+    filled = list(map(fill, arrays_bt))
 
-    def cut(x_bt):
-        filled = jnp.pad(x_bt, [(0, 0), (0, count * size - length)] + [(0, 0)] * (x_bt.ndim - 2))
-        return jnp.moveaxis(filled.reshape(batch, count, size, *x_bt.shape[2:]), 1, 0)
+    def step(carry, number):
+        cut = (jax.lax.dynamic_slice_in_dim(x_bt, number * size, size, axis=1) for x_bt in filled)
+        return of_block(carry, number, *cut)
 
-    xs = (jnp.arange(count), *map(cut, arrays_bt), *blocks)
-    if count == 1:
-        carry, outs = body(init, jax.tree.map(lambda x: x[0], xs))
-        return carry, jax.tree.map(lambda x: x[None], outs)
-    return jax.lax.scan(body, init, xs)
+    def joined(blocks):
+        joined_bt = jnp.moveaxis(blocks, 0, 1)
+        return joined_bt.reshape(joined_bt.shape[0], -1, *joined_bt.shape[3:])[:, :length]
 
-
-def _joined(blocks: jax.Array, like_bt: jax.Array) -> jax.Array:
-    """One array of blocks of queries, without what filled up the last one."""
-    joined_bt = jnp.moveaxis(blocks, 0, 1)
-    return joined_bt.reshape(joined_bt.shape[0], -1, *like_bt.shape[2:])[:, : like_bt.shape[1]]
+    carry, results = jax.lax.scan(step, init, jnp.arange(count))
+    return carry, jax.tree.map(joined, results)

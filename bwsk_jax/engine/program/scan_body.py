@@ -12,7 +12,7 @@ from jax import lax
 
 from bwsk_jax.engine.program.eager import remembered, traced
 from bwsk_jax.engine.program.jaxprs import Program, flatten
-from bwsk_jax.engine.program.types import slice_type, stacked_type, type_of
+from bwsk_jax.engine.program.types import on_mesh_of, slice_type, stacked_type, type_of
 from bwsk_jax.engine.program.vjp import VjpTrace, trace_vjp
 
 __all__ = ["Item", "ScanBody", "trace_body", "trace_iteration"]
@@ -70,9 +70,10 @@ def trace_body(
     """
     carry, ys = jax.eval_shape(functools.partial(lax.scan, body, length=length, **order), init, xs)
     carry, carry_tree = jax.tree.flatten(carry)
-    out_avals = list(map(type_of, (*carry, *jax.tree.leaves(ys))))
+    carry = list(map(on_mesh_of, jax.tree.leaves(init), map(type_of, carry)))
+    out_avals = [*carry, *map(type_of, jax.tree.leaves(ys))]
     stacked = jax.tree.map(type_of, xs)
-    first = jax.tree.unflatten(carry_tree, out_avals[: len(carry)])
+    first = jax.tree.unflatten(carry_tree, carry)
     closed, out_tree = traced(body, first, jax.tree.map(slice_type, stacked))
     iterations = jax.tree.leaves(stacked)[0].shape[0] if length is None else length
 

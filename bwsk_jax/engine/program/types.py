@@ -19,6 +19,7 @@ __all__ = [
     "is_key",
     "is_real",
     "nbytes",
+    "on_mesh_of",
     "size",
     "slice_type",
     "stacked_type",
@@ -71,6 +72,12 @@ def at_least_float32(x: Any) -> Any:
 def type_of(x: Any) -> Any:
     """The type of an array, Python scalar or `jax.ShapeDtypeStruct`, with how it is spread over devices."""
     return shaped_abstractify(x)
+
+
+def on_mesh_of(x: Any, aval: Any) -> Any:
+    """The type `aval` on the mesh of `x`, which `jax.eval_shape` leaves out if its axes are automatic."""
+    sharding = type_of(x).sharding
+    return aval.update(sharding=sharding) if aval.sharding.mesh.empty else aval
 
 
 def cast_like(x: Any, aval: Any) -> Any:

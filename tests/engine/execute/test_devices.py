@@ -94,6 +94,20 @@ def in_loops(compiled):
     ]
 
 
+def test_a_body_is_traced_on_the_mesh_of_the_carry():
+    """A function may go by it, such as one that works in blocks which no device has to send for."""
+    seen = []
+
+    def body(c, w):
+        seen.append(jax.typeof(c).sharding.mesh.size)
+        return c @ w, None
+
+    mesh = mesh_of(AxisType.Auto)
+    hidden = jax.device_put(HIDDEN[0], NamedSharding(mesh, PartitionSpec("data")))
+    jax.jit(lambda c: bwsk_jax.reversible_scan(body, c, WEIGHTS)[0]).lower(hidden)
+    assert set(seen) == {DEVICES}
+
+
 def test_the_guard_does_not_communicate_in_the_loops():
     scales = 1.0 + 0.1 * random(3, L, WIDTH)
 
