@@ -1,6 +1,7 @@
 """The planner's prices, compared with the clock of the machine here."""
 
 import jax.numpy as jnp
+import pytest
 
 from bwsk_jax.targets import find_target
 from experiments.families import FAMILIES, Size, prices
@@ -10,6 +11,7 @@ from tests.support.compilers import on_tpu
 SMALL = Size(batch=2, time=8, width=32, layers=3)
 
 
+@pytest.mark.slow
 def test_plans_that_differ_are_measured_each():
     stack = abstract(FAMILIES["RevNet"], jnp.float32, SMALL)
     plans = prices.plans_of(stack, find_target())

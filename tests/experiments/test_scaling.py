@@ -50,6 +50,7 @@ def test_a_peak_is_what_the_compiled_step_takes():
     assert found["peak"] > sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
+@pytest.mark.slow
 def test_the_program_writes_points_and_skips_them_the_next_time(results, monkeypatch, capsys):
     flags = (
         "--preset demo --layers 1 --lengths 16 --batches 2 --batch-size 2 --seq-len 16 --precision float32"

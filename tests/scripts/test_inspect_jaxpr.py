@@ -73,6 +73,7 @@ def rows(text, *beginning):
 # --- meetings ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_is_said_where_devices_meet_that_nobody_has(capsys):
     flags = ("--preset", "demo", "--calm", "--mesh", "data=128,model=2", "--batch-size", "256")
     text = shown(capsys, *flags)

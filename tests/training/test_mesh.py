@@ -17,6 +17,7 @@ def run(text_folder, out, *flags):
     main(["--variant", "scratch-reversible", "--dataset", text_folder, "--out", str(out), *FLAGS, *flags])
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_it_leaves_on_one_device_and_goes_on_on_another_mesh(
     finished, text_folder, tmp_path, monkeypatch, capsys
 ):
@@ -80,6 +81,7 @@ def test_a_dry_run_says_what_a_device_takes_and_sends(text_folder, tmp_path, cap
     assert split["bytes_per_axis"]["fsdp"] > 0 and split["bytes_per_axis"]["model"] > 0
 
 
+@pytest.mark.slow
 def test_the_limit_of_a_plan_is_that_of_a_device(text_folder, tmp_path, capsys):
     flags = ("--mesh", "data=2", "--max-overhead", "inf")
     least = dry(capsys, text_folder, tmp_path, *flags)["saved_mb"] / 2 * 1e6  # of each of two layers

@@ -218,6 +218,7 @@ def test_a_killed_process_leaves_what_the_next_one_goes_on_with(start, tmp_path)
     assert int(said.split()[0]) > rows and said.splitlines()[-1] == expected_end(tmp_path)
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work_of_one(start, tmp_path):
     first = start()
     first.stdout.readline()

@@ -34,6 +34,7 @@ def test_how_alike_two_positions_are_tells_how_far_they_are_apart(distance):
     assert np.ptp(products) < 1e-9 < table[0] @ table[0] - products[0]
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_positions_that_its_flag_names(text_folder, tmp_path):
     learned = {}
     for kind in ("sinusoids", "drawn"):
