@@ -13,7 +13,6 @@ from typing import Any
 import jax
 
 from bwsk_jax.engine.program.jaxprs import flatten
-from bwsk_jax.engine.program.platform import traced_for
 from bwsk_jax.engine.rules.costs import forward_cost
 from bwsk_jax.errors import UserError
 from bwsk_jax.targets.machines import Target, find_target
@@ -171,7 +170,7 @@ class _Search:
 
     def run(self, name: str, **limit: Any) -> Way:
         made = self.make(**limit)
-        with traced_for(self.target.platform):
+        with self.target.tracing():
             traced = (made if hasattr(made, "trace") else jax.jit(made)).trace(*self.args)
             lowered = traced.lower()
         program = flatten(traced.jaxpr, merged=False)

@@ -18,7 +18,8 @@ import numpy as np
 from jax.experimental import mesh_utils, topologies
 from jax.sharding import AxisType, Mesh
 
-from bwsk_jax.engine.rules.devices import DEVICES, Device
+from bwsk_jax.engine.program.platform import traced_for
+from bwsk_jax.engine.rules.devices import DEVICES, Device, device_of
 from bwsk_jax.errors import UserError
 from bwsk_jax.targets.gpu_descriptions import DESCRIPTIONS
 
@@ -71,6 +72,10 @@ class Target:
     def platform(self) -> str | None:
         """As `jax.default_backend` would have it there; None for this machine."""
         return None if self.is_here else {"cuda": "gpu"}.get(self.device.platform, self.device.platform)
+
+    def tracing(self) -> contextlib.AbstractContextManager:
+        """Return a context in which functions are traced for this target."""
+        return traced_for(self.platform, self.device.kind)
 
     @property
     def memory(self) -> int:
@@ -149,10 +154,7 @@ def compiler_of(target: Target) -> Iterator[None]:
 def _device_here() -> Device:
     keep_libtpu_quiet()
     device = jax.devices()[0]
-    # The longest name first: "TPU v5 lite" begins as "TPU v5" does.
-    known = sorted(DEVICES.values(), key=lambda d: -len(d.kind))
-    found = next((d for d in known if device.device_kind.startswith(d.kind)), None)
-    memory = _memory(device)
+    found, memory = device_of(device.device_kind), _memory(device)
     if found is None:
         nothing = dict.fromkeys(("arithmetic", "bandwidth", "link"), 0.0)
         kind, platform = device.device_kind, device.platform

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bwsk_jax.engine.program.platform import traced_for
 from bwsk_jax.errors import UserError
 from bwsk_jax.targets.hlo import Collective, collectives, estimated_cycles
 from bwsk_jax.targets.machines import Target, compiler_of, find_target
@@ -159,7 +158,7 @@ def compile_for(function: Callable, *args: Any, target: str | Target | None = No
     """
     aim = find_target(target)
     jitted: Any = function if hasattr(function, "lower") else jax.jit(function)
-    with traced_for(aim.platform):
+    with aim.tracing():
         lowered = jitted.lower(*aimed(args, aim))
     return compile_lowered(lowered, aim)
 

@@ -15,7 +15,6 @@ import optax
 
 import bwsk_jax
 from bwsk_jax import bert
-from bwsk_jax.engine.program.platform import traced_for
 from bwsk_jax.targets import CompiledProgram, Target, compile_for, find_target
 from bwsk_jax.training.data.hub import public_name
 from bwsk_jax.training.data.windows import Windows
@@ -95,12 +94,12 @@ class StepSetup:
 
     def plan_layer(self) -> bwsk_jax.Plan:
         """Return the plan of one encoder layer within the limits that `flags` give."""
-        with traced_for(self.target.platform):
+        with self.target.tracing():
             return bwsk_jax.plan_scan(*self.encoder, **self._limits)
 
     def frontier(self) -> list[bwsk_jax.Plan]:
         """Return the plans of one encoder layer, from least memory to no overhead."""
-        with traced_for(self.target.platform):
+        with self.target.tracing():
             return bwsk_jax.frontier(*self.encoder)
 
     @property

@@ -44,7 +44,7 @@ def plans_of(stack: Stack, target: Target) -> list[bwsk_jax.Plan]:
             how = functools.partial(bwsk_jax.plan_scan, body, init, xs, max_overhead=limit, invert=invert)
             with traced_for("cpu"):
                 other = how().portable
-            with traced_for(target.platform):
+            with target.tracing():
                 made = how()
             found.setdefault((made.saved, made.steps), made)
             with contextlib.suppress(bwsk_jax.PlanError):  # it hands on another part of the carry
@@ -52,7 +52,7 @@ def plans_of(stack: Stack, target: Target) -> list[bwsk_jax.Plan]:
                 found.setdefault((same.saved, same.steps), same)
         return jax.lax.scan(body, init, xs)
 
-    with traced_for(target.platform):
+    with target.tracing():
         jax.jit(gradient(stack, scan)).trace(*aimed(arguments(stack), target))
     return list(found.values())
 

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import Any
 
 import bwsk_jax
-from bwsk_jax.engine.program.platform import traced_for
 from bwsk_jax.targets import DoesNotFitError, compile_for, find_target
 from bwsk_jax.targets.fit import STOCK
 from experiments.families import FAMILIES
@@ -43,7 +42,7 @@ def measured(name: str, dtype: Any, size: Size, target: str | None, rounds: int 
       rounds: how often each way is timed there.
     """
     stack = abstract(FAMILIES[name], dtype, size)
-    with traced_for(None if target is None else find_target(target).platform):
+    with find_target(target).tracing():
         options, same = _ways(stack)
     scans = {way: functools.partial(bwsk_jax.reversible_scan, **how) for way, how in options.items()}
     if target is None:

@@ -1,7 +1,7 @@
-"""Which platform a function is traced for, where that makes a difference.
+"""Which device a function is traced for, where that makes a difference.
 
-It is the platform of the machine here, unless somebody compiles for another one and says so. The caches of
-`jax.jit` tell the two apart.
+It is that of the machine here, unless somebody compiles for another one and says so. The caches of `jax.jit`
+tell the two apart.
 """
 
 from __future__ import annotations
@@ -10,16 +10,21 @@ import contextlib
 
 import jax
 
-__all__ = ["platform", "traced_for"]
+__all__ = ["device_kind", "platform", "traced_for"]
 
 _TRACED_FOR = jax.make_user_context(None)
 
 
 def platform() -> str:
     """The platform as JAX has it: cpu, tpu, or gpu whoever made it."""
-    return _TRACED_FOR.value or jax.default_backend()
+    return jax.default_backend() if _TRACED_FOR.value is None else _TRACED_FOR.value[0]
 
 
-def traced_for(platform: str | None) -> contextlib.AbstractContextManager:
-    """A context in which functions are traced for this platform; None is the one here."""
-    return _TRACED_FOR(platform)
+def device_kind() -> str:
+    """The kind of device, as `jax.Device.device_kind` has it; "" where a platform alone was named."""
+    return jax.devices()[0].device_kind if _TRACED_FOR.value is None else _TRACED_FOR.value[1]
+
+
+def traced_for(platform: str | None, kind: str = "") -> contextlib.AbstractContextManager:
+    """A context in which functions are traced for this kind of device; None is the platform here."""
+    return _TRACED_FOR(None if platform is None else (platform, kind))

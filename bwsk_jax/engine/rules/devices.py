@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-__all__ = ["DEVICES", "FLOPS", "Device", "Prices", "prices_of"]
+__all__ = ["DEVICES", "FLOPS", "Device", "Prices", "device_of", "prices_of"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,18 +120,28 @@ _SENT_BYTE = 500.0
 """That of a TPU v5e. It is more on a GPU."""
 
 
-def prices_of(platform: str) -> Prices:
-    """The prices of a platform.
+def device_of(kind: str) -> Device | None:
+    """The device whose `jax.Device.device_kind` this is, or None.
+
+    >>> [device_of(kind).name for kind in ("TPU v5", "TPU v5 lite", "NVIDIA H100 80GB HBM3")]
+    ['v5p', 'v5e', 'h100']
+    """
+    known = (device for device in DEVICES.values() if kind.startswith(device.kind))
+    return max(known, key=lambda device: len(device.kind), default=None)
+
+
+def prices_of(platform: str, kind: str = "") -> Prices:
+    """The prices of a kind of device, or those that are typical of a platform.
 
     To move a byte costs nothing on a CPU, which computes slowly, and whose caches hold much of what a layer
     makes.
 
     >>> prices_of("cpu")
     Prices(moved_byte=0.0, sent_byte=500.0)
-    >>> round(prices_of("tpu").moved_byte)
-    241
+    >>> round(prices_of("tpu").moved_byte), round(prices_of("tpu", "TPU v6 lite").moved_byte)
+    (241, 560)
     """
-    device = _TYPICAL.get(platform)
+    device = device_of(kind) or _TYPICAL.get(platform)
     if device is None:
         return Prices(sent_byte=_SENT_BYTE)
     return Prices(device.products["bfloat16"] / device.bandwidth, _SENT_BYTE)

@@ -11,6 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 import bwsk_jax
 from bwsk_jax.engine.program.platform import traced_for
+from bwsk_jax.engine.rules.devices import DEVICES
 
 WIDTH = 64
 LIMITS = (0.0, 0.03, 0.1, math.inf)
@@ -23,11 +24,11 @@ def layer(x, weights):
 
 
 @functools.cache
-def plans(platform, width=WIDTH):
+def plans(platform, width=WIDTH, kind=""):
     """Plans of a layer for inputs of some width, by their limits."""
     x = jax.ShapeDtypeStruct((512, width), jnp.float32)
     weights = [jax.ShapeDtypeStruct((2, width, width), jnp.float32)] * 3
-    with traced_for(platform):
+    with traced_for(platform, kind):
         return [bwsk_jax.plan_scan(layer, x, weights, max_overhead=limit) for limit in LIMITS]
 
 
@@ -51,13 +52,21 @@ def test_elsewhere_the_fastest_plan_replays_what_takes_less_time_than_to_save_it
         assert -1e-9 <= plan.overhead <= limit + 1e-9
 
 
+def replayed_products(plan):
+    equations = plan.problem.program.equations
+    return sum(equations[step.equation].primitive.name == "dot_general" for step in plan.steps)
+
+
 def test_products_of_narrow_matrices_are_replayed_and_of_wide_ones_saved():
     """A number that is saved and read again takes as long as 8 x 241 FLOPs: two for each of 963 columns."""
     narrow, wide = plans("tpu", 64)[0], plans("tpu", 4096)[0]
-    products = lambda plan: sum(
-        plan.problem.program.equations[step.equation].primitive.name == "dot_general" for step in plan.steps
-    )
-    assert products(narrow) > 0 and products(wide) == 0
+    assert replayed_products(narrow) > 0 and replayed_products(wide) == 0
+
+
+def test_a_device_that_computes_more_for_each_byte_replays_wider_products():
+    """On a v6e it is 560 FLOPs in place of 241."""
+    v5e, v6e = (plans("tpu", 1500, DEVICES[name].kind)[0] for name in ("v5e", "v6e"))
+    assert replayed_products(v5e) == 0 and replayed_products(v6e) > 0
 
 
 def test_a_plan_that_is_stored_has_its_overhead_where_it_was_made():
