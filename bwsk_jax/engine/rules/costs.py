@@ -56,7 +56,16 @@ def cost(equation: Equation, prices: Prices = FLOPS) -> float:
             return max(bodies)
         return sum(bodies) * equation.params.get("length", 1)
     sent = sum(map(nbytes, equation.out_avals)) if equation.primitive in _MESSAGES else 0
-    return _flops(equation) + prices.sent_byte * sent
+    each = prices.arithmetic if _is_depthwise(equation) else 1.0
+    return each * _flops(equation) + prices.sent_byte * sent
+
+
+def _is_depthwise(equation: Equation) -> bool:
+    """Whether it is a convolution of each feature by itself."""
+    if equation.primitive is not p.conv_general_dilated_p:
+        return False
+    summed = equation.in_avals[1].shape[equation.params["dimension_numbers"].rhs_spec[1]]
+    return summed == 1 < equation.params["feature_group_count"]
 
 
 def _flops(equation: Equation) -> float:

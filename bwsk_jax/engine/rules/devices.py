@@ -111,6 +111,8 @@ class Prices:
     """Of moving a byte to or from memory."""
     sent_byte: float = 0.0
     """Of sending a byte to another device."""
+    arithmetic: float = 1.0
+    """Of a FLOP of a convolution that sums over no features, which multiplies no matrices."""
 
 
 FLOPS = Prices()
@@ -137,11 +139,12 @@ def prices_of(platform: str, kind: str = "") -> Prices:
     makes.
 
     >>> prices_of("cpu")
-    Prices(moved_byte=0.0, sent_byte=500.0)
+    Prices(moved_byte=0.0, sent_byte=500.0, arithmetic=1.0)
     >>> round(prices_of("tpu").moved_byte), round(prices_of("tpu", "TPU v6 lite").moved_byte)
     (241, 560)
     """
     device = device_of(kind) or _TYPICAL.get(platform)
     if device is None:
         return Prices(sent_byte=_SENT_BYTE)
-    return Prices(device.products["bfloat16"] / device.bandwidth, _SENT_BYTE)
+    products = device.products["bfloat16"]
+    return Prices(products / device.bandwidth, _SENT_BYTE, products / device.arithmetic)

@@ -7,6 +7,7 @@ from jax import lax
 
 from bwsk_jax.engine.program.jaxprs import trace
 from bwsk_jax.engine.rules.costs import cost
+from bwsk_jax.engine.rules.devices import prices_of
 
 X, W = jnp.ones((6, 4)), jnp.ones((4, 5))
 CONTRACTIONS = {
@@ -31,6 +32,17 @@ def test_each_row_of_a_ragged_product_meets_one_matrix():
     sizes = jnp.array([2, 3, 1])
     program, _, _ = trace(lax.ragged_dot, X, jnp.ones((3, 4, 5)), sizes)
     assert cost(program.equations[-1]) == 2 * X.size * 5
+
+
+@pytest.mark.parametrize(("features", "groups", "times"), [(4, 4, 32), (4, 2, 1), (1, 1, 1)])
+def test_a_convolution_that_sums_over_no_features_is_arithmetic(features, groups, times):
+    """A TPU does 32 times as many FLOPs in products of matrices."""
+    conv = lambda a, k: lax.conv_general_dilated(a, k, (1, 1), "SAME", feature_group_count=groups)
+    image, kernel = jnp.ones((2, features, 6, 6)), jnp.ones((features, features // groups, 3, 3))
+    (equation,) = trace(conv, image, kernel)[0].equations
+    dearer = cost(equation, prices_of("tpu")) / cost(equation)
+    assert dearer == pytest.approx(times, rel=0.02)
+    assert cost(equation, prices_of("cpu")) == cost(equation)
 
 
 A, B = jnp.ones((3, 4)), jnp.ones((4, 5))
