@@ -12,7 +12,7 @@ from bwsk_jax.inspection.value_sources import (
     total_bytes,
     value_sources,
 )
-from bwsk_jax.inspection.walks import walks
+from bwsk_jax.inspection.walks import PhaseWalk, walks
 
 __all__ = [
     "WALK_HEAD",
@@ -23,6 +23,7 @@ __all__ = [
     "place",
     "plan_text",
     "report_text",
+    "walk_rows",
 ]
 
 Paint = Callable[[str, str], str]
@@ -180,14 +181,18 @@ def plan_line(plan: Plan) -> str:
     )
 
 
+def walk_rows(phases: Sequence[PhaseWalk]) -> list[tuple[str, ...]]:
+    """Return the rows below `WALK_HEAD`: the phases in which something is inverted."""
+    return [(f"{w.first} to {w.last}", f"{w.bytes:,}", w.inverses, w.modules) for w in phases if w.inverted]
+
+
 def walk_text(plan: Plan, unit: str, paint: Paint) -> str:
     """Return a table of the S-phases that the backward pass walks back through, and by which inverses."""
     phases = walks(plan)
-    walked = [phase for phase in phases if phase.inverted]
-    line = f"The backward pass walks back through {len(walked)} of the {len(phases)} S-phases of {unit}"
-    if not walked:
+    rows = walk_rows(phases)
+    line = f"The backward pass walks back through {len(rows)} of the {len(phases)} S-phases of {unit}"
+    if not rows:
         return f"{line}."
-    rows = [(f"{w.first} to {w.last}", f"{w.bytes:,}", w.inverses, w.modules) for w in walked]
     return f"{line}:\n{table([WALK_HEAD, *rows], {1}, set(), paint)}"
 
 

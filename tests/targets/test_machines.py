@@ -5,7 +5,7 @@ import importlib.util
 import jax
 import pytest
 
-from bwsk_jax.engine.program.platform import device_kind, platform
+from bwsk_jax.engine.program.platform import device
 from bwsk_jax.engine.rules.devices import DEVICES
 from bwsk_jax.targets import TargetError, find_target
 from bwsk_jax.targets.machines import SLICES
@@ -13,12 +13,12 @@ from tests.support.compilers import on_tpu
 
 
 def test_a_target_is_traced_for_as_its_own_kind_of_device():
-    here = platform(), device_kind()
+    here = device()
     assert here == (jax.default_backend(), jax.devices()[0].device_kind)
     with find_target("v6e-16").tracing():
-        assert (platform(), device_kind()) == ("tpu", "TPU v6 lite")
+        assert device() == ("tpu", "TPU v6 lite")
     with find_target("h100").tracing(), find_target(None).tracing():
-        assert (platform(), device_kind()) == here
+        assert device() == here
 
 
 @pytest.mark.parametrize(

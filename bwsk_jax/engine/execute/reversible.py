@@ -23,7 +23,7 @@ from bwsk_jax.engine.program.arguments import StaticArguments, split_arguments, 
 from bwsk_jax.engine.program.eager import compiled_once, is_traced, remembered, traced
 from bwsk_jax.engine.program.jaxprs import Program, flatten, read
 from bwsk_jax.engine.program.lifting import refuse_modules, state_explained
-from bwsk_jax.engine.program.platform import device_kind, platform
+from bwsk_jax.engine.program.platform import device
 from bwsk_jax.engine.program.types import varying_axes
 from bwsk_jax.engine.program.vjp import VjpTrace, merge, split, trace_vjp
 from bwsk_jax.engine.rules.registry import registered_rules
@@ -117,7 +117,7 @@ def _wrapped(fun: Callable, followed: Any, invert: bool, argnums: Any, argnames:
         def made():
             return _ReversibleCall(flatten(closed, hoist=True), followed, invert)
 
-        rules = remembered(closed, (followed, invert, registered_rules(), platform(), device_kind()), made)
+        rules = remembered(closed, (followed, invert, registered_rules(), device()), made)
         outputs = rules.differentiable()(backwards_only("bwsk_jax.reversible", [*closed.consts, *leaves]))
         return jax.tree.unflatten(out_tree, outputs)
 

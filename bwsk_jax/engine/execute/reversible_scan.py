@@ -31,7 +31,7 @@ from bwsk_jax.engine.program.eager import compiled_once
 from bwsk_jax.engine.program.jaxprs import Program
 from bwsk_jax.engine.program.lifting import refuse_modules, state_explained
 from bwsk_jax.engine.program.narrow import is_widened
-from bwsk_jax.engine.program.platform import device_kind, platform
+from bwsk_jax.engine.program.platform import device, platform
 from bwsk_jax.engine.program.scan_body import Item, ScanBody, trace_body
 from bwsk_jax.engine.program.types import cast_like, is_differentiable, without_weak_type
 from bwsk_jax.engine.program.vjp import merge, split
@@ -142,7 +142,7 @@ class _ReversibleScan:
     @classmethod
     def of(cls, scan: ScanBody, *options: Any) -> _ReversibleScan:
         """The same each time for the same body and the same other attributes."""
-        key = *options, registered_rules(), platform(), device_kind()
+        key = *options, registered_rules(), device()
         if key not in scan.rules:
             scan.rules[key] = cls(scan, *options)
         return scan.rules[key]

@@ -157,10 +157,8 @@ def frontier(
     for limit in (*limits, 0.0):
         if limit < found[-1].overhead:
             plan = cached_plan(problems, Limit(max_overhead=limit))
-            if (
-                plan.saved_bytes == found[-1].saved_bytes
-            ):  # by a guard, which least memory does not take for that
-                found.pop()
+            if plan.saved_bytes == found[-1].saved_bytes:
+                found.pop()  # a guard makes the same bytes cheaper, and least memory has none
             found.append(plan)
     return found
 

@@ -17,7 +17,7 @@ from jax.extend.core import primitives as p
 
 from bwsk_jax.engine.program.bits import kept_nbytes
 from bwsk_jax.engine.program.jaxprs import Equation, Program
-from bwsk_jax.engine.program.platform import device_kind, platform
+from bwsk_jax.engine.program.platform import device
 from bwsk_jax.engine.program.scan_body import ScanBody
 from bwsk_jax.engine.program.types import digits, harmless_amplification, nbytes
 from bwsk_jax.engine.program.vjp import VjpTrace, split
@@ -251,7 +251,7 @@ def _problem(
     constant = _closure(program, program.constants)
     shown = exactness.shown_digits(trace, carry.inputs)
     bounds = bounds_of(program)
-    prices = prices_of(platform(), device_kind())
+    prices = prices_of(*device())
     inversions = list(_inversions(program, bounds, parameter_only, length, prices)) if invert else []
     inversions = [s for s in inversions if not _loses_digits(program, s, shown)]
     steps = [

@@ -143,8 +143,9 @@ def _best(problems: Sequence[Problem], limit: Limit) -> Plan | None:
     if found is None:
         return None
     found = _judged(found, limit, min(bounds))
-    # Least memory needs no guard: what runs where the guard refuses saves no more, and has none.
-    for k in inverting if limit.max_overhead != math.inf else []:
+    if limit.max_overhead == math.inf:
+        return found  # a guard saves no bytes: what runs where it refuses saves as few, and has none
+    for k in inverting:
         if len(allowed[k].steps) <= MOST_STEPS:
             found = _guarded(allowed[k], limit, found)
     return found

@@ -10,19 +10,19 @@ import contextlib
 
 import jax
 
-__all__ = ["device_kind", "platform", "traced_for"]
+__all__ = ["device", "platform", "traced_for"]
 
 _TRACED_FOR = jax.make_user_context(None)
 
 
+def device() -> tuple[str, str]:
+    """The platform, and the kind of device as `jax.Device.device_kind` has it; "" where none was named."""
+    return _TRACED_FOR.value or (jax.default_backend(), jax.devices()[0].device_kind)
+
+
 def platform() -> str:
     """The platform as JAX has it: cpu, tpu, or gpu whoever made it."""
-    return jax.default_backend() if _TRACED_FOR.value is None else _TRACED_FOR.value[0]
-
-
-def device_kind() -> str:
-    """The kind of device, as `jax.Device.device_kind` has it; "" where a platform alone was named."""
-    return jax.devices()[0].device_kind if _TRACED_FOR.value is None else _TRACED_FOR.value[1]
+    return device()[0]
 
 
 def traced_for(platform: str | None, kind: str = "") -> contextlib.AbstractContextManager:

@@ -14,7 +14,7 @@ from bwsk_jax.classification.report import Line, Phase
 from bwsk_jax.inspection.differences import explanation
 from bwsk_jax.inspection.page.chart import chart
 from bwsk_jax.inspection.page.graph import graphs
-from bwsk_jax.inspection.text import WALK_HEAD, binary, decimal, place, plan_line
+from bwsk_jax.inspection.text import WALK_HEAD, binary, decimal, place, plan_line, walk_rows
 from bwsk_jax.inspection.value_sources import residual_sources, total_bytes
 from bwsk_jax.inspection.walks import walks
 
@@ -66,16 +66,7 @@ def page(
             style="left",
             numbers={2},
         ),
-        walks=_table(
-            WALK_HEAD,
-            (
-                (f"{w.first} to {w.last}", f"{w.bytes:,}", w.inverses, w.modules)
-                for w in walks(plan)
-                if w.inverted
-            ),
-            style="left",
-            numbers={1},
-        ),
+        walks=_table(WALK_HEAD, walk_rows(walks(plan)), style="left", numbers={1}),
         graphs=graphs(strict),
         lines=json.dumps(_details(strict, reference)).replace("<", "\\u003c"),
     )
