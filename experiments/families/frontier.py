@@ -36,7 +36,7 @@ def points(found: dict[str, Any], ways: Any) -> list[tuple[str, float, float]]:
 
 
 def panel(axes: Axes, name: str, found: dict[str, Any], colours: dict[str, str]) -> None:
-    """Draw one family: policies as squares with their names, plans as a line from 3% to least memory."""
+    """Draw one family: policies as squares with their names, plans as a line from fastest to least memory."""
     ours, theirs = points(found, LIMITS), points(found, (PLAIN, *POLICIES))
     axes.plot([x for _, x, _ in ours], [y for *_, y in ours], "o-", color=colours["ours"], label="plans")
     squares = {"marker": "s", "linestyle": "", "color": colours["theirs"], "label": "JAX's own"}

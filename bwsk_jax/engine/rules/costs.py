@@ -1,9 +1,10 @@
 """What an equation costs to run, in FLOPs or by the prices of a device, and what it costs to invert.
 
-A replay runs where its result is read, and XLA fuses the two. What devices have to send each other for it
-they send again, over links that are slow beside all else. What an inverse gives stands between iterations
-or between products: it is written to memory and read again, which takes as long as many FLOPs do. A guard
-reads what it judges several times.
+A replay runs where its result is read, and XLA fuses the two. But a reduction has read all of its operand
+before anything reads what it gives, so that the operand goes through memory once more; and so do matrices
+that are multiplied, which takes longer than the FLOPs of narrow ones. What devices have to send each other
+they send again, over links that are slow beside all else. What an inverse gives stands between iterations or
+between products: it is written to memory and read again. A guard reads what it judges several times.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ _RANDOM = {p.random_bits_p, p.threefry2x32_p, p.rng_bit_generator_p}
 _REDUCTIONS = {p.reduce_sum_p, p.reduce_max_p, p.reduce_min_p, p.reduce_prod_p, p.reduce_and_p, p.reduce_or_p}
 _REDUCTIONS |= {p.argmax_p, p.argmin_p, p.reduce_p, p.reduce_xor_p}
 _RAGGED = set(present("ragged_dot_general_p"))
+_PRODUCTS = {p.dot_general_p, p.conv_general_dilated_p, *_RAGGED}
 _MESSAGES = {p.psum_p, p.all_gather_p, p.ppermute_p}
 _MESSAGES |= {*present("psum_invariant_p", "all_gather_invariant_p", "all_to_all_p", "reduce_scatter_p")}
 
@@ -47,8 +49,10 @@ def cost(equation: Equation, prices: Prices = FLOPS) -> float:
     """FLOPs of one evaluation; by the prices of a device, FLOPs of products that take as long.
 
     A contraction counts two per multiply-add, an elementwise operation one per element, a transcendental
-    function 8 and a random word 32; moving data is free. A loop of unknown length counts once, a conditional
-    by its dearest branch.
+    function 8 and a random word 32; moving data is free. By the prices of a device that moves bytes more
+    slowly than it computes, a product takes at least as long as its operands and result do to move, and a
+    reduction as long as its operands. A loop of unknown length counts once, a conditional by its dearest
+    branch.
     """
     bodies = [sum(cost(e, prices) for e in body.equations) for body in subprograms(equation)]
     if bodies:
@@ -57,7 +61,15 @@ def cost(equation: Equation, prices: Prices = FLOPS) -> float:
         return sum(bodies) * equation.params.get("length", 1)
     sent = sum(map(nbytes, equation.out_avals)) if equation.primitive in _MESSAGES else 0
     each = prices.arithmetic if _is_depthwise(equation) else 1.0
-    return each * _flops(equation) + prices.sent_byte * sent
+    return max(each * _flops(equation), prices.moved_byte * _moved(equation)) + prices.sent_byte * sent
+
+
+def _moved(equation: Equation) -> int:
+    """Bytes that go through memory whatever the equation is fused with."""
+    read, written = (sum(map(nbytes, avals)) for avals in (equation.in_avals, equation.out_avals))
+    if equation.primitive in _PRODUCTS:
+        return read + written
+    return read if equation.primitive in _REDUCTIONS else 0
 
 
 def _is_depthwise(equation: Equation) -> bool:

@@ -7,7 +7,7 @@ from jax import lax
 
 from bwsk_jax.engine.program.jaxprs import trace
 from bwsk_jax.engine.rules.costs import cost
-from bwsk_jax.engine.rules.devices import prices_of
+from bwsk_jax.engine.rules.devices import Prices, prices_of
 
 X, W = jnp.ones((6, 4)), jnp.ones((4, 5))
 CONTRACTIONS = {
@@ -36,13 +36,29 @@ def test_each_row_of_a_ragged_product_meets_one_matrix():
 
 @pytest.mark.parametrize(("features", "groups", "times"), [(4, 4, 32), (4, 2, 1), (1, 1, 1)])
 def test_a_convolution_that_sums_over_no_features_is_arithmetic(features, groups, times):
-    """A TPU does 32 times as many FLOPs in products of matrices."""
     conv = lambda a, k: lax.conv_general_dilated(a, k, (1, 1), "SAME", feature_group_count=groups)
     image, kernel = jnp.ones((2, features, 6, 6)), jnp.ones((features, features // groups, 3, 3))
     (equation,) = trace(conv, image, kernel)[0].equations
-    dearer = cost(equation, prices_of("tpu")) / cost(equation)
-    assert dearer == pytest.approx(times, rel=0.02)
+    assert cost(equation, Prices(arithmetic=32.0)) == times * cost(equation)
     assert cost(equation, prices_of("cpu")) == cost(equation)
+
+
+@pytest.mark.parametrize(("width", "wide"), [(64, False), (4096, True)])
+def test_a_product_takes_at_least_as_long_as_its_matrices_take_to_move(width, wide):
+    tpu = prices_of("tpu")
+    x, w = (jax.ShapeDtypeStruct((rows, width), jnp.bfloat16) for rows in (8192, width))
+    (equation,) = trace(jnp.matmul, x, w)[0].equations
+    flops, moved = 2.0 * 8192 * width**2, 2 * (2 * 8192 * width + width**2)
+    assert (flops > tpu.moved_byte * moved) == wide
+    assert cost(equation, tpu) == max(flops, tpu.moved_byte * moved)
+    assert cost(equation, prices_of("cpu")) == flops
+
+
+@pytest.mark.parametrize("reduce", [jnp.sum, jnp.max, jnp.argmin])
+def test_a_reduction_takes_as_long_as_its_operand_takes_to_move(reduce):
+    equation = trace(lambda x: reduce(x, axis=1), X)[0].equations[-1]
+    assert cost(equation, prices_of("tpu")) == prices_of("tpu").moved_byte * X.nbytes
+    assert cost(equation, prices_of("cpu")) == X.size
 
 
 A, B = jnp.ones((3, 4)), jnp.ones((4, 5))
