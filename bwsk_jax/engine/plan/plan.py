@@ -22,11 +22,10 @@ __all__ = ["Limit", "Plan", "PlanError", "PortablePlan", "check_plan", "outgrows
 DEFAULT_OVERHEAD = 0.03
 LEAST_MEMORY = math.inf
 """As `max_overhead`: any overhead, for the fewest bytes."""
-OVERHEAD_WEIGHT = 0.005
+OVERHEAD_WEIGHT = 0.0005
 """What an overhead of 1 is worth, as a fraction of the residuals' bytes.
 
-It only breaks near-ties: without it the last half percent of memory would cost a third of the recomputation.
-Because it is fixed, a looser limit never saves more bytes."""
+It only breaks near-ties. Because it is fixed, a looser limit never saves more bytes."""
 
 
 FORMAT = "bwsk_jax plan 1"
