@@ -9,7 +9,7 @@ import pytest
 
 import bwsk_jax
 from bwsk_jax import bert
-from bwsk_jax.engine.plan.plan import OVERHEAD_WEIGHT
+from bwsk_jax.engine.plan.plan import Limit
 from bwsk_jax.engine.plan.solver import MARGIN
 from experiments.families import FAMILIES, Size, Stack, measure
 from tests.support.families import family_parameters
@@ -45,10 +45,11 @@ def test_inverses_win(name, dtype):
     stack = measure.abstract(FAMILIES[name], dtype, MEDIUM)
     for limit in (0.03, 0.08, 0.15, math.inf):
         plan, replaying = (measure.plan(stack, max_overhead=limit, invert=invert) for invert in (True, False))
-        worth = lambda p: p.saved_bytes / p.residual_bytes + OVERHEAD_WEIGHT * p.overhead
+        weight = Limit(limit).weights[1]
+        worth = [p.saved_bytes / p.residual_bytes + weight * p.overhead for p in (plan, replaying)]
         rounds = not all(step.exact for step in plan.steps)
-        margin = OVERHEAD_WEIGHT * MARGIN if rounds else 0.0
-        assert worth(plan) <= worth(replaying) - margin * (1 - 1e-6)
+        margin = weight * MARGIN if rounds else 0.0
+        assert worth[0] <= worth[1] - margin * (1 - 1e-6)
 
 
 @pytest.mark.slow

@@ -3,12 +3,12 @@
 It has a binary *save* for each value, a binary *use* for each step of the derivation graph, and an *order*
 for each value so that no derivation is circular. Under a limit of time it minimises
 
-    saved_bytes + OVERHEAD_WEIGHT * residual_bytes * time,
+    saved_bytes + weight * residual_bytes * time,
 
-under `max_bytes` the time, which is that of the steps and of the traffic of what is saved. HiGHS solves it
-(Q. Huangfu and J. A. J. Hall, *Math. Prog. Comp.* 10, 2018). It may visit only so many nodes of its tree,
-never run only so many seconds: a busy machine finds what an idle one finds, and so do all hosts that compile
-one program.
+with a weight that only breaks near-ties, and under `max_bytes` the time, which is that of the steps and of
+the traffic of what is saved. HiGHS solves it (Q. Huangfu and J. A. J. Hall, *Math. Prog. Comp.* 10, 2018). It
+may visit only so many nodes of its tree, never run only so many seconds: a busy machine finds what an idle
+one finds, and so do all hosts that compile one program.
 """
 
 from __future__ import annotations

@@ -22,10 +22,13 @@ __all__ = ["Limit", "Plan", "PlanError", "PortablePlan", "check_plan", "outgrows
 DEFAULT_OVERHEAD = 0.03
 LEAST_MEMORY = math.inf
 """As `max_overhead`: any overhead, for the fewest bytes."""
-OVERHEAD_WEIGHT = 0.0005
-"""What an overhead of 1 is worth, as a fraction of the residuals' bytes.
+OVERHEAD_WEIGHT = 0.005
+"""What an overhead of 1 is worth within a limit, as a fraction of the residuals' bytes.
 
-It only breaks near-ties. Because it is fixed, a looser limit never saves more bytes."""
+It only breaks near-ties: without it the last half percent of memory would cost a third of the recomputation.
+Because it is fixed, a looser limit never saves more bytes."""
+LEAST_MEMORY_WEIGHT = 0.0005
+"""The same where the fewest bytes are asked for: what half a percent takes may be a tenth of what is left."""
 
 
 FORMAT = "bwsk_jax plan 1"
@@ -85,7 +88,9 @@ class Limit:
     @property
     def weights(self) -> tuple[float, float]:
         """The factors in the objective of a plan's bytes, in units of the residuals', and of its overhead."""
-        return (1.0, OVERHEAD_WEIGHT) if self.max_bytes is None else (1e-6, 1.0)
+        if self.max_bytes is not None:
+            return 1e-6, 1.0
+        return 1.0, OVERHEAD_WEIGHT if self.bounds_overhead else LEAST_MEMORY_WEIGHT
 
 
 @dataclasses.dataclass(frozen=True)
