@@ -66,10 +66,9 @@ def cost(equation: Equation, prices: Prices = FLOPS) -> float:
 
 def _moved(equation: Equation) -> int:
     """Bytes that go through memory whatever the equation is fused with."""
-    read, written = (sum(map(nbytes, avals)) for avals in (equation.in_avals, equation.out_avals))
     if equation.primitive in _PRODUCTS:
-        return read + written
-    return read if equation.primitive in _REDUCTIONS else 0
+        return sum(map(nbytes, (*equation.in_avals, *equation.out_avals)))
+    return sum(map(nbytes, equation.in_avals)) if equation.primitive in _REDUCTIONS else 0
 
 
 def _is_depthwise(equation: Equation) -> bool:
