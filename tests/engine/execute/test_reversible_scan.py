@@ -103,9 +103,12 @@ def test_a_scan_over_nothing_takes_a_length():
 
 @pytest.mark.parametrize(("unroll", "loops"), [(1, 2), (True, 0), (2, 2), (L, 0), (False, 2)])
 def test_iterations_are_unrolled_both_ways_and_then_kept_apart(unroll, loops):
-    """XLA would merge what is replayed with the forward pass; not every backend heeds the barrier."""
+    """XLA would merge what is replayed with the forward pass; not every backend heeds the barrier.
+
+    Inverses stay out, for what spoils a drifted gradient is a loop of its own.
+    """
     body, init, xs, _ = CASES["coupling"]
-    run = lambda w: loss_of(LEAST(body, init, w, unroll=unroll))
+    run = lambda w: loss_of(LEAST(body, init, w, unroll=unroll, invert=False))
     with traced_for("tpu"):
         text = jax.jit(jax.grad(run)).lower(xs).as_text()
     assert text.count("stablehlo.while") == loops
