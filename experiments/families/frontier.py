@@ -22,7 +22,11 @@ from experiments.drawing import draw
 from experiments.families.rivals import LIMITS, PLAIN, POLICIES, cost
 
 SHOWN = ("BERT, post-norm", "RevNet", "leapfrog")
-SHORT = {"dots_saveable": "dots", "dots_with_no_batch_dims_saveable": "dots, no batch"}
+SHORT = {
+    PLAIN: "plain\nautodiff",
+    "dots_saveable": "dots",
+    "dots_with_no_batch_dims_saveable": "dots,\nno batch",
+}
 
 
 def points(found: dict[str, Any], ways: Any) -> list[tuple[str, float, float]]:
@@ -41,14 +45,17 @@ def panel(axes: Axes, name: str, found: dict[str, Any], colours: dict[str, str])
     axes.plot([x for _, x, _ in ours], [y for *_, y in ours], "o-", color=colours["ours"], label="plans")
     squares = {"marker": "s", "linestyle": "", "color": colours["theirs"], "label": "JAX's own"}
     axes.plot([x for _, x, _ in theirs], [y for *_, y in theirs], **squares)
-    note = functools.partial(axes.annotate, textcoords="offset points", ha="center", fontsize=8)
+    note = functools.partial(axes.annotate, textcoords="offset points", fontsize=8)
     names = {(x, y): SHORT.get(way, way) for way, x, y in reversed(theirs)}  # one where several lie together
     for place, label in names.items():
-        note(label, place, xytext=(0, 7))
-    for way, x, y in (ours[0], ours[-1]):
-        note(way.removeprefix("plan, "), (x, y), xytext=(0, -14))
-    axes.set(title=name, xscale="log", xlabel="temporaries, GiB")
-    axes.margins(0.2)
+        note(label, place, xytext=(0, 7), ha="center")
+    (fastest, *at_fastest), *_, (least, *at_least) = ours
+    note(fastest.removeprefix("plan, "), at_fastest, xytext=(0, -14), ha="center")
+    note(least.removeprefix("plan, "), at_least, xytext=(-7, -3), ha="right")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(title=name, xlabel="temporaries, GiB")
+    axes.margins(0.25, 0.2)
 
 
 def draw_families(results: dict[str, Any], target: str) -> list[Path]:

@@ -1,6 +1,7 @@
 """Measure each family in a size for the target, go on where an earlier run was stopped, and print a table."""
 
 import argparse
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,13 +12,19 @@ from experiments.families import FAMILIES
 from experiments.families.stack import Size
 
 SIZE = Size(batch=32, time=512, width=512, layers=24)
-RECURRENT = Size(batch=2048, time=512, width=512, layers=24)
-"""For cells, which keep little of each of many steps."""
+LARGER_BATCHES = {"GRU": 32768, "momentum": 96}
+"""For families that keep little, so that plain autodiff needs more than 4 GiB for them as well."""
 HERE = Size(batch=4, time=128, width=128, layers=12)
 """For what is run on the machine here."""
 
 Measured = Callable[[str, Any, Size, str | None, int], Any]
 """Of a family's name, type, size and target, and of rounds of the clock, what is kept in JSON."""
+
+
+def size_for_targets(name: str) -> Size:
+    """Return the size in which a family is compiled for a target."""
+    batches = (batch for part, batch in LARGER_BATCHES.items() if part in name)
+    return dataclasses.replace(SIZE, batch=next(batches, SIZE.batch))
 
 
 def run(description: str | None, record: str, measured: Measured, table: Callable[[dict], str]) -> None:
@@ -32,7 +39,7 @@ def run(description: str | None, record: str, measured: Measured, table: Callabl
     results = records.read(device, name_of_file) or {}
     for name in FAMILIES:
         if name not in results and flags.only in name:
-            size = HERE if flags.target is None else RECURRENT if "GRU" in name else SIZE
+            size = HERE if flags.target is None else size_for_targets(name)
             dtype = getattr(jnp, flags.dtype)
             results[name] = measured(name, dtype, size, flags.target, flags.rounds)
             records.write(device, name_of_file, results)
