@@ -42,9 +42,9 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)  # simulated; a test that names no device runs on the first
 
-# `pytest` draws a few examples, the full run (.ci/run) a hundred, both the same ones each time.
+# `pytest` draws a few examples, the full run (.ci/run) fifty, both the same ones each time.
 hypothesis.settings.register_profile("quick", derandomize=True, deadline=None, max_examples=4)
-hypothesis.settings.register_profile("full", derandomize=True, deadline=None, max_examples=100)
+hypothesis.settings.register_profile("full", derandomize=True, deadline=None, max_examples=50)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2000, print_blob=True)
 hypothesis.settings.load_profile("quick")
 

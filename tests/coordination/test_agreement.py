@@ -8,7 +8,7 @@ from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
 import bwsk_jax
-from tests.support.sharded import HALOS, MESHES, PROGRAMS, SCANS, bert_step
+from tests.support.sharded import HALOS, PROGRAMS, SCANS, STEPS, bert_step
 
 
 def assert_equal(program):
@@ -34,8 +34,7 @@ def test_a_step_of_bert_meets_as_predicted(mesh):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scan", SCANS)
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize(("mesh", "scan"), STEPS)
 def test_a_step_of_bert_meets_as_predicted_however_it_is_split_and_walked(mesh, scan):
     assert_equal(bert_step(mesh, SCANS[scan]))
 

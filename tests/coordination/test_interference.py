@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 import bwsk_jax
 from bwsk_jax.coordination.interference import prove
-from tests.support.sharded import HALOS, MESHES, PROGRAMS, SCANS, array, bert_step
+from tests.support.sharded import HALOS, PROGRAMS, SCANS, STEPS, array, bert_step
 
 
 def assert_proved(proof):
@@ -35,8 +35,7 @@ def test_what_a_step_of_bert_needs_is_what_was_predicted():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scan", SCANS)
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize(("mesh", "scan"), STEPS)
 def test_what_any_step_of_bert_needs_is_what_was_predicted(mesh, scan):
     assert_proved(bert_step(mesh, SCANS[scan]).predict().prove())
 

@@ -1,7 +1,7 @@
 """Random programs, planned at random limits, have the gradient of plain autodiff.
 
     pytest tests/engine/test_random_programs.py                                              20 programs
-    pytest tests/engine/test_random_programs.py -m "" --hypothesis-profile full              510
+    pytest tests/engine/test_random_programs.py -m "" --hypothesis-profile full              255
     pytest tests/engine/test_random_programs.py -m "" --hypothesis-profile thorough --timeout 0
                                                                                              10,200 others
 

@@ -15,6 +15,7 @@ from tests.support.families import family_parameters
 
 INF = math.inf
 SMALL = Size(batch=2, time=16, width=32, layers=4)
+IN_FLOAT16 = ("BERT, post-norm", "Mamba, scan", "ResNet (Linen)", "GRU (Linen)", "RevNet", "leapfrog")
 every_family = pytest.mark.parametrize("name", family_parameters())
 
 
@@ -51,8 +52,11 @@ def test_the_gradient_is_that_of_plain_autodiff(name):
     jax.effects_barrier()
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)])
-@every_family
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [pytest.param(*family.values, jnp.bfloat16, marks=family.marks) for family in family_parameters()]
+    + [pytest.param(name, jnp.float16, marks=pytest.mark.slow) for name in IN_FLOAT16],
+)
 def test_a_narrow_type_loses_no_more_than_in_plain_autodiff(name, dtype):
     """The gradient is at most 1.15 times as far from that of float32, by either limit."""
     stack = measure.concrete(FAMILIES[name], dtype, SMALL)

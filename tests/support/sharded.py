@@ -227,6 +227,8 @@ SCANS = {
     "least": functools.partial(bwsk_jax.reversible_scan, max_overhead=math.inf),
 }
 """Ways in which the backward pass of the layers finds its residuals."""
+STEPS = [*((mesh, "least") for mesh in MESHES), *(("data, model", scan) for scan in SCANS if scan != "least")]
+"""Each of `MESHES` and each of `SCANS`, for `bert_step`."""
 
 
 def bert_step(mesh, scan=jax.lax.scan):
