@@ -20,16 +20,20 @@ from bwsk_jax.usage import parse
 from experiments.records import device_name, read, write
 from experiments.runs import SMALL, trained
 
-BEST = SMALL | {"validate_every": 250, "patience": 100}
+BEST = SMALL | {"seq_len": 32, "batch_size": 64, "validate_every": 250, "patience": 100}
 """What all trials share."""
+LONGER = {"seq_len": 64, "batch_size": 32}
 TRIALS: dict[str, dict[str, Any]] = {
     "best": {},
     "best, seed 1": {"seed": 1},
     "best, seed 2": {"seed": 2},
-    "positions drawn": {"positions": "drawn"},
-    "half of the rate": {"lr": 0.75e-3},
-    "windows of 32": {"seq_len": 32, "batch_size": 64},
     "mini": {"preset": "mini"},
+    "windows of 16": {"seq_len": 16, "batch_size": 128},
+    "windows of 64": LONGER,
+    "windows of 64, seed 1": LONGER | {"seed": 1},
+    "windows of 64, seed 2": LONGER | {"seed": 2},
+    "windows of 64, positions drawn": LONGER | {"positions": "drawn"},
+    "windows of 64, half of the rate": LONGER | {"lr": 0.75e-3},
 }
 """What each trial has in place of that."""
 
