@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 SMALL = {"preset": "demo", "recipe": "best", "batch_size": 32, "mask_rate": 0.15, "weight_decay": 0.01}
-"""The demo's model of 2 layers x 128, trained as `mini` is by the recipe `best`, but in windows of 64 tokens."""
+"""The demo's model of 2 layers x 128, trained by the recipe `best` of `mini` but in windows of 64 tokens."""
 
 
 def trained(variant: str, out: Path, flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from experiments.families.measure import Build, abstract, arguments, concrete, gradient
 from experiments.families.stack import Size, Stack, cast
@@ -21,8 +22,8 @@ def timed(build: Build, dtype: Any, size: Size, scans: Scans, rounds: int) -> di
     """Return for each scan the figures of the gradient of a stack.
 
     They are the compiled temporaries in bytes, the time in units of the first scan's (the median over rounds
-    of the ratio within a round), and the error: the largest relative error of an array of the gradient,
-    against plain autodiff of the same values in float32.
+    of the ratio within a round), and the error: the distance to the gradient by plain autodiff of the same
+    values in float32, as a fraction of its norm.
     """
     stack = concrete(build, dtype, size)
     given = arguments(stack)
@@ -54,8 +55,6 @@ def _in_float32(build: Build, stack: Stack, size: Size, scan: Callable) -> Any:
 
 
 def _error(found: Any, truth: Any) -> float:
-    """The largest relative error of an array, in the Euclidean norm."""
-    apart = lambda a, b: jnp.linalg.norm(a.astype(jnp.float32) - b) / jnp.maximum(jnp.linalg.norm(b), 1e-30)
-    flat = lambda a: a.reshape(-1)
-    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(truth), strict=True)
-    return max(float(apart(flat(a), flat(b))) for a, b in pairs)
+    """The distance between two gradients as a fraction of the norm of the second."""
+    apart = jax.tree.map(lambda a, b: a.astype(jnp.float32) - b, found, truth)
+    return float(optax.tree.norm(apart) / optax.tree.norm(truth))

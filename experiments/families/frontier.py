@@ -30,13 +30,13 @@ SHORT = {
 
 
 def points(found: dict[str, Any], ways: Any) -> list[tuple[str, float, float]]:
-    """Return (way, GiB of temporaries, time) of those ways that fit.
+    """Return (way, MiB of temporaries, time) of those ways that fit.
 
     The time is in millions of cycles, or in units of plain autodiff's.
     """
     fitting = ((way, found[way]) for way in ways if found[way])
     unit = 1.0 if found[PLAIN] and found[PLAIN]["cycles"] is None else 1e6
-    return [(way, f["temporaries"] / 2**30, cost(f) / unit) for way, f in fitting]
+    return [(way, f["temporaries"] / 2**20, cost(f) / unit) for way, f in fitting]
 
 
 def panel(axes: Axes, name: str, found: dict[str, Any], colours: dict[str, str]) -> None:
@@ -46,15 +46,15 @@ def panel(axes: Axes, name: str, found: dict[str, Any], colours: dict[str, str])
     squares = {"marker": "s", "linestyle": "", "color": colours["theirs"], "label": "JAX's own"}
     axes.plot([x for _, x, _ in theirs], [y for *_, y in theirs], **squares)
     note = functools.partial(axes.annotate, textcoords="offset points", fontsize=8)
-    names = {(x, y): SHORT.get(way, way) for way, x, y in reversed(theirs)}  # one where several lie together
-    for place, label in names.items():
-        note(label, place, xytext=(0, 7), ha="center")
+    first = {x: (way, x, y) for way, x, y in reversed(theirs)}  # of policies that save the same
+    for way, *place in first.values():
+        note(SHORT.get(way, way), place, xytext=(0, 7), ha="center")
     (fastest, *at_fastest), *_, (least, *at_least) = ours
     note(fastest.removeprefix("plan, "), at_fastest, xytext=(0, -14), ha="center")
     note(least.removeprefix("plan, "), at_least, xytext=(-7, -3), ha="right")
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set(title=name, xlabel="temporaries, GiB")
+    axes.set(title=name, xlabel="temporaries, MiB")
     axes.margins(0.25, 0.2)
 
 
