@@ -20,6 +20,7 @@ from bwsk_jax import bert, evaluate, fill_mask, usage
 from bwsk_jax.inspection.options import Options
 from bwsk_jax.targets import find_target
 from bwsk_jax.training import command_line
+from experiments.families import FAMILIES
 from tests.support.bert_models import TINY
 
 ROOT = Path(__file__).parents[1]
@@ -159,6 +160,16 @@ def understood(words):
             target,
         ]:
             assert importlib.util.find_spec(name) and find_target(target)
+        case [
+            "python",
+            "-m",
+            "experiments.families.rivals" | "experiments.families.frontier" as name,
+            "--dtype",
+            "float32",
+            *only,
+        ]:
+            assert importlib.util.find_spec(name)
+            assert not only or (only[0] == "--only" and only[1] in FAMILIES)
         case [
             "python",
             "-m",
