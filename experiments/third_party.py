@@ -25,6 +25,7 @@ import numpy as np
 
 import bwsk_jax
 from bwsk_jax.frameworks import equinox as siblings
+from experiments.distance import distance
 
 KEY = jr.key(0)
 BLOCKS: dict[str, Callable[[], tuple[Any, ...]]] = {}
@@ -251,12 +252,6 @@ def gradient(fun: Callable, args: tuple[Any, ...]) -> list[np.ndarray]:
     """The gradients of the loss with respect to all floats of the arguments, compiled."""
     compiled = eqx.filter_jit(eqx.filter_grad(lambda args: loss_of(fun(*args))))
     return [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(compiled(args))]
-
-
-def distance(ours: list[np.ndarray], plain: list[np.ndarray]) -> float:
-    """The norm of the difference of two gradients, as a fraction of the norm of the second."""
-    norm = lambda leaves: np.sqrt(sum(np.sum(leaf**2) for leaf in leaves))
-    return float(norm([a - b for a, b in zip(ours, plain, strict=True)]) / norm(plain))
 
 
 def repeated(fun: Callable, scan: Callable) -> Callable:

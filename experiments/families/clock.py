@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from experiments.distance import distance
 from experiments.families.measure import Build, abstract, arguments, concrete, gradient
 from experiments.families.stack import Size, Stack, cast
 from experiments.turns import in_turns, ratio
@@ -29,7 +29,7 @@ def timed(build: Build, dtype: Any, size: Size, scans: Scans, rounds: int) -> di
     given = arguments(stack)
     truth = _in_float32(build, stack, size, next(iter(scans.values())))
     programs = {way: jax.jit(gradient(stack, scan)).lower(*given).compile() for way, scan in scans.items()}
-    errors = {way: _error(program(*given), truth) for way, program in programs.items()}
+    errors = {way: distance(program(*given), truth) for way, program in programs.items()}
     runs = {
         way: lambda program=program: jax.block_until_ready(program(*given))
         for way, program in programs.items()
@@ -52,9 +52,3 @@ def _in_float32(build: Build, stack: Stack, size: Size, scan: Callable) -> Any:
     body = abstract(build, jnp.float32, size).body
     exact = Stack(body, *cast((stack.shared, stack.carry, stack.xs), jnp.float32))
     return jax.jit(gradient(exact, scan))(*arguments(exact))
-
-
-def _error(found: Any, truth: Any) -> float:
-    """The distance between two gradients as a fraction of the norm of the second."""
-    apart = jax.tree.map(lambda a, b: a.astype(jnp.float32) - b, found, truth)
-    return float(optax.tree.norm(apart) / optax.tree.norm(truth))

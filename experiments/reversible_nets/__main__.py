@@ -31,10 +31,11 @@ from bwsk_jax.targets import CompiledProgram, compile_for, find_target
 from bwsk_jax.training.progress import TaskProgress
 from bwsk_jax.usage import UsageError, parse
 from experiments import records
+from experiments.distance import distance
 from experiments.drawing import draw
 from experiments.reversible_nets.heun import diffrax_ways
 from experiments.reversible_nets.nets import NETS, Size
-from experiments.reversible_nets.ways import HAND, OURS, PLAIN, WAYS, Run, distance, gradient, inputs
+from experiments.reversible_nets.ways import HAND, OURS, PLAIN, WAYS, Run, gradient, inputs
 from experiments.turns import CLOCKS, Times, in_turns, ratio
 
 SHOWN = ("RevNet", "Reformer", "leapfrog")

@@ -14,7 +14,7 @@ from jax import lax
 import bwsk_jax
 from experiments.reversible_nets.nets import Net, Size
 
-__all__ = ["HAND", "OURS", "PLAIN", "WAYS", "Run", "distance", "gradient", "inputs", "loss_of"]
+__all__ = ["HAND", "OURS", "PLAIN", "WAYS", "Run", "gradient", "inputs", "loss_of"]
 
 Run = Callable[[Net, Size, Any, Any], tuple[Any, Any]]
 """Runs the stack of a net on (params, pair); returns the last pair, and what the layers output."""
@@ -96,11 +96,3 @@ def inputs(net: Net, size: Size) -> tuple[Any, jax.Array]:
     draw = lambda key: net.init(key, size)
     params = draw(key) if net.tied else jax.vmap(draw)(jax.random.split(key, size.depth))
     return params, jax.random.normal(x_key, (2, *net.shape(size)))
-
-
-def distance(found: Any, truth: Any) -> float:
-    """Return the norm of the difference of two gradients as a fraction of the norm of the second."""
-    both = zip(jax.tree.leaves(found), jax.tree.leaves(truth), strict=True)
-    pairs = [(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in both]
-    norm = lambda leaves: np.sqrt(sum(np.sum(leaf**2) for leaf in leaves))
-    return float(norm(a - b for a, b in pairs) / norm(b for _, b in pairs))

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.distance import distance
 from experiments.reversible_nets import __main__ as program
 from experiments.reversible_nets.nets import NETS, Size
-from experiments.reversible_nets.ways import HAND, OURS, PLAIN, WAYS, distance, gradient, inputs
+from experiments.reversible_nets.ways import HAND, OURS, PLAIN, WAYS, gradient, inputs
 
 SIZE = Size(batch=2, time=16, width=8, depth=5)
 

@@ -5,11 +5,11 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 import bwsk_jax
 from bwsk_jax.engine.execute import guard
+from experiments.distance import distance
 from experiments.families import FAMILIES, Size, measure
 from tests.support.families import family_parameters
 
@@ -28,16 +28,6 @@ def promotion_as_the_libraries_have_it():
 def compiled(stack, scan):
     gradient = measure.gradient(stack, measure.SCANS[scan])
     return jax.jit(gradient, compiler_options=measure.FAST_COMPILATION)
-
-
-def norm(leaves):
-    return math.sqrt(sum(float(np.sum(a * a)) for a in leaves))
-
-
-def distance(a, b):
-    """The norm of the difference of two gradients, in units of the norm of the second."""
-    a, b = ([np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)] for tree in (a, b))
-    return norm([x - y for x, y in zip(a, b, strict=True)]) / norm(b)
 
 
 @every_family
