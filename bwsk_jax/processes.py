@@ -10,6 +10,7 @@ A process alone is the first of one. For it everything here is immediate, and no
 import contextlib
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -126,6 +127,20 @@ class Agreement:
         return int(answer[0]), int(answer[1])
 
 
+def is_of_runtime(error: BaseException) -> bool:
+    """Return whether `error` is JAX's runtime's: a device has failed, or the connection to another process.
+
+    A compiled function that fails while it is being called, not later, raises a bare `ValueError` from its
+    second call on. It is told by the name of a status in front.
+
+    >>> is_of_runtime(ValueError("UNKNOWN: Gloo all-reduce failed: Connection reset by peer"))
+    True
+    """
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return True
+    return type(error) is ValueError and re.match("[A-Z]+(_[A-Z]+)*: ", str(error)) is not None
+
+
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
     """Take care, for one of several processes, that the others learn at once that it has ended.
@@ -151,7 +166,7 @@ def _leave(ending: BaseException) -> NoReturn:
         status = 2
     elif isinstance(ending, KeyboardInterrupt):
         print(ending, file=sys.stderr)
-    elif isinstance(ending, jax.errors.JaxRuntimeError):
+    elif is_of_runtime(ending):
         print(
             f"error: process {jax.process_index()} of {jax.process_count()} cannot go on, most likely "
             f"because another one has ended ({str(ending).splitlines()[0][:200]}): {CONTINUES}",

@@ -14,8 +14,13 @@ SECONDS = 300
 
 
 @contextlib.contextmanager
-def running(count: int, *flags: str, devices: int = 1) -> Iterator[list[subprocess.Popen]]:
-    """Start `count` processes, each with so many `devices`, on one run; in the end kill what is left."""
+def running(
+    count: int, *flags: str, devices: int = 1, program: tuple[str, str] = ("-m", "bwsk_jax.train")
+) -> Iterator[list[subprocess.Popen]]:
+    """Start `count` processes, each with so many `devices`, on one run; in the end kill what is left.
+
+    A `program` is what Python runs in each of them.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -23,7 +28,7 @@ def running(count: int, *flags: str, devices: int = 1) -> Iterator[list[subproce
     processes = [
         subprocess.Popen(
             [
-                *(sys.executable, "-m", "bwsk_jax.train", *flags),
+                *(sys.executable, *program, *flags),
                 *("--coordinator", address, "--num-processes", str(count), "--process-id", str(number)),
             ],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "XLA_FLAGS": simulated},

@@ -83,6 +83,34 @@ def test_a_killed_process_ends_the_others_and_as_many_or_fewer_go_on(killed, unb
     assert_same_curves(tmp_path, unbroken)
 
 
+CALLS_WHEN_ALONE = """
+import os, sys
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from bwsk_jax.processes import ending_together, join
+
+flags = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+join(flags["--coordinator"], 2, int(flags["--process-id"]))
+mesh = Mesh(np.array(jax.devices()), ("devices",))
+split = NamedSharding(mesh, PartitionSpec("devices"))
+total = jax.jit(lambda x: x.sum(), out_shardings=NamedSharding(mesh, PartitionSpec()))
+with ending_together():
+    for _ in range(100):
+        total(jax.make_array_from_process_local_data(split, np.ones(1))).block_until_ready()
+        if jax.process_index() == 1:
+            os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_a_compiled_function_that_fails_at_its_second_call_ends_in_one_line():
+    """JAX raises a `ValueError` there, where the first call would raise a `JaxRuntimeError`."""
+    with running(2, program=("-c", CALLS_WHEN_ALONE)) as processes:
+        (status, _, said), (gone, *_) = ends(processes)
+    assert (status, gone) == (1, 0)
+    assert "error: process 0 of 2 cannot go on" in said and "Traceback" not in said
+
+
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_at_the_same_step(text_folder, tmp_path):
     with running(2, *flags(text_folder, tmp_path, "--mesh", "data=2", *ENDLESS)) as processes:

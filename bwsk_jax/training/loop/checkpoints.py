@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from bwsk_jax.errors import UserError
-from bwsk_jax.processes import from_first, is_first, wait_for_all
+from bwsk_jax.processes import from_first, is_first, is_of_runtime, wait_for_all
 from bwsk_jax.training.data.cache import sha256_of
 from bwsk_jax.training.loop.history import History
 from bwsk_jax.training.step.train_step import TrainState
@@ -149,9 +149,9 @@ class Checkpoints:
         try:
             metadata: Any = ocp.metadata(place).custom_metadata
             return ocp.load(place, jax.tree.map(_abstract, like)), _history(metadata["history"])
-        except jax.errors.JaxRuntimeError:  # a device, or another process, has failed
-            raise
         except Exception as fault:  # whatever Orbax's many layers raise
+            if is_of_runtime(fault):
+                raise
             raise RestoreError(f"{place} is whole, but cannot be loaded: {_reason(fault)}") from fault
 
     def due(self, upcoming_seconds: float) -> bool:
@@ -181,9 +181,9 @@ class Checkpoints:
                 for other in set(self.numbers) - {number, _number_of_best(history)}:
                     self._delete(other)
             wait_for_all("it is saved")
-        except jax.errors.JaxRuntimeError:  # a device, or another process, has failed
-            raise
         except Exception as fault:  # whatever Orbax's many layers make of what the system says
+            if is_of_runtime(fault):
+                raise
             raise SaveError(
                 f"{self._folder}: step {history.total_steps} could not be saved: {_reason(fault)}"
             ) from fault
