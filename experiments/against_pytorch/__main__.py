@@ -17,7 +17,7 @@ it is parameters and optimizer, and the most that its allocator has given out wi
 tells. Both leave out what libraries take by themselves.
 Expected: experiments/results/<device>/against_pytorch_<preset>_<precision>.json and the table that the
 program prints from it.
-Cost: for mini half an hour on 2 cores and 6 GiB, most of which torch.compile takes; for base some hours. A
+Cost: for mini five minutes on 2 cores and 6 GiB; for base some hours, most of which torch.compile takes. A
 part of it: `--ways eager "eager, checkpointing" conventional "reversible, least memory"`.
 """
 

@@ -72,7 +72,10 @@ class Theirs:
             betas=(RECIPE.beta1, RECIPE.beta2),
             weight_decay=RECIPE.weight_decay,
         )
-        self.checkpointing = False
+        # Enabled again, a layer would have another function, for which torch.compile would compile again.
+        self.model.activation_checkpointing_enable({"use_reentrant": False})
+        layers = self.model.modules()
+        self.checkpointed = [layer for layer in layers if hasattr(layer, "gradient_checkpointing")]
         self.dtype = getattr(torch, precision)
         on_device = lambda array: torch.from_numpy(array).long().to(self.device)
         self.inputs, self.labels = on_device(batch.inputs_bt), on_device(batch.labels_bt)
@@ -99,7 +102,8 @@ class Theirs:
         run = torch.compile(loss) if way.compiled else loss
 
         def step() -> float:
-            self._checkpointing(way.checkpoint)
+            for layer in self.checkpointed:
+                layer.gradient_checkpointing = way.checkpoint
             self.optimizer.zero_grad(set_to_none=True)
             narrow = self.dtype != torch.float32
             cast = torch.autocast(self.device.type, self.dtype) if narrow else contextlib.nullcontext()
@@ -113,13 +117,6 @@ class Theirs:
 
         step()
         return step
-
-    def _checkpointing(self, wanted: bool) -> None:
-        if wanted and not self.checkpointing:
-            self.model.activation_checkpointing_enable({"use_reentrant": False})
-        elif not wanted and self.checkpointing:
-            self.model.activation_checkpointing_disable()
-        self.checkpointing = wanted
 
     def peak(self, step: Callable[[], float]) -> int:
         """Return the bytes of parameters, optimizer and all that a step allocates, at their highest."""
