@@ -51,8 +51,7 @@ def plan(
         static, as for `reversible`.
       max_overhead: how much longer than the fastest plan it may take, as a fraction of one forward and
         backward pass. On a CPU that is recomputation as a fraction of FLOPs; on TPUs and GPUs it takes time
-        as well to save a value and read it again.
-        Infinity asks for the least memory.
+        as well to save a value and read it again. Infinity asks for the least memory.
       max_bytes: bytes that may be saved per call. At most one of the two; neither means `max_overhead=0.03`.
       save_names: values that `jax.ad_checkpoint.checkpoint_name` calls so are saved, if the backward pass
         reads them or something that is derived from them.

@@ -5,11 +5,11 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax import lax
 
 import bwsk_jax
+from experiments.distance import distance
 from tests.support.parity import random, warned
 
 INF = math.inf
@@ -24,16 +24,6 @@ ACTIVATIONS = {
     "relu by max": lambda x: jnp.maximum(x, 0.0),
     "hard tanh": jax.nn.hard_tanh,
 }
-
-
-def distance(a, b):
-    """Of two gradients, in units of the norm of the second, and the largest of any one array."""
-    pairs = [
-        (np.asarray(x, np.float64), np.asarray(y, np.float64))
-        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    ]
-    norm = lambda arrays: math.sqrt(sum(float(np.sum(x * x)) for x in arrays))
-    return norm([x - y for x, y in pairs]) / norm([y for _, y in pairs])
 
 
 def compare(body, carry, params, limit):

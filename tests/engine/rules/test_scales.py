@@ -17,6 +17,7 @@ from bwsk_jax.engine.rules.exactness import Grade
 from bwsk_jax.engine.rules.intervals import bounds_of
 from bwsk_jax.engine.rules.inverses import INVERSES
 from bwsk_jax.engine.rules.registry import inverses_of
+from experiments.distance import distance
 from tests.support.parity import INF, LEAST, warned
 
 SCALES = {
@@ -63,14 +64,6 @@ def gradient(scan, *coupled):
         return sum(jnp.sum(jnp.sin(a)) for a in scan(coupling(*coupled), carry, params)[0])
 
     return jax.jit(jax.grad(loss, (0, 1)))
-
-
-def distance(a, b):
-    """Of two gradients, in units of the norm of the second."""
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    pairs = [(np.asarray(x, np.float64), np.asarray(y, np.float64)) for x, y in pairs]
-    norm = lambda arrays: math.sqrt(sum(float(np.sum(x * x)) for x in arrays))
-    return norm([x - y for x, y in pairs]) / norm([y for _, y in pairs])
 
 
 def least(scale, both, dtype=jnp.float32, layers=LAYERS):
