@@ -23,7 +23,7 @@ OWN_CHOICES = {"metric": tuple(METRICS), "split": ("test", "validation")}
 class Options:
     """Measure a BERT, RoBERTa or DistilBERT by its pseudo-perplexity on a text.
 
-    The results of a training run do the same. Prints JSON. A run's own figures come out again with the run's
+    Prints JSON. The figures are those of a training run's results, and come out the same with the run's own
     --dataset and --seq-len.
     """
 

@@ -8,8 +8,8 @@ Claim: at least memory a layer takes next to nothing more than its input, so tha
 least eight times as large fits in 16 GB as with plain autodiff.
 Measured: the compiled peak of the whole training step (arguments + outputs + temporaries - aliased), by the
 compiler of the target, and for a TPU the cycles that it estimates. The largest batch is found by compiling:
-it fits, and one at most 2% larger, which was compiled too, does not. A compiler for TPUs refuses what is more
-than its device has, so that more memory than that is left out there.
+it fits, and one that is larger by one window or at most 2%, which was compiled too, does not. A compiler for
+TPUs refuses what is more than its device has, so that more memory than that is left out there.
 Expected: experiments/results/<device>/scaling.json, docs/figures/scaling_<device>_light.svg and _dark.svg,
 and the tables that the program prints from the file.
 Cost: about 30 minutes for v5e on 2 idle cores and 4 GiB; it skips what the file holds already. With

@@ -148,6 +148,8 @@ def understood(words):
             usage.parse(fill_mask.Options, flags)
         case ["python", "-m", "experiments.third_party"]:
             assert importlib.util.find_spec("experiments.third_party")
+        case ["python", "-m", name] if name.startswith("experiments.examples."):
+            assert importlib.util.find_spec(name)
         case ["python", "-m", "experiments.families"]:
             assert importlib.util.find_spec("experiments.families.__main__")
         case [

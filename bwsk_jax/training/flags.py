@@ -174,7 +174,7 @@ class Flags:
     seed: int = 0
     """Of initialisation, order of windows, masks and dropout."""
     device: Annotated[str, one_of(CHOICES["device"])] = "auto"
-    """Where to compute. auto is JAX's own choice: a GPU where it finds one."""
+    """Where to compute. auto is JAX's own choice: a TPU or GPU where it finds one, or JAX_PLATFORMS."""
     mesh: Annotated[str | None, shown("STR", "one device")] = None
     """Devices that share the work, like data=8, fsdp=8 or data=4,model=2. data and fsdp split the windows of
     --batch-size, fsdp also parameters, gradients and optimizer, model the layers."""

@@ -1,7 +1,7 @@
 """Draw memory against time: what plans and JAX's own policies take, family by family.
 
     python -m experiments.families.frontier --target v5e
-    python -m experiments.families.frontier
+    python -m experiments.families.frontier --dtype float32
 
 Expected: docs/figures/frontier_v5e_light.svg and docs/figures/frontier_v5e_dark.svg, drawn from what
 `python -m experiments.families.rivals --target v5e` has written; without a target frontier_cpu_light.svg and

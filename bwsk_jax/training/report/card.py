@@ -21,9 +21,9 @@ TEMPLATE = """---
 
 # {{ title }}
 
-A masked language model trained by bwsk_jax, a JAX package whose *reversible* mode inverts layers in the
-backward pass instead of keeping what the forward pass computed. All modes compute the same function of the
-same parameters.
+A masked language model trained by bwsk_jax, a JAX package whose *reversible* mode follows a plan in the
+backward pass: what the forward pass computed is saved, computed again, or recovered by inverting. All modes
+compute the same function of the same parameters.
 
 {{ origins }}
 
