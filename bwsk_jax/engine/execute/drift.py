@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
 
@@ -98,7 +99,7 @@ def _sums(*arrays: Any) -> list[Any]:
     several would read. What is left is little, and has a reduction for each array: devices that share the
     arrays add up several of these in one exchange.
     """
-    wide = jnp.result_type(jnp.float32, *arrays)
+    wide = np.result_type(np.float32, *(a.dtype for a in arrays))  # JAX may be told not to promote
     sums = tuple(lax.stop_gradient(a.astype(wide)) for a in arrays)
     if arrays[0].ndim:
         zeros = (jnp.zeros((), wide),) * len(sums)

@@ -60,6 +60,8 @@ class Interval:
         return dataclasses.replace(self, low=low, high=high)
 
 
+_ROUNDINGS = 8
+"""By how many roundings a function that a compiler approximates may be off."""
 _HUGE = 1e300
 """The largest size that a typical value is said to have."""
 
@@ -226,7 +228,28 @@ def interval(equation: Equation, operands: Sequence[Interval]) -> Interval:
     """Bounds on a float output from bounds on the operands."""
     if len(equation.outputs) != 1 or not is_real(equation.out_avals[0]):
         return ANY
-    return _of_function(equation, operands).within(equation.out_avals[0].dtype)
+    dtype = equation.out_avals[0].dtype
+    bounds = _of_function(equation, operands).within(dtype)
+    return _as_rounded(bounds, _least_terms(equation.primitive, bounds, operands), dtype)
+
+
+def _least_terms(primitive: Any, bounds: Interval, operands: Sequence[Interval]) -> float:
+    """The size of what is added where the sum is nearest to 0; the logarithm of nearly 1 is like `x - 1`."""
+    if primitive in (p.log_p, p.log1p_p):
+        return 1.0
+    if primitive not in (p.add_p, p.add_jaxvals_p, p.sub_p):
+        return 0.0
+    first, second = operands[0], operands[1] if primitive is not p.sub_p else _negative(operands[1])
+    ends = (first.low, second.low) if bounds.low > 0 else (first.high, second.high)
+    return sum(map(abs, ends))
+
+
+def _as_rounded(bounds: Interval, terms: float, dtype: Any) -> Interval:
+    """The same bounds, but 0 where the rounding of terms of this size may leave nothing of their sum."""
+    rounding = _ROUNDINGS * float(jnp.finfo(dtype).eps) * terms
+    low = 0.0 if 0 < bounds.low <= rounding else bounds.low
+    high = 0.0 if -rounding <= bounds.high < 0 else bounds.high
+    return dataclasses.replace(bounds, low=low, high=high)
 
 
 def _of_function(equation: Equation, operands: Sequence[Interval]) -> Interval:

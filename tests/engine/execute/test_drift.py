@@ -208,3 +208,10 @@ def test_a_narrow_carry_is_saved_rather_than_recovered_with_its_rounding(dtype):
     weights = jax.ShapeDtypeStruct((12, 2, 64, 64), dtype)
     plan = bwsk_jax.plan_scan(coupling, (half, half), weights, max_overhead=float("inf"))
     assert plan.saved_bytes == 2 * 32 * 64 * 2
+
+
+def test_the_check_promotes_nothing_where_jax_must_not():
+    with jax.numpy_dtype_promotion("strict"):
+        grad = lambda scan: jax.grad(lambda w: loss_of(scan(burying(1.0), INIT, w)))(W)
+        grads = grad(LEAST), grad(lax.scan)
+    assert_same(*grads)

@@ -204,3 +204,26 @@ def test_dividing_by_what_is_bounded_away_from_zero_needs_no_guard():
         bounds.add(equation)
     grades = {i.operand: i.grade for i in registry.inverses_of(program.equations[-1], bounds.of)}
     assert grades == {0: Grade.RELATIVE, 1: Grade.GUARDED}
+
+
+ROUNDED_AWAY = {
+    "a gate that saturates": lambda x: 1 - jax.nn.sigmoid(jnp.clip(x, -20.0, 20.0)),
+    "a hyperbolic tangent that does": lambda x: 1 - jnp.tanh(jnp.clip(x, -10.0, 10.0)),
+    "a negative difference": lambda x: jnp.tanh(jnp.clip(x, -10.0, 10.0)) - 1,
+    "a logarithm of nearly 1": lambda x: jnp.log(jax.nn.sigmoid(jnp.clip(x, -20.0, 20.0))),
+}
+
+
+@pytest.mark.parametrize("function", ROUNDED_AWAY.values(), ids=ROUNDED_AWAY)
+def test_what_rounding_may_make_0_does_not_divide(function):
+    x = jnp.full((SIZE, SIZE), 30.0)
+    assert (abs(function(x)) < 1e-6).all()
+    program = jaxprs.flatten(jax.make_jaxpr(function)(x))
+    assert not intervals.bounds_of(program).of(program.outputs[0]).divides
+
+
+def test_a_gate_that_leaves_more_than_rounding_divides():
+    program = jaxprs.flatten(
+        jax.make_jaxpr(lambda x: 1 - jax.nn.sigmoid(jnp.clip(x, -8.0, 8.0)))(jnp.ones(3))
+    )
+    assert intervals.bounds_of(program).of(program.outputs[0]).divides
