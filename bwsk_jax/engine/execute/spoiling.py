@@ -1,9 +1,10 @@
 """Make arrays NaN if something has gone wrong, at no cost if nothing has.
 
-They are multiplied by NaN or by 1. XLA's CPU compiler may write such a product beside what a scan has
-stacked, and so hold all of it twice. There a loop takes its place, which runs once or not at all, because
-the body of a loop writes where it reads. A loop whose length is not known has no derivative. So both are
-what a primitive is lowered to, and the derivatives of the primitive, which is linear, are itself.
+They are multiplied by NaN or by 1. XLA's compilers for CPUs and TPUs may write such a product beside what a
+scan has stacked, and so hold the gradients of all layers twice. There a loop takes its place, which runs once
+or not at all, because the body of a loop writes where it reads. A loop whose length is not known has no
+derivative. So both are what a primitive is lowered to, and the derivatives of the primitive, which is linear,
+are itself.
 """
 
 from __future__ import annotations
@@ -64,4 +65,5 @@ ad.primitive_jvps[_spoil_p] = _jvp
 ad.primitive_transposes[_spoil_p] = _transpose
 batching.primitive_batchers[_spoil_p] = _batched
 mlir.register_lowering(_spoil_p, mlir.lower_fun(_product, multiple_results=False))
-mlir.register_lowering(_spoil_p, mlir.lower_fun(_loop, multiple_results=False), platform="cpu")
+for _platform in ("cpu", "tpu"):
+    mlir.register_lowering(_spoil_p, mlir.lower_fun(_loop, multiple_results=False), platform=_platform)
