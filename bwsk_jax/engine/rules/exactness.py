@@ -94,6 +94,10 @@ PASSES = 0.8
 """What a gate that can be inverted usually passes: `sigmoid(s + 2)` does, a forget gate does not."""
 
 
+CLOSED = 2.0**-12
+"""A gate that passes no more leaves less than half of the digits of a float32, beside what is added to it."""
+
+
 def division(factor: Interval) -> tuple[Grade, float]:
     """How far a division by a factor within these bounds undoes a multiplication, and by how much it usually
     multiplies an error.
@@ -104,11 +108,15 @@ def division(factor: Interval) -> tuple[Grade, float]:
     where there is none, a scan checks what it ends with. A division by 0 gives nothing finite.
 
     A gate, which is never above 1, is made to forget. For some elements it is nearly 0, unless it usually
-    passes nearly everything.
+    passes nearly everything. One that is kept from 0 may be `CLOSED` all the same.
     """
     usual = abs(factor.typical)
-    forgets = factor.low >= -1 and factor.high <= 1 and usual < PASSES
-    if not factor.divides and (forgets or not factor.nonzero or not usual):
+    is_gate = factor.low >= -1 and factor.high <= 1
+    if factor.divides:
+        hopeless = is_gate and min(abs(factor.low), abs(factor.high)) < CLOSED
+    else:
+        hopeless = (is_gate and usual < PASSES) or not factor.nonzero or not usual
+    if hopeless:
         return Grade.GUARDED, 1.0
     tells = factor.low < factor.typical < factor.high  # and was not cut off at a bound
     return Grade.RELATIVE if factor.divides else Grade.ROUNDED, 1 / usual if tells and 0 < usual < 1 else 1.0

@@ -204,3 +204,26 @@ def test_functions_that_saturate_are_not_inverted_as_a_rule():
             program = jaxprs.flatten(jax.make_jaxpr(function)(x))
             (equation,) = (e for e in program.equations if e.primitive in INVERSES)
             assert [i.usual for i in inverses_of(equation)] == [usual]
+
+
+@pytest.mark.parametrize("bound", [15.0, 18.0])
+def test_a_gate_that_is_kept_from_0_but_closed_is_not_divided_by(bound):
+    """What is added to the product leaves nothing of the digits that a division would need."""
+
+    def layer(carry, params):
+        weights, gate = params
+        hidden = jnp.tanh(carry @ weights)
+        return hidden * jax.nn.sigmoid(jnp.clip(gate, -bound, bound)) + 1.0, hidden * hidden
+
+    draw = lambda seed, *shape: jax.random.normal(jax.random.key(seed), shape)
+    carry, weights = draw(2, 4, 128), 0.1 * draw(5, 4, 128, 128)
+    gates = draw(1, 4, 4, 128).at[1, :, 2].set(-20.0)
+
+    def grad(scan):
+        loss = lambda weights: scan(layer, carry, (weights, gates))[1].sum()
+        return jax.jit(jax.grad(loss))(weights)
+
+    plain = grad(lax.scan)
+    for options in ({}, {"max_overhead": 0.2}, {"max_bytes": 4 * 4 * 128}):
+        ours = grad(functools.partial(bwsk_jax.reversible_scan, **options))
+        assert distance(ours[1, :, 2], plain[1, :, 2]) < 1e-5
