@@ -175,7 +175,7 @@ SINGULAR: dict[Any, Callable[[Sequence[Interval]], bool]] = {
     p.log1p_p: _below(-1.0),
     p.acosh_p: _below(1.0),
     **dict.fromkeys((p.asin_p, p.acos_p, p.atanh_p, p.erf_inv_p), _outside_one),
-    **dict.fromkeys((p.pow_p, p.rem_p, p.tan_p, p.atan2_p), _always),
+    **dict.fromkeys((p.pow_p, p.tan_p), _always),
 }
 """Primitives that are continuous, but have a singularity; whether operands within such bounds may come near.
 

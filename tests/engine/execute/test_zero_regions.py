@@ -137,3 +137,28 @@ def test_a_mask_takes_a_bit_of_each_element():
 @pytest.mark.parametrize("smooth", [jnp.tanh, jax.nn.silu, jax.nn.gelu, jax.nn.softplus])
 def test_what_compares_nothing_keeps_nothing(smooth):
     assert least_bytes(smooth) == 0
+
+
+JUMPS = {
+    "a remainder": (
+        lambda a, w: lax.rem(a @ jnp.ones((8, 8)), jnp.float32(1.0)),
+        jnp.broadcast_to(jnp.float32(0.125), (4, 8)),
+    ),
+    "an angle": (lambda a, w: jnp.atan2(a @ w, -jnp.ones((4, 8))), random(6, 4, 8).at[0].set(0.0)),
+}
+
+
+@pytest.mark.parametrize("name", JUMPS)
+def test_what_jumps_reads_nothing_that_was_recovered_with_rounding(name):
+    jump, start = JUMPS[name]
+
+    def body(carry, w):
+        a, d = carry
+        y = d * jump(a, w[0])
+        d = d + jnp.sin(a @ w[0])
+        return (a + jnp.tanh(d @ w[1]) + jnp.sin(d @ w[2]), d), y
+
+    init, weights = (start, random(7, 4, 8)), 0.4 * random(5, 1, 3, 8, 8)
+    grad = lambda scan: jax.jit(jax.grad(lambda init: scan(body, init, weights)[1].sum()))(init)[1]
+    ours = grad(functools.partial(bwsk_jax.reversible_scan, max_overhead=INF))
+    assert float(jnp.abs(ours - grad(lax.scan)).max()) < 1e-4
