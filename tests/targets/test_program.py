@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
+import bwsk_jax
 from bwsk_jax.targets import DoesNotFitError, compile_for, find_target
 from bwsk_jax.targets.program import CompiledProgram, UnreadableProgramError, aimed
 from tests.support.compilers import on_tpu
@@ -134,6 +135,24 @@ def test_what_does_not_fit_is_said():
     gradient = jax.grad(layers)
     with pytest.raises(DoesNotFitError, match=r"v5e: .*exceeds available HBM"):
         compile_for(gradient, *stack(8192, 200), target="v5e")
+
+
+@on_tpu
+def test_the_gradients_of_a_reverse_scan_are_not_held_twice():
+    """Making them NaN where the carry was lost takes no second copy of all layers' gradients."""
+
+    def coupling(carry, w):
+        a, b = carry
+        return (b, a + jnp.tanh(b @ w)), None
+
+    def loss(weights, x):
+        options = {"max_overhead": bwsk_jax.LEAST_MEMORY}
+        (a, b), _ = bwsk_jax.reversible_scan(coupling, (x, 2 * x), weights, **options)
+        return (a * b).sum()
+
+    weights = Shape((32, 512, 512), jnp.float32)
+    found = compile_for(jax.grad(loss), weights, Shape((8, 512), jnp.float32), target="v5e")
+    assert found.temporary_bytes < weights.size * 4 / 4
 
 
 @on_tpu
