@@ -92,8 +92,6 @@ _BROUGHT_IN = {
 
 PASSES = 0.8
 """What a gate that can be inverted usually passes: `sigmoid(s + 2)` does, a forget gate does not."""
-
-
 CLOSED = 2.0**-12
 """A gate that passes no more leaves less than half of the digits of a float32, beside what is added to it."""
 

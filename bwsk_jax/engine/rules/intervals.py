@@ -219,6 +219,20 @@ _INTERVALS: dict[Any, Callable[..., Interval]] = {
     p.abs_p: _even(abs),
     p.square_p: _square,
 }
+
+
+def _added(bounds: Interval, a: Interval, b: Interval) -> Sequence[float]:
+    return (a.low, b.low) if bounds.low > 0 else (a.high, b.high)
+
+
+_TERMS: dict[Any, Callable[..., Sequence[float]]] = {
+    p.add_p: _added,
+    p.add_jaxvals_p: _added,
+    p.sub_p: lambda bounds, a, b: _added(bounds, a, _negative(b)),
+    **dict.fromkeys((p.log_p, p.log1p_p), lambda bounds, x: (1.0,)),
+}
+"""What is added where the result is nearest to 0, of the bounds of the result and of the operands. The
+logarithm of nearly 1 is like `x - 1`."""
 _SAME_INTERVAL = {p.reshape_p, p.squeeze_p, p.broadcast_in_dim_p, p.transpose_p, p.rev_p, p.slice_p, p.copy_p}
 _SAME_INTERVAL |= {p.stop_gradient_p, p.convert_element_type_p, p.dynamic_slice_p, p.reduce_max_p}
 _SAME_INTERVAL |= {p.reduce_min_p, p.name_p, p.sharding_constraint_p}
@@ -230,23 +244,13 @@ def interval(equation: Equation, operands: Sequence[Interval]) -> Interval:
         return ANY
     dtype = equation.out_avals[0].dtype
     bounds = _of_function(equation, operands).within(dtype)
-    return _as_rounded(bounds, _least_terms(equation.primitive, bounds, operands), dtype)
+    terms = _TERMS.get(equation.primitive)
+    return bounds if terms is None else _as_rounded(bounds, terms(bounds, *operands), dtype)
 
 
-def _least_terms(primitive: Any, bounds: Interval, operands: Sequence[Interval]) -> float:
-    """The size of what is added where the sum is nearest to 0; the logarithm of nearly 1 is like `x - 1`."""
-    if primitive in (p.log_p, p.log1p_p):
-        return 1.0
-    if primitive not in (p.add_p, p.add_jaxvals_p, p.sub_p):
-        return 0.0
-    first, second = operands[0], operands[1] if primitive is not p.sub_p else _negative(operands[1])
-    ends = (first.low, second.low) if bounds.low > 0 else (first.high, second.high)
-    return sum(map(abs, ends))
-
-
-def _as_rounded(bounds: Interval, terms: float, dtype: Any) -> Interval:
-    """The same bounds, but 0 where the rounding of terms of this size may leave nothing of their sum."""
-    rounding = _ROUNDINGS * float(jnp.finfo(dtype).eps) * terms
+def _as_rounded(bounds: Interval, terms: Sequence[float], dtype: Any) -> Interval:
+    """The same bounds, but 0 where the rounding of these terms may leave nothing of their sum."""
+    rounding = _ROUNDINGS * float(jnp.finfo(dtype).eps) * sum(map(abs, terms))
     low = 0.0 if 0 < bounds.low <= rounding else bounds.low
     high = 0.0 if -rounding <= bounds.high < 0 else bounds.high
     return dataclasses.replace(bounds, low=low, high=high)
