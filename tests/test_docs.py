@@ -146,9 +146,7 @@ def understood(words):
             usage.parse(evaluate.Options, flags)
         case ["python", "-m", "bwsk_jax.fill_mask", *flags]:
             usage.parse(fill_mask.Options, flags)
-        case ["python", "-m", "experiments.third_party"]:
-            assert importlib.util.find_spec("experiments.third_party")
-        case ["python", "-m", name] if name.startswith("experiments.examples."):
+        case ["python", "-m", name] if name.startswith(("experiments.third_party", "experiments.examples.")):
             assert importlib.util.find_spec(name)
         case ["python", "-m", "experiments.families"]:
             assert importlib.util.find_spec("experiments.families.__main__")

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-import bwsk_jax
 from bwsk_jax.targets import DoesNotFitError, compile_for, find_target
 from bwsk_jax.targets.program import CompiledProgram, UnreadableProgramError, aimed
 from tests.support.compilers import on_tpu
+from tests.support.parity import LEAST
+from tests.support.scan_bodies import coupling
 
 Shape = jax.ShapeDtypeStruct
 X = Shape((64, 32), jnp.float32)
@@ -141,13 +142,8 @@ def test_what_does_not_fit_is_said():
 def test_the_gradients_of_a_reverse_scan_are_not_held_twice():
     """Making them NaN where the carry was lost takes no second copy of all layers' gradients."""
 
-    def coupling(carry, w):
-        a, b = carry
-        return (b, a + jnp.tanh(b @ w)), None
-
     def loss(weights, x):
-        options = {"max_overhead": bwsk_jax.LEAST_MEMORY}
-        (a, b), _ = bwsk_jax.reversible_scan(coupling, (x, 2 * x), weights, **options)
+        (a, b), _ = LEAST(coupling, (x, 2 * x), weights)
         return (a * b).sum()
 
     weights = Shape((8, 2048, 2048), jnp.float32)  # more than the fast memory on the chip holds
