@@ -198,8 +198,7 @@ class _ReversibleScan:
             return carry, (outs[:num_ys], *keep(plan, outs[num_ys:]))
 
         ends, last, (ys, saved, found) = self.segments.run(step, init, xs, self._handed)
-        starts, last_handed = self._handed_of(init), self._handed_of(last)
-        carries = KeptCarries([starts[k] for k in self._alarm.leaves], ends, last_handed)
+        carries = KeptCarries(self._alarm.start(self._handed_of(init)), ends, self._handed_of(last))
         return (last, ys), (consts, xs, carries, saved, trusted(plan, found))
 
     @functools.cached_property

@@ -15,22 +15,22 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from bwsk_jax.engine.execute.drift import DriftAlarm
+from bwsk_jax.engine.execute.drift import DriftAlarm, Sketch
 from bwsk_jax.engine.program.types import varying_axes
 
 __all__ = ["KeptCarries", "Segments"]
 
 
 class KeptCarries(NamedTuple):
-    """What is known exactly, on the way back, of the leaves of the carries that are handed on, as flat lists.
+    """What is known, on the way back, of the leaves of the carries that are handed on, as flat lists.
 
     Attributes:
-      starts: the leaves of the first carry that a drift alarm compares with.
+      start: what a drift alarm has to know of the first carry.
       ends: the leaves of the carries at the ends of all segments but the last one, stacked.
       last: the leaves of the last carry.
     """
 
-    starts: list[Any]
+    start: dict[int, Sketch]
     ends: list[Any]
     last: list[Any]
 
@@ -108,10 +108,10 @@ class Segments:
 
         `step((carry, state), slices)` returns ((carry before, state), outputs).
         """
-        end = alarm.summarise(kept.last)
+        end = alarm.end(kept.last)
         if not self._later:
             (carry, state), outs = self._scan(step, (kept.last, state), stacked, back=True)
-            return state, outs, alarm.measure(carry, kept.starts, end)
+            return state, outs, alarm.measure(carry, kept.start, end)
 
         def afresh(state, slices):
             carry, state, drift, end = state
@@ -121,8 +121,7 @@ class Segments:
 
             def compare():
                 true = list(map(row, kept.ends))
-                found = alarm.measure(carry, [true[j] for j in alarm.leaves], end)
-                return jnp.maximum(drift, found), alarm.summarise(true)
+                return jnp.maximum(drift, alarm.measure(carry, alarm.start(true), end)), alarm.end(true)
 
             if alarm.leaves:
                 drift, end = lax.cond(ends_segment, compare, lambda: (drift, end))
@@ -132,7 +131,7 @@ class Segments:
 
         start = kept.last, state, _no_drift(kept.last), end
         (carry, state, drift, end), outs = self._scan(afresh, start, (self._numbers, stacked), back=True)
-        return state, outs, jnp.maximum(drift, alarm.measure(carry, kept.starts, end))
+        return state, outs, jnp.maximum(drift, alarm.measure(carry, kept.start, end))
 
 
 def _no_drift(carry: list[Any]) -> Any:

@@ -10,6 +10,7 @@ import pytest
 from jax import lax
 
 import bwsk_jax
+from bwsk_jax.engine.execute.drift import DriftAlarm
 from tests.support.parity import INIT, LEAST, B, H, L, W, X, assert_same, gradients, loss_of, random, warned
 from tests.support.scan_bodies import CASES, momentum, with_outputs
 
@@ -70,6 +71,57 @@ def test_where_nans_are_looked_for_a_compiled_gradient_says_what_it_lost(how):
             LOST_WHEN_COMPILED[how]()
 
     assert warned(fails)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [(jnp.float32, 1e20), (jnp.float32, 1e-25), (jnp.float64, 1e250), (jnp.float64, 1e-250)],
+)
+def test_a_carry_is_lost_however_large_or_small_its_elements_are(dtype, size):
+    body = lambda c, x: (c + x, (c / size) ** 2)
+    with jax.enable_x64(dtype == jnp.float64):
+        far = float(jnp.finfo(dtype).eps) ** -1.5
+        init, xs = size * jnp.array([1, 2], dtype), size * jnp.array([[far] * 2, [0, 0]], dtype)
+        lost = jax.grad(lambda init: LEAST(body, init, xs)[1][0].sum())
+        assert len(warned(lambda: lost(init))) == 1
+        assert not warned(lambda: jax.grad(lambda init: LEAST(body, init, 0 * xs)[1][0].sum())(init))
+
+
+SHAPES = [(), (3,), (5000,), (7, 5), (3, 400), (4, 5, 6, 70), (300, 3)]
+ERRORS = {
+    "dense": lambda key, shape: jax.random.normal(key, shape),
+    "constant": lambda key, shape: jnp.ones(shape),
+    "of one element": lambda key, shape: jnp.zeros(shape).ravel().at[-1].set(1.0).reshape(shape),
+    "of two elements": lambda key, shape: jnp.zeros(shape).ravel().at[:2].set((1, -1)).reshape(shape),
+}
+
+
+@pytest.mark.parametrize(
+    ("error", "shape"), [(e, s) for e in ERRORS for s in SHAPES if s or e != "of two elements"]
+)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.complex64])
+def test_what_is_kept_of_a_start_tells_how_far_another_is_from_it(error, shape, dtype):
+    """To be off by a factor of 6 would be a rare accident, and these are fixed draws."""
+    alarm, keys = DriftAlarm((0,), 0.0), jax.random.split(jax.random.key(0))
+    start = (0.5 + jax.random.normal(keys[0], shape)).astype(dtype)
+    error = ERRORS[error](keys[1], shape)
+    tolerance = float(jnp.finfo(dtype).eps) ** 0.5
+    measure = jax.jit(lambda found: alarm.measure([found], alarm.start([start]), alarm.end([start])))
+    for times, lost in ((12, True), (1 / 3, False)):
+        apart = times * tolerance * jnp.linalg.norm(start.astype(jnp.complex64)) / jnp.linalg.norm(error)
+        found = (start + apart.astype(dtype) * error.astype(dtype)).astype(dtype)
+        assert (float(measure(found)) > 0) == lost
+
+
+def test_of_the_first_carry_nothing_is_kept_but_a_sketch():
+    def kept(length):
+        carry = jax.ShapeDtypeStruct((4, 512), jnp.float32)
+        body = lambda c, _: ((c[1], c[0] + jnp.tanh(c[1])), None)
+        scan = lambda carry: LEAST(body, carry, None, length)[0]
+        pull = jax.eval_shape(lambda carry: jax.vjp(scan, carry)[1], (carry, carry))
+        return sum(leaf.size for leaf in jax.tree.leaves(pull))
+
+    assert 2 * 4 * 512 <= kept(3) < 1.1 * 2 * 4 * 512
 
 
 @pytest.mark.parametrize("mapped", [False, True])
