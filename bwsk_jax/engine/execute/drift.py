@@ -156,7 +156,7 @@ def _length(projections: Any) -> Any:
 
 
 def spoiled(drift: Any, cotangents: Sequence[Any]) -> list[Any]:
-    """The cotangents, but NaN if a carry was lost, and so are their derivatives.
+    """The cotangents, but NaN if a carry was lost, and so are their derivatives. None stays what it is.
 
     Where devices share a cotangent, it is NaN on all of them as soon as one has lost its carry.
     """
@@ -165,8 +165,8 @@ def spoiled(drift: Any, cotangents: Sequence[Any]) -> list[Any]:
     def lost(axes):
         return (lax.pmax(drift, tuple(sorted(axes))) if axes else drift) > 0
 
-    shared = [varying_axes(drift) - varying_axes(ct) for ct in cotangents]
-    return [spoiled_if(lost(axes), ct) for ct, axes in zip(cotangents, shared, strict=True)]
+    shared = lambda ct: varying_axes(drift) - varying_axes(ct)
+    return [ct if ct is None else spoiled_if(lost(shared(ct)), ct) for ct in cotangents]
 
 
 def warn_if_lost(drift: Any) -> None:

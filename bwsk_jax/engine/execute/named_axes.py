@@ -1,4 +1,7 @@
-"""Custom derivatives under `jax.vmap` of an axis with a name.
+"""Custom derivatives: what is not differentiated, and `jax.vmap` of an axis with a name.
+
+Where nothing differentiates an output, its cotangent is None. To take it for an array of zeros would multiply
+these with derivatives that may be infinite.
 
 `vmap` runs the rules of a `jax.custom_vjp` function where the axis has no name, so that collectives do not
 find it; and a result that all elements share has one cotangent, which each would take for its own.
@@ -15,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
+from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 
 from bwsk_jax.engine.program.jaxprs import named_axes, naming_axes
 from bwsk_jax.engine.program.types import is_differentiable
@@ -26,9 +30,13 @@ _SHARES_OUT = "generic_batching" in inspect.signature(jax.custom_vjp.defvjp).par
 
 
 def with_rules(fun: Callable, forward: Callable, backward: Callable) -> Callable:
-    """`fun` with these rules of its derivative, which run where the axes have names that have one now."""
+    """`fun` with these rules of its derivative, which run where the axes have names that have one now.
+
+    They are those of `jax.custom_vjp`, but a cotangent that nothing has contributed to is None.
+    """
     call = jax.custom_vjp(fun)
-    call.defvjp(*_within_axes(forward, backward), **({"generic_batching": True} if _SHARES_OUT else {}))
+    sharing = {"generic_batching": True} if _SHARES_OUT else {}
+    call.defvjp(*_within_axes(forward, backward), symbolic_zeros=True, **sharing)
     return call
 
 
@@ -39,10 +47,11 @@ def _within_axes(forward: Callable, backward: Callable) -> tuple[Callable, Calla
     @functools.wraps(forward)
     def forward_within(*args):
         with naming_axes(missing()):
-            return forward(*args)
+            return forward(*custom_vjp_primal_tree_values(args))
 
     @functools.wraps(backward)
     def backward_within(kept, cotangents):
+        cotangents = jax.tree.map(lambda ct: None if isinstance(ct, SymbolicZero) else ct, cotangents)
         lost = missing()
         with naming_axes(lost):
             for name in lost:

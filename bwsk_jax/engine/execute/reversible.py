@@ -188,7 +188,8 @@ def barrier(kept: Any) -> Any:
 def pull_back(
     vjp: VjpTrace, plan: Plan, known: Environment, is_trusted: Any, cotangents: Sequence[Any]
 ) -> tuple[list[Any], Environment]:
-    """Pull the cotangents of the differentiable outputs back; `is_trusted` as for `recover`.
+    """Pull the cotangents of the differentiable outputs back, None where there is none; `is_trusted` as for
+    `recover`.
 
     Returns the cotangent of each input, None where it has none, and the environment with all that was
     recovered.

@@ -34,7 +34,7 @@ from bwsk_jax.engine.program.narrow import is_widened
 from bwsk_jax.engine.program.platform import device, platform
 from bwsk_jax.engine.program.scan_body import Item, ScanBody, trace_body
 from bwsk_jax.engine.program.types import cast_like, is_differentiable, without_weak_type
-from bwsk_jax.engine.program.vjp import merge, split
+from bwsk_jax.engine.program.vjp import filled, merge, split
 from bwsk_jax.engine.rules.registry import registered_rules
 
 __all__ = ["reversible_scan"]
@@ -246,11 +246,15 @@ class _ReversibleScan:
     @compiled_once
     def _run_back(self, kept, ct_last, ct_ys):
         """The cotangents of the differentiable inputs, and how far the carry drifted."""
+        avals, _ = split(self.scan.vjp.differentiable_outputs, self.scan.out_avals)
         if self._is_by_checkpoint:
-            return list(kept([*ct_last, *ct_ys])), 0.0
+            return list(kept(filled([*ct_last, *ct_ys], avals))), 0.0
         consts, xs, carries, saved, is_trusted = kept
         consts_mask, _, _ = self.scan.split_inputs(self.scan.vjp.differentiable_inputs)
         varied, _ = split(consts_mask, consts)
+        fed = self.scan.fed([ct is not None for ct in ct_last], [ct is not None for ct in ct_ys])
+        filled_last = filled(ct_last, avals[: len(ct_last)])
+        ct_last = [ct if is_fed else None for ct, is_fed in zip(filled_last, fed, strict=True)]
         state = ct_last, [jnp.zeros_like(c) for c in varied]
         (ct_init, ct_consts), ct_xs, drift = self.segments.run_back(
             self._reverse_step(consts), state, carries, (xs, saved, is_trusted, ct_ys), self._alarm
@@ -258,23 +262,27 @@ class _ReversibleScan:
         return [*ct_consts, *ct_init, *ct_xs], drift
 
     def _reverse_step(self, consts: Sequence[Any]) -> Callable:
-        """One iteration backwards: (carry-out, its cotangent, ...) -> (carry-in, its cotangent, ...)."""
+        """One iteration backwards: (carry-out, its cotangent, ...) -> (carry-in, its cotangent, ...).
+
+        What has no cotangent in the carry-out has none in the carry-in.
+        """
         scan, vjp, plan = self.scan, self.scan.vjp, self.plan
         consts_in, carry_in, x_in = scan.split_inputs(vjp.program.inputs)
         consts_mask, carry_mask, x_mask = scan.split_inputs(vjp.differentiable_inputs)
 
         def step(state, slices):
-            carry_out, (ct_carry, ct_consts) = state
+            carry_out, (ct_carry_out, ct_consts) = state
             x, saved, is_trusted, ct_y = slices
             inputs = consts, carry_out, x, saved
             fixed, carry_out, x, saved = barrier(inputs) if self._needs_barrier else inputs
             outs = zip(self._handed_of(vjp.outputs), carry_out, strict=True)
             known = dict(zip(consts_in, fixed, strict=True)) | dict(zip(x_in, x, strict=True))
             known |= kept_values(plan, saved) | {v: a for v, a in outs if not isinstance(v, Literal)}
-            pulled, environment = pull_back(vjp, plan, known, is_trusted, [*ct_carry, *ct_y])
+            pulled, environment = pull_back(vjp, plan, known, is_trusted, [*ct_carry_out, *ct_y])
             pulled_consts, pulled_carry, pulled_x = scan.split_inputs(pulled)
             more, _ = split(consts_mask, pulled_consts)
             ct_carry, _ = split(carry_mask, pulled_carry)
+            ct_carry = [None if out is None else ct for out, ct in zip(ct_carry_out, ct_carry, strict=True)]
             ct_x, _ = split(x_mask, pulled_x)
             ct_consts = [a + b for a, b in zip(ct_consts, more, strict=True)]
             carry = [environment[v] for v in self._handed_of(carry_in)]

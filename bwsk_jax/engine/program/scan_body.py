@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ from jax import lax
 from bwsk_jax.engine.program.eager import remembered, traced
 from bwsk_jax.engine.program.jaxprs import Program, flatten
 from bwsk_jax.engine.program.types import on_mesh_of, slice_type, stacked_type, type_of
-from bwsk_jax.engine.program.vjp import VjpTrace, trace_vjp
+from bwsk_jax.engine.program.vjp import VjpTrace, merge, split, trace_vjp
 
 __all__ = ["Item", "ScanBody", "trace_body", "trace_iteration"]
 
@@ -53,6 +54,19 @@ class ScanBody:
     def split_outputs(self, items: Sequence[Item]) -> tuple[Sequence[Item], Sequence[Item]]:
         """Split a list that begins with an item for each leaf of the carry into those and all the others."""
         return items[: self.num_carry], items[self.num_carry :]
+
+    def fed(self, carry: Sequence[bool], ys: Sequence[bool]) -> list[bool]:
+        """Which floats of the carry have a cotangent in some iteration, given which floats of the carry and
+        of y that the scan returns have one.
+        """
+        mask = self.vjp.differentiable_inputs
+        fixed = [False] * mask.count(False)
+        _, carry_mask, _ = self.split_inputs(mask)
+        carry, before = list(carry), None
+        while carry != before and not all(carry):
+            _, reached, _ = self.split_inputs(merge(mask, self.vjp.reached([*carry, *ys]), fixed))
+            carry, before = list(map(operator.or_, carry, split(carry_mask, reached)[0])), carry
+        return carry
 
     @functools.cached_property
     def vjp(self) -> VjpTrace:

@@ -9,16 +9,20 @@ from typing import Any
 
 import jax
 from jax.extend.core import Literal
+from jax.extend.core.primitives import scan_p
+from jax.interpreters import ad
 
-from bwsk_jax.engine.program.jaxprs import Program, aval_of, flatten
+from bwsk_jax.engine.program.jaxprs import Program, aval_of, flatten, subprograms
 from bwsk_jax.engine.program.types import is_differentiable, without_weak_type
 
 __all__ = [
     "VjpTrace",
+    "filled",
     "kept_by_autodiff",
     "merge",
     "split",
     "trace_vjp",
+    "with_zeros",
 ]
 
 
@@ -28,7 +32,8 @@ class VjpTrace:
 
     `program.outputs` are the primal outputs followed by the residuals: the leaves of the function that
     `jax.vjp` returns. `pullback(residuals)` is that function; it takes the cotangents of the
-    differentiable outputs and returns those of the differentiable inputs.
+    differentiable outputs, None for one that nothing has contributed to, and returns those of the
+    differentiable inputs.
     """
 
     program: Program
@@ -49,15 +54,37 @@ class VjpTrace:
 
     def pullback(self, residuals: Sequence[Any]) -> Callable:
         """The VJP function made whole again."""
-        return jax.tree.unflatten(self.vjp_tree, residuals)
+        vjp = jax.tree.unflatten(self.vjp_tree, residuals)
+        missing = filled if self._has_scan else with_zeros
+        return lambda cotangents: vjp(missing(cotangents, self._varied_outputs))
+
+    @functools.cached_property
+    def _has_scan(self) -> bool:
+        """Whether a scan is inside, to whose stacked results JAX 0.10 cannot pass a symbolic 0 back."""
+        return _holds_scan(self.program)
+
+    @functools.cached_property
+    def _varied_outputs(self) -> list[Any]:
+        """The types of the differentiable outputs."""
+        outputs, _ = split(self.differentiable_outputs, self.outputs)
+        return [without_weak_type(aval_of(self.program, v)) for v in outputs]
 
     @functools.cached_property
     def traced_pullback(self) -> Program:
         """What the backward pass computes; its first inputs are the residuals."""
         residuals = [without_weak_type(aval_of(self.program, v)) for v in self.residuals]
-        outputs, _ = split(self.differentiable_outputs, self.outputs)
-        cotangents = [without_weak_type(aval_of(self.program, v)).to_ct_aval() for v in outputs]
+        cotangents = [aval.to_ct_aval() for aval in self._varied_outputs]
         return flatten(jax.make_jaxpr(lambda r, ct: self.pullback(r)(ct))(residuals, cotangents))
+
+    def reached(self, given: Sequence[bool]) -> list[bool]:
+        """Of each differentiable input, whether cotangents of those outputs that are `given` reach it."""
+        pullback = self.traced_pullback
+        cotangents = pullback.inputs[len(self.residuals) :]
+        found = {v for v, is_given in zip(cotangents, given, strict=True) if is_given}
+        for equation in pullback.equations:
+            if found.intersection(equation.reads):
+                found.update(equation.outputs)
+        return [not isinstance(v, Literal) and v in found for v in pullback.outputs]
 
 
 def trace_vjp(program: Program) -> VjpTrace:
@@ -81,6 +108,22 @@ def trace_vjp(program: Program) -> VjpTrace:
 
     closed = jax.make_jaxpr(forward)(*map(without_weak_type, avals))
     return VjpTrace(flatten(closed), len(program.outputs), vjp_tree, differentiable, out_differentiable)
+
+
+def with_zeros(cotangents: Sequence[Any], avals: Sequence[Any]) -> list[Any]:
+    """The cotangents of values of these types as `jax.vjp` takes them, None for one that is not there."""
+    pairs = zip(cotangents, avals, strict=True)
+    return [ad.Zero(aval.to_ct_aval()) if ct is None else ct for ct, aval in pairs]
+
+
+def filled(cotangents: Sequence[Any], avals: Sequence[Any]) -> list[Any]:
+    """The cotangents of values of these types, with arrays of zeros for those that are not there."""
+    return list(map(ad.instantiate_zeros, with_zeros(cotangents, avals)))
+
+
+def _holds_scan(program: Program) -> bool:
+    inner = (body for equation in program.equations for body in subprograms(equation))
+    return any(e.primitive is scan_p for e in program.equations) or any(map(_holds_scan, inner))
 
 
 def kept_by_autodiff(program: Program, like: Program) -> frozenset[int] | None:

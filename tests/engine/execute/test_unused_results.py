@@ -1,0 +1,88 @@
+"""What nothing differentiates adds nothing to a gradient, not even where its derivative is infinite."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import bwsk_jax
+
+ZEROS = jnp.zeros((3, 4))
+CALLS = {
+    "default": {},
+    "least memory": {"max_overhead": bwsk_jax.LEAST_MEMORY},
+    "no inverses": {"invert": False},
+    "a policy": {"plan": jax.checkpoint_policies.dots_saveable},
+}
+SCANS = {
+    "default": bwsk_jax.reversible_scan,
+    "half of the values": functools.partial(bwsk_jax.reversible_scan, max_bytes=24),
+    "segments": functools.partial(bwsk_jax.reversible_scan, save_every=2),
+    "a policy": functools.partial(bwsk_jax.reversible_scan, plan=jax.checkpoint_policies.dots_saveable),
+}
+HOW = {
+    "eager": lambda f: f,
+    "compiled": jax.jit,
+    "mapped": lambda f: lambda x: jax.vmap(f)(x[None])[0],
+    "mapped and compiled": lambda f: lambda x: jax.jit(jax.vmap(f))(x[None])[0],
+}
+
+
+def with_metric(x):
+    return ((x - 1) ** 2).sum(), {"norm": jnp.linalg.norm(x), "rows": x.shape[0]}
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("way", CALLS)
+def test_of_a_call(way, how):
+    ours = jax.grad(bwsk_jax.reversible(with_metric, **CALLS[way]), has_aux=True)
+    np.testing.assert_array_equal(HOW[how](lambda x: ours(x)[0])(ZEROS), -2 * jnp.ones_like(ZEROS))
+
+
+BODIES = {
+    "an output": (lambda c, x: (c * 0.5 + x, jnp.sqrt(x)), 0.0, lambda out: out[0]),
+    "a carry": (lambda c, x: ((c[0] * 0.5 + x, c[1] + jnp.sqrt(x)), None), (0.0, 0.0), lambda out: out[0][0]),
+    "a carry that reads another": (
+        lambda c, x: ((c[1], c[0] + x, c[2] + jnp.sqrt(x) * c[0]), None),
+        (0.0, 0.0, 0.0),
+        lambda out: out[0][0],
+    ),
+    "all carries": (lambda c, x: (c + jnp.sqrt(x), x**2 + x), 0.0, lambda out: out[1].sum(0)),
+}
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("way", SCANS)
+@pytest.mark.parametrize("what", BODIES)
+def test_of_a_scan(what, way, how):
+    body, init, used = BODIES[what]
+    init = jax.tree.map(lambda a: jnp.full(ZEROS.shape[1:], a), init)
+    grad = lambda scan: jax.grad(lambda x: used(scan(body, init, x)).sum())
+    expected = grad(lax.scan)(ZEROS)
+    assert jnp.isfinite(expected).all()
+    np.testing.assert_array_equal(HOW[how](grad(SCANS[way]))(ZEROS), expected)
+
+
+def test_a_second_derivative_of_what_is_used():
+    loss = lambda f: lambda x: f(x)[0]
+    hessian = lambda f: jax.jacrev(jax.grad(loss(f)))(ZEROS[0] + 2.0)
+    np.testing.assert_allclose(hessian(bwsk_jax.reversible(with_metric)), hessian(with_metric))
+
+
+def test_integers_and_keys_have_none_either():
+    fun = lambda x, key: (jnp.sin(x), jax.random.split(key)[0], jnp.arange(3))
+    grad = lambda f: jax.grad(lambda x: f(x, jax.random.key(0))[0].sum())(ZEROS + 1)
+    np.testing.assert_allclose(grad(bwsk_jax.reversible(fun)), grad(fun))
+
+
+@pytest.mark.parametrize("used", [0, 1, 2])
+def test_of_a_scan_inside(used):
+    def fun(x):
+        (a, b), ys = lax.scan(lambda c, x: ((c[0] + jnp.sin(x), c[1] * x), c[0] * x), (0.0, 1.0), x)
+        return a, b, ys.sum()
+
+    grad = lambda f: jax.grad(lambda x: f(x)[used])(ZEROS[0] + 1)
+    np.testing.assert_allclose(grad(bwsk_jax.reversible(fun)), grad(fun), rtol=1e-6)
