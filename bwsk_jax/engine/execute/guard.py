@@ -7,9 +7,10 @@ A first-order error analysis tells (N. J. Higham, *Accuracy and Stability of Num
     e(x) = |dx/dz| e(z) + |dx/dy| e(y),
 
 in units of the rounding `eps`, where a value that was not inverted has `e(v) = |v|`. The guard trusts the
-inverses only if `e(x) <= eps**(-1/3) * max(|x|, rms(x))` for every element of every result that leaves them:
-then two thirds of the digits are right. The root mean square is that of the last axis or of the whole array,
-whichever is larger.
+inverses only if `e(x) <= eps**(-1/3) * max(|x|, size(x))` for every element of every result that leaves them:
+then two thirds of the digits are right. The usual size of elements is that on the last axis or in the whole
+array, whichever is larger: `mean(|x|**(1/4))**4` over those that are neither 0 nor infinite. A root mean
+square would let a single large element excuse any error of the others.
 
 The forward pass, which has all values, gathers `evidence`; in a scan each iteration does, and all of it is
 judged once after the scan. So the loops of sharded programs need no communication for it.
@@ -40,12 +41,12 @@ class Evidence(NamedTuple):
 
     Attributes:
       error: the largest estimated error, as a fraction of `eps**(-1/3)`, of the elements where it is small
-        neither beside the element nor beside the root mean square of its last axis; 0 if there are none.
-      mean_square: of the value.
+        neither beside the element nor beside the usual size on its last axis; 0 if there are none.
+      mean_root: of the value, the mean of fourth roots from which its usual size is made.
     """
 
     error: Any
-    mean_square: Any
+    mean_root: Any
 
 
 def evidence_reads(plan: Plan) -> list[int]:
@@ -80,7 +81,7 @@ def trusted(plan: Plan, found: Sequence[Evidence]) -> Any:
     """
     if plan.fallback is None:
         return None
-    small = [e.error.max(-1, initial=0) <= jnp.sqrt(_finite(e.mean_square.mean(-1), 0.0)) for e in found]
+    small = [e.error.max(-1, initial=0) <= _mean_of_positive(e.mean_root, -1) ** 4 for e in found]
     refused = (~functools.reduce(jnp.logical_and, small)).astype(jnp.int32)
     axes = set().union(
         *(plan.problem.program.equations[s.equation].axes for s in (*plan.steps, *plan.fallback))
@@ -93,6 +94,11 @@ def trusted(plan: Plan, found: Sequence[Evidence]) -> Any:
 def _inversions(plan: Plan) -> list[Step]:
     """The guarded inversions, and those that they depend on; none if the plan needs no guard."""
     return [s for s in leading_to(plan.steps, plan.guarded_steps) if s.inverts]
+
+
+def _mean_of_positive(x: Any, axes: int | tuple[int, ...]) -> Any:
+    """The mean over those elements of a non-negative array that are positive; 0 where there are none."""
+    return jnp.sum(x, axes) / jnp.maximum(jnp.sum(x > 0, axes), 1).astype(x.dtype)
 
 
 def _finite(x: Any, otherwise: float) -> Any:
@@ -141,11 +147,11 @@ class _ErrorAnalysis:
     def evidence(self, target: int) -> Evidence:
         error, value = map(at_least_float32, (self.error[target], jnp.abs(self.values[target])))
         error, value = (jnp.atleast_2d(x) for x in (error * self.epsilon[target] ** (1 / 3), value))
-        mean_square = jnp.mean(value * value, axis=-1, keepdims=True)
-        is_small = error <= jnp.maximum(value, jnp.sqrt(mean_square))
+        mean_root = _mean_of_positive(_finite(value, 0.0) ** 0.25, -1)
+        is_small = error <= jnp.maximum(value, mean_root[..., None] ** 4)
         left = _finite(jnp.where(is_small, 0.0, error), float(jnp.finfo(error.dtype).max))
         rest = tuple(range(1, value.ndim))
-        return Evidence(left.max(rest, initial=0), mean_square.mean(rest))
+        return Evidence(left.max(rest, initial=0), _mean_of_positive(mean_root, rest[:-1]))
 
 
 @custom_vmap

@@ -62,6 +62,27 @@ def test_gradients_are_right_whatever_the_scale(scale, shift):
     assert_same(gradients(GUARDED, INIT, xs), gradients(lax.scan, INIT, xs))
 
 
+@pytest.mark.parametrize("size", [1.0, 1e5, 1e8])
+def test_a_large_unit_excuses_no_error_of_its_neighbours(size):
+    """One that nobody reads, so that the gradients of all others are as large as ever."""
+    width = 32
+    body = lambda carry, inputs: ((carry @ inputs[0]) * inputs[1] + inputs[2], None)
+    keys = jax.random.split(jax.random.key(4), 3)
+    w = 0.2 * jax.random.normal(keys[0], (L, width, width))
+    w = w.at[:, :, 0].multiply(size).at[1:, 0, :].set(0)
+    scale = (1 + 0.1 * jax.random.normal(keys[1], (L, B, width))).at[:, :, 2:4].set(1e-7)
+    init, shift = jax.random.normal(keys[2], (B, width)), jnp.ones((L, B, width))
+
+    def gradient(scan):
+        loss = lambda scale: jnp.sum(jnp.sin(scan(body, init, (w, scale, shift))[0][:, 1:]))
+        return jax.grad(loss)(scale)[:, :, 1:]
+
+    plan = bwsk_jax.plan_scan(body, init, (w, scale, shift), max_bytes=4 * B * width)
+    assert plan.guarded_steps
+    ours = functools.partial(bwsk_jax.reversible_scan, max_bytes=4 * B * width)
+    assert_same(gradient(ours), gradient(lax.scan))
+
+
 def conditionals(jaxpr):
     for equation in jaxpr.eqns:
         if equation.primitive.name == "cond":
