@@ -169,7 +169,7 @@ class Problem:
     def exact_reads(self, taint: Taint, step: Step) -> tuple[int, ...]:
         """The values that the step must not read with this kind of inexactness."""
         if step.inverts:
-            return ()
+            return exactness.exact_reads_back(step.reads, step.writes, self.program.avals)
         return exactness.exact_reads(taint, self.program.equations[step.equation], self.bounds.of)
 
     def carriers(self, taint: Taint, step: Step, result: int) -> list[int]:
@@ -378,7 +378,9 @@ def _free_steps(program: Program, steps: Sequence[Step], available: frozenset[in
 
 def _reads_exactly(program: Program, step: Step) -> bool:
     equation = program.equations[step.equation]
-    return not step.inverts and any(exactness.exact_reads(taint, equation) for taint in Taint)
+    if step.inverts:
+        return bool(exactness.exact_reads_back(step.reads, step.writes, program.avals))
+    return any(exactness.exact_reads(taint, equation) for taint in Taint)
 
 
 def _useful(steps: Sequence[Step], targets: Iterable[int], at_hand: frozenset[int]) -> list[Step]:

@@ -34,6 +34,7 @@ __all__ = [
     "carriers",
     "division",
     "exact_reads",
+    "exact_reads_back",
     "exact_residuals",
     "is_narrow",
     "shown_digits",
@@ -144,43 +145,52 @@ large relative one. (`max` itself is harmless: the comparison in its derivative 
 
 CLEAR = 1e-2
 """How far bounds have to keep a value from a singularity: much further than rounding moves any value."""
+CLEAR_WHEN_MIXED = 1e-7
+"""How far they have to keep a sum of many elements, which is near only if it is of a region of exact zeros.
+There a normalisation that adds 1e-6 to a variance multiplies rounding by 1,000, one that adds 1e-12 by a
+million."""
+
+Near = Callable[[Sequence[Interval], float], bool]
+"""Whether operands within such bounds may come so near to a singularity."""
 
 
-def _below(point: float) -> Callable[[Sequence[Interval]], bool]:
+def _below(point: float) -> Near:
     """Whether the first operand may come near to `point`, or lie below it."""
-    return lambda operands: not operands[0].low >= point + CLEAR
+    return lambda operands, distance: not operands[0].low >= point + distance
 
 
-def _outside_one(operands: Sequence[Interval]) -> bool:
+def _outside_one(operands: Sequence[Interval], distance: float) -> bool:
     """Whether the first operand may come near to -1 or 1, or lie beyond them."""
-    return not (operands[0].low >= CLEAR - 1 and operands[0].high <= 1 - CLEAR)
+    return not (operands[0].low >= distance - 1 and operands[0].high <= 1 - distance)
 
 
-def _near_zero(place: int) -> Callable[[Sequence[Interval]], bool]:
+def _near_zero(place: int) -> Near:
     """Whether the operand at this place may come near to 0."""
-    return lambda operands: not (operands[place].low >= CLEAR or operands[place].high <= -CLEAR)
+    return lambda operands, distance: (
+        not (operands[place].low >= distance or operands[place].high <= -distance)
+    )
 
 
-def _always(operands: Sequence[Interval]) -> bool:
+def _always(operands: Sequence[Interval], distance: float) -> bool:
     return True
 
 
-SINGULAR: dict[Any, Callable[[Sequence[Interval]], bool]] = {
+SINGULAR: dict[Any, Near] = {
     p.div_p: _near_zero(1),
     p.integer_pow_p: _near_zero(0),
-    **dict.fromkeys((p.sqrt_p, p.rsqrt_p, p.log_p, p.lgamma_p, p.digamma_p, *present("log2_p")), _below(0.0)),
+    **dict.fromkeys((p.sqrt_p, p.rsqrt_p, p.log_p, p.pow_p, *present("log2_p")), _below(0.0)),
+    **dict.fromkeys((p.lgamma_p, p.digamma_p), _below(0.0)),
     p.cbrt_p: _near_zero(0),
     p.log1p_p: _below(-1.0),
     p.acosh_p: _below(1.0),
     **dict.fromkeys((p.asin_p, p.acos_p, p.atanh_p, p.erf_inv_p), _outside_one),
-    **dict.fromkeys((p.pow_p, p.tan_p), _always),
+    p.tan_p: _always,
 }
 """Primitives that are continuous, but have a singularity; whether operands within such bounds may come near.
 
-They may read what is inexact. What is `UNMIXED` they may read only away from the singularity: they would find
-an almost 0 where the forward pass had an exact one. Every other primitive that is not in `LIPSCHITZ` reads
-exactly: it compares or jumps, and a tie that rounding tips over is a wrong gradient wherever it comes from, a
-black frame or a padded row."""
+They may read what is inexact only away from it: they would find an almost 0 where the forward pass had an
+exact one. Every other primitive that is not in `LIPSCHITZ` reads exactly: it compares or jumps, and a tie
+that rounding tips over is a wrong gradient wherever it comes from, a black frame or a padded row."""
 
 COMPARISONS = {p.eq_p, p.ne_p, p.lt_p, p.le_p, p.gt_p, p.ge_p}
 
@@ -190,8 +200,8 @@ MIXING = {
 }
 """Primitives of which each result depends on many elements of an operand.
 
-That such a result meets a singularity is an accident, in the forward pass as well. (That it is exactly 0 is
-none: a row of zeros gives a 0, whatever it is multiplied by. So a mixed value may still not be compared.)"""
+That such a result is near a singularity is an accident, in the forward pass as well, unless it is exactly 0:
+a row of zeros gives a 0, whatever it is multiplied by."""
 
 
 def exact_reads(taint: Taint, equation: Equation, interval_of: IntervalOf = lambda _: ANY) -> tuple[int, ...]:
@@ -207,6 +217,16 @@ def exact_reads(taint: Taint, equation: Equation, interval_of: IntervalOf = lamb
     )
 
 
+def exact_reads_back(reads: Iterable[int], writes: Iterable[int], avals: Sequence[Any]) -> tuple[int, ...]:
+    """The values that an inverse must not read with any inexactness; `avals` are the types of all values.
+
+    A float may be almost right, a boolean or an integer may not: 1e-8 is true, and 2.9999998 is 2.
+    """
+    if any(is_differentiable(avals[v]) for v in writes):
+        return ()
+    return tuple(v for v in reads if is_differentiable(avals[v]))
+
+
 def _is_harmless(taint: Taint, equation: Equation, interval_of: IntervalOf) -> bool:
     """Whether a small error of what the equation reads is a small error of what it gives."""
     primitive = equation.primitive
@@ -219,7 +239,8 @@ def _is_harmless(taint: Taint, equation: Equation, interval_of: IntervalOf) -> b
     if primitive in COMPARISONS:
         return _is_about_finiteness(equation)
     if primitive in SINGULAR:
-        return taint is Taint.INEXACT or not SINGULAR[primitive]([interval_of(v) for v in equation.inputs])
+        distance = CLEAR_WHEN_MIXED if taint is Taint.INEXACT else CLEAR
+        return not SINGULAR[primitive]([interval_of(v) for v in equation.inputs], distance)
     bodies = list(subprograms(equation))
     return bool(bodies) and all(_body_is_harmless(taint, body) for body in bodies)
 

@@ -145,6 +145,14 @@ JUMPS = {
         jnp.broadcast_to(jnp.float32(0.125), (4, 8)),
     ),
     "an angle": (lambda a, w: jnp.atan2(a @ w, -jnp.ones((4, 8))), random(6, 4, 8).at[0].set(0.0)),
+    "an infinite logarithm": (
+        lambda a, w: jnp.isfinite(jnp.log((a**2).sum(-1, keepdims=True))).astype(a.dtype),
+        random(6, 4, 8).at[0].set(0.0),
+    ),
+    "an infinite quotient": (
+        lambda a, w: (1 / (a**2).sum(-1, keepdims=True) < jnp.inf).astype(a.dtype),
+        random(6, 4, 8).at[0].set(0.0),
+    ),
 }
 
 
@@ -162,3 +170,26 @@ def test_what_jumps_reads_nothing_that_was_recovered_with_rounding(name):
     grad = lambda scan: jax.jit(jax.grad(lambda init: scan(body, init, weights)[1].sum()))(init)[1]
     ours = grad(functools.partial(bwsk_jax.reversible_scan, max_overhead=INF))
     assert float(jnp.abs(ours - grad(lax.scan)).max()) < 1e-4
+
+
+def mask(branch):
+    return branch > 0, lambda kept, x: jnp.where(kept, jnp.sin(3 * branch), 0.0)
+
+
+def index(branch):
+    return jnp.floor(3 * jnp.abs(branch)).astype(jnp.int8), lambda kept, x: x[kept] * jnp.sin(branch)
+
+
+@pytest.mark.parametrize("made", [mask, index])
+def test_booleans_and_integers_do_not_come_back_from_floats_that_were_rounded(made):
+    """`(m + x) + y - y - x` is almost 0 where m was, which is true, and almost 3, which is 2."""
+
+    def body(carry, inputs):
+        (x, y), (q, d) = inputs, carry
+        kept, output = made(d)
+        return ((kept.astype(jnp.float32) + x) + y, d + jnp.tanh(q)), output(kept, x)
+
+    init, xs = (random(1, 64), random(2, 64)), (random(3, 3, 64), random(4, 3, 64))
+    grad = lambda scan: jax.jit(jax.grad(lambda init: scan(body, init, xs)[1].sum()))(init)[1]
+    ours = grad(functools.partial(bwsk_jax.reversible_scan, max_overhead=INF))
+    assert distance(ours, grad(lax.scan)) < 1e-5
