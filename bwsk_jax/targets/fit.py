@@ -110,7 +110,7 @@ def fit(
     Compared are plans, with inverses and without, `jax.checkpoint`, its stock policies, and plain autodiff:
     by the cycles that the compiler of the target estimates, and where it estimates none by FLOPs. The peak
     is that of the whole compiled program, and nothing is concluded about a program that was not compiled. A
-    line on standard error tells of each.
+    line on standard error tells of each, also of a policy that JAX cannot trace: of complex numbers, most.
 
     Args:
       make: returns the function to run, jitted or not, given what it has to pass on to `reversible` or
@@ -139,7 +139,7 @@ def fit(
     bound = aim.memory if memory is None else memory if isinstance(memory, int) else parse_bytes(memory)
     search = _Search(make, args, aim, bound)
     for name, policy in STOCK.items():
-        search.run(name, plan=policy)
+        search.run_stock(name, policy)
     plans = [search.run(_name(limit), max_overhead=limit) for limit in FIRST]
     if not any(way.fits for way in search.tried):
         raise FitError(search.complaint())
@@ -166,7 +166,17 @@ class _Search:
         self.make, self.args, self.target, self.memory = make, aimed(args, target), target, memory
         self.tried: list[Way] = []
         self.programs: dict[str, CompiledProgram | None] = {}
+        self.most = _MOST
         self.start = time.perf_counter()
+
+    def run_stock(self, name: str, policy: Callable) -> None:
+        """Run what JAX offers, unless JAX cannot trace it. A mistake in `make` is met again by a plan."""
+        try:
+            self.run(name, plan=policy)
+        except Exception as error:
+            self.most -= 1
+            reason = str(error).splitlines()[0] if str(error) else ""
+            print(f"fit: {name} is left out: {type(error).__name__}: {reason}", file=sys.stderr, flush=True)
 
     def run(self, name: str, **limit: Any) -> Way:
         made = self.make(**limit)
@@ -185,8 +195,8 @@ class _Search:
         way = Way(name, limit, compiled, forward_cost(program, program.outputs), fits)
         self.tried.append(way)
         done = len(self.tried)
-        left = (time.perf_counter() - self.start) / done * (_MOST - done)
-        print(f"fit {done}/{_MOST}: {way}; at most {left:.0f} s left", file=sys.stderr, flush=True)
+        left = (time.perf_counter() - self.start) / done * (self.most - done)
+        print(f"fit {done}/{self.most}: {way}; at most {left:.0f} s left", file=sys.stderr, flush=True)
         return way
 
     def time(self, way: Way) -> float:

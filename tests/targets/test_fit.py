@@ -83,6 +83,32 @@ def test_a_line_tells_of_each(capsys):
     assert all(line.endswith("s left") for line in lines)
 
 
+def test_a_policy_that_cannot_be_traced_is_left_out(capsys):
+    """JAX 0.10 traces no policy that saves complex numbers."""
+
+    def make_complex(**limit):
+        layer = lambda x, w: (jnp.tanh(x @ w), None)
+        loss = lambda w, x: jnp.abs(bwsk_jax.reversible_scan(layer, x, w, **limit)[0]).sum()
+        return jax.grad(loss)
+
+    found = bwsk_jax.fit(
+        make_complex, *(jax.ShapeDtypeStruct(s, jnp.complex64) for s in ((4, 8, 8), (16, 8)))
+    )
+    told = capsys.readouterr().err
+    for name in STOCK:
+        left_out = f"fit: {name} is left out: TypeError: reduce_precision" in told
+        assert left_out != (name in {way.name for way in found.tried})
+    assert "max_overhead" in found.limit or found.best.name in STOCK
+
+
+def test_a_mistake_in_make_is_raised():
+    def broken(**limit):
+        raise KeyError("no such layer")
+
+    with pytest.raises(KeyError, match="no such layer"):
+        bwsk_jax.fit(broken, jnp.ones(3))
+
+
 def test_where_nothing_fits_the_least_is_named():
     least = min(way.program.peak_bytes for way in found("1GB").tried)
     with pytest.raises(FitError, match=f"nothing keeps within 1,000 bytes: the least was {least:,}"):
