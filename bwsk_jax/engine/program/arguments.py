@@ -18,6 +18,7 @@ import jax
 __all__ = ["Layout", "StaticArguments", "split_arguments", "tracing_explained"]
 
 _NUMBERS = (bool, int, float, complex)
+_MORE, _MORE_NAMED = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +48,21 @@ class StaticArguments:
         names = {argnames} if isinstance(argnames, str) else set(argnames)
         if not positions and not names:
             return cls()
-        parameters = list(inspect.signature(fun).parameters)
-        if unknown := sorted(names.difference(parameters)):
-            raise ValueError(
-                f"static_argnames has {unknown[0]!r}, but the parameters are {', '.join(parameters)}"
-            )
-        if beyond := [k for k in positions if not -len(parameters) <= k < len(parameters)]:
-            raise ValueError(f"static_argnums has {beyond[0]}, but there are {len(parameters)} parameters")
-        positions = {k % len(parameters) for k in positions}.union(map(parameters.index, names))
-        return cls(frozenset(positions), frozenset(parameters[k] for k in positions))
+        signature = inspect.signature(fun).parameters
+        kinds = {name: parameter.kind for name, parameter in signature.items()}
+        named = [name for name, kind in kinds.items() if kind not in (_MORE, _MORE_NAMED)]
+        unknown = sorted(names.difference(named))
+        if unknown and _MORE_NAMED not in kinds.values():
+            raise ValueError(f"static_argnames has {unknown[0]!r}, but the parameters are {', '.join(named)}")
+        if _MORE in kinds.values():
+            named = named[: list(kinds.values()).index(_MORE)]
+        positions = {k + len(kinds) if k < 0 else k for k in positions}
+        beyond = {k for k in positions if not 0 <= k < len(named)}
+        if beyond and (min(beyond) < 0 or _MORE not in kinds.values()):
+            raise ValueError(f"static_argnums has {min(beyond)}, but there are {len(named)} parameters")
+        by_name = {named.index(name) for name in names.intersection(named)}
+        by_position = {named[k] for k in positions - beyond}
+        return cls(frozenset(positions | by_name), frozenset(names | by_position))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -89,7 +89,7 @@ def trace_body(
     stacked = jax.tree.map(type_of, xs)
     first = jax.tree.unflatten(carry_tree, carry)
     closed, out_tree = traced(body, first, jax.tree.map(slice_type, stacked))
-    iterations = jax.tree.leaves(stacked)[0].shape[0] if length is None else length
+    iterations = jax.tree.leaves(stacked)[0].shape[0] if length is None else operator.index(length)
 
     def scan_body():
         # Not merged, for the scan itself is to compile to what its author would get from `lax.scan`.

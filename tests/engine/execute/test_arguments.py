@@ -100,6 +100,20 @@ def test_static_arguments_decide(static, by_policy):
         assert_same_gradient(lambda x, w, p=power, t=train: ours(x, w, p, train=t), plain, X, W)
 
 
+def test_static_arguments_may_be_among_any_number_of_others():
+    def scaled(x, *rest, power=1, **options):
+        return rest[0] * jnp.sin(x) ** power * (2 if options["train"] else 1)
+
+    static = {"static_argnums": (2, -1), "static_argnames": ("power", "train")}
+    ours = bwsk_jax.reversible(scaled, **static)
+    assert_same_gradient(
+        lambda x, w: ours(x, w, "a", power=3, train=True),
+        lambda x, w: scaled(x, w, "a", power=3, train=True),
+        X,
+        X,
+    )
+
+
 def test_a_traced_decision_gets_a_hint():
     with pytest.raises(jax.errors.ConcretizationTypeError) as raised:
         bwsk_jax.reversible(block)(X, W, train=True)

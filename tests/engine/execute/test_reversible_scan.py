@@ -95,9 +95,10 @@ def test_mistakes_in_the_order_get_the_message_of_lax_scan(mistake):
     assert message(bwsk_jax.reversible_scan) == message(lax.scan)
 
 
-def test_a_scan_over_nothing_takes_a_length():
+@pytest.mark.parametrize("kind", [int, np.int64, jnp.int32])
+def test_a_scan_over_nothing_takes_a_length(kind):
     body = lambda c, _: (jnp.sin(c), c)
-    run = lambda scan: gradients(lambda c: scan(body, c, length=5), X)
+    run = lambda scan: gradients(lambda c: scan(body, c, length=kind(5)), X)
     assert_same(run(LEAST), run(lax.scan))
 
 
