@@ -6,10 +6,10 @@ rooms, and a file imports only from its own room and from earlier ones.
 `program`: what is differentiated. `jaxprs` traces a function into a `Program`, flat equations over numbered
 values, and is the only file that reaches into JAX's internals. `vjp` traces a function together with its
 derivative into a `VjpTrace`, by JAX's own autodiff; its residuals are what a backward pass reads. `scan_body`
-does the same for one iteration of a scan, and `types` says what a value's type tells. `bits` and `narrow`
-say in which form booleans and narrow floats are kept. `eager` remembers what was made of a function, for its
-next call. `arguments` says what of a call is traced, and `lifting` which modules of frameworks need a sibling
-of `bwsk_jax.frameworks`.
+does the same for one iteration of a scan, without what `hoisting` computes once before it, and `types` says
+what a value's type tells. `bits` and `narrow` say in which form booleans and narrow floats are kept. `eager`
+remembers what was made of a function, for its next call. `arguments` says what of a call is traced, and
+`lifting` which modules of frameworks need a sibling of `bwsk_jax.frameworks`.
 
 `rules`: what is known of primitives, as tables. `inverses` says which operands can be solved for, `registry`
 adds the inverses of users, `exactness` says how far a recovered value can be trusted and what may read it,

@@ -101,9 +101,9 @@ def reversible_scan(
 def _scan_by_plan(followed, save_every, invert, f, init, xs, length, reverse, unroll):
     refuse_modules("bwsk_jax.reversible_scan", f, ())
     with state_explained("bwsk_jax.reversible_scan"):
-        scan, consts = trace_body(f, init, xs, length, reverse=reverse, unroll=unroll)
+        scan, closed_over = trace_body(f, init, xs, length, reverse=reverse, unroll=unroll)
         rules = _ReversibleScan.of(scan, save_every, followed, invert, reverse, _at_once(unroll, scan.length))
-        inputs = (consts, _cast_to_carry(scan, init), jax.tree.leaves(xs))
+        inputs = (scan.constants(closed_over), _cast_to_carry(scan, init), jax.tree.leaves(xs))
         carry, ys = rules.differentiable()(*backwards_only("bwsk_jax.reversible_scan", inputs))
     return jax.tree.unflatten(scan.out_tree, map(cast_like, (*carry, *ys), scan.out_avals))
 

@@ -24,7 +24,7 @@ from bwsk_jax.engine.program.vjp import VjpTrace, split
 from bwsk_jax.engine.rules import costs, exactness
 from bwsk_jax.engine.rules.devices import Prices, prices_of
 from bwsk_jax.engine.rules.exactness import Grade, Taint
-from bwsk_jax.engine.rules.intervals import Bounds, bounds_of
+from bwsk_jax.engine.rules.intervals import Bounds, IntervalOf, bounds_of
 from bwsk_jax.engine.rules.inverses import Inverse
 from bwsk_jax.engine.rules.registry import inverses_of
 
@@ -275,7 +275,7 @@ def _problem(
             for a, b in zip(carry.outputs, carry.inputs, strict=True)
             if not isinstance(a, Literal) and a != b
         ),
-        forbidden=_forbidden(trace, inversions, shown),
+        forbidden=_forbidden(trace, inversions, shown, bounds.of),
         parameter_only=parameter_only,
         residuals=tuple(dict.fromkeys(v for v in residuals if v not in available and v not in constant)),
         forward_cost=costs.forward_cost(program, trace.outputs, prices),
@@ -290,13 +290,12 @@ def _place(step: Step) -> tuple[int, int]:
 
 
 def _forbidden(
-    trace: VjpTrace, inversions: Sequence[Step], shown: dict[int, int]
+    trace: VjpTrace, inversions: Sequence[Step], shown: dict[int, int], interval_of: IntervalOf
 ) -> dict[Taint, frozenset[int]]:
     """The values that must not be inexact. Without inversions nothing is, and all may be."""
     if not inversions:
         return {taint: frozenset() for taint in Taint}
-    pullback = trace.traced_pullback
-    forbidden = {taint: exactness.exact_residuals(taint, trace, pullback) for taint in Taint}
+    forbidden = {taint: exactness.exact_residuals(taint, trace, interval_of) for taint in Taint}
     narrow = (digits(trace.program.avals[s.reads[0]]) for s in inversions if s.grade is Grade.NARROWED)
     fewest = min(narrow, default=0)
     forbidden[Taint.LOW_PRECISION] |= {v for v, count in shown.items() if count > fewest}

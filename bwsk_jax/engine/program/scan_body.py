@@ -12,6 +12,7 @@ import jax
 from jax import lax
 
 from bwsk_jax.engine.program.eager import remembered, traced
+from bwsk_jax.engine.program.hoisting import hoisted
 from bwsk_jax.engine.program.jaxprs import Program, flatten
 from bwsk_jax.engine.program.types import on_mesh_of, slice_type, stacked_type, type_of
 from bwsk_jax.engine.program.vjp import VjpTrace, merge, split, trace_vjp
@@ -25,10 +26,11 @@ Item = TypeVar("Item")
 class ScanBody:
     """One iteration of a scan: a program of (constants, carry, x) -> (carry, y), all flat.
 
-    The constants are the values that the body closes over. Their tracers are not part of this object, because
-    JAX keeps the rules of a derivative, which hold it, longer than a tracer may live.
+    The constants are what `before` makes of the values that the body closes over. Their tracers are not part
+    of this object, because JAX keeps the rules of a derivative, which hold it, longer than a tracer may live.
 
     Attributes:
+      before: what is computed once for all iterations, of the values that the body closes over.
       program: the body.
       out_tree: the structure of `(carry, y)`.
       out_avals: the types that `lax.scan` gives its results, those of the carry first.
@@ -38,6 +40,7 @@ class ScanBody:
       rules: the derivatives that were made of it, by what was asked for; they live as long as it does.
     """
 
+    before: Program
     program: Program
     out_tree: Any
     out_avals: list[Any]
@@ -68,6 +71,10 @@ class ScanBody:
             carry, before = list(map(operator.or_, carry, split(carry_mask, reached)[0])), carry
         return carry
 
+    def constants(self, closed_over: Sequence[Any]) -> list[Any]:
+        """The constants, of the values that the body closes over."""
+        return self.before.evaluate(closed_over, self.before.outputs)
+
     @functools.cached_property
     def vjp(self) -> VjpTrace:
         """One iteration and its derivative."""
@@ -77,7 +84,7 @@ class ScanBody:
 def trace_body(
     body: Callable, init: Any, xs: Any, length: int | None, **order: Any
 ) -> tuple[ScanBody, list[Any]]:
-    """Trace `body`; return it and the constants that it closes over.
+    """Trace `body`; return it and the values that it closes over.
 
     `lax.scan` checks the arguments first, and its own `reverse` and `unroll` in `order`, so that its own
     messages tell of mistakes in them.
@@ -93,8 +100,8 @@ def trace_body(
 
     def scan_body():
         # Not merged, for the scan itself is to compile to what its author would get from `lax.scan`.
-        program = flatten(closed, hoist=True, merged=False)
-        return ScanBody(program, out_tree, out_avals, len(closed.consts), len(carry), iterations)
+        before, program = hoisted(flatten(closed, hoist=True, merged=False), len(closed.consts))
+        return ScanBody(before, program, out_tree, out_avals, len(before.outputs), len(carry), iterations)
 
     key = out_tree, tuple(out_avals), len(carry), iterations
     return remembered(closed, key, scan_body), list(closed.consts)

@@ -12,10 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from jax import lax
 from jax.extend.core import Literal
 from jax.extend.core import primitives as p
 
+from bwsk_jax.engine.program.hoisting import MOVES
 from bwsk_jax.engine.program.jaxprs import Equation, Program, present, subprograms
 from bwsk_jax.engine.program.types import nbytes, size
 from bwsk_jax.engine.rules.devices import FLOPS, Prices
@@ -23,13 +23,6 @@ from bwsk_jax.engine.rules.exactness import Grade
 
 __all__ = ["cost", "forward_cost", "inversion_cost"]
 
-_FREE = {
-    *(p.reshape_p, p.squeeze_p, p.broadcast_in_dim_p, p.transpose_p, p.rev_p, p.slice_p, p.concatenate_p),
-    *(p.convert_element_type_p, p.bitcast_convert_type_p, p.copy_p, p.stop_gradient_p, p.name_p, p.iota_p),
-    *(lax.split_p, lax.stack_p, lax.unstack_p, lax.tile_p, p.pad_p, lax.optimization_barrier_p),
-    *(p.real_p, p.imag_p, p.complex_p, p.conj_p, p.gather_p, p.dynamic_slice_p, p.dynamic_update_slice_p),
-    *present("pvary_p"),
-}
 _TRANSCENDENTAL = {
     *(p.exp_p, p.exp2_p, p.log_p, p.log1p_p, p.expm1_p, p.tanh_p, p.logistic_p, p.pow_p, p.sin_p, p.cos_p),
     *(p.tan_p, p.asin_p, p.acos_p, p.atan_p, p.atan2_p, p.sinh_p, p.cosh_p, p.asinh_p, p.acosh_p, p.atanh_p),
@@ -90,7 +83,7 @@ def _flops(equation: Equation) -> float:
         kernel = equation.in_avals[1]
         features = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
         return 2.0 * outputs * size(kernel) / features
-    if primitive in _FREE:
+    if primitive in MOVES:
         return 0.0
     if primitive in _TRANSCENDENTAL:
         return 8.0 * outputs

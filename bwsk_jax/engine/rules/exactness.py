@@ -285,9 +285,10 @@ def carriers(
 # --- what a backward pass asks for -------------------------------------------------------------------------
 
 
-def exact_residuals(taint: Taint, trace: VjpTrace, pullback: Program) -> frozenset[int]:
-    """The residuals that the backward pass, `pullback`, must not read with this kind of inexactness."""
-    bounds = bounds_of(pullback)
+def exact_residuals(taint: Taint, trace: VjpTrace, interval_of: IntervalOf) -> frozenset[int]:
+    """The residuals that the backward pass must not read with this kind of inexactness."""
+    pullback = trace.traced_pullback
+    bounds = bounds_of(pullback, map(interval_of, trace.residuals))
     exact: set[int] = set()
     for equation in reversed(pullback.equations):
         exact.update(exact_reads(taint, equation, bounds.of))

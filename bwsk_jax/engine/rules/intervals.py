@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,6 +14,12 @@ from jax.extend.core import primitives as p
 
 from bwsk_jax.engine.program.jaxprs import CUSTOM_DERIVATIVES, Equation, Program, literal_value, subprograms
 from bwsk_jax.engine.program.types import is_real, size
+from bwsk_jax.engine.rules.patterns import (
+    is_sum_of_no_number,
+    reads_one_twice,
+    subtracts_largest,
+    sums_softmax,
+)
 
 __all__ = ["ANY", "Bounds", "Interval", "IntervalOf", "bounds_of", "interval"]
 
@@ -260,7 +266,7 @@ def _of_function(equation: Equation, operands: Sequence[Interval]) -> Interval:
     primitive = equation.primitive
     if primitive in _SAME_INTERVAL:
         return operands[0] if is_real(equation.in_avals[0]) else ANY
-    if primitive is p.mul_p and _reads_one_twice(equation):
+    if primitive is p.mul_p and reads_one_twice(equation):
         return _square(operands[0])
     if primitive is p.integer_pow_p:
         return _integer_power(operands[0], equation.params["y"])
@@ -270,18 +276,14 @@ def _of_function(equation: Equation, operands: Sequence[Interval]) -> Interval:
     return ANY if rule is None else rule(*operands)
 
 
-def _reads_one_twice(equation: Equation) -> bool:
-    return len(equation.reads) == 2 and len(set(equation.reads)) == 1
-
-
 # --- programs ----------------------------------------------------------------------------------------------
 
 
 class Bounds:
     """The intervals of a program's values, equation by equation in the order of the program."""
 
-    def __init__(self) -> None:
-        self._known: dict[int, Interval] = {}
+    def __init__(self, known: Iterable[tuple[int, Interval]] = ()) -> None:
+        self._known: dict[int, Interval] = dict(known)
         self._makers: dict[int, Equation] = {}
 
     def add(self, equation: Equation) -> None:
@@ -290,21 +292,20 @@ class Bounds:
         if equation.primitive in CUSTOM_DERIVATIVES:
             self._known.update(zip(equation.outputs, self._of_body(equation), strict=True))
             return
-        if equation.primitive is p.select_n_p and _is_sum_of_no_number(equation, self._makers):
+        if equation.primitive is p.select_n_p and is_sum_of_no_number(equation, self._makers):
             bounds = self.of(equation.inputs[1])
         else:
             bounds = interval(equation, [self.of(atom) for atom in equation.inputs])
-        if equation.primitive is p.sub_p and _subtracts_largest(equation, self._makers):
+        if equation.primitive is p.sub_p and subtracts_largest(equation, self._makers):
             bounds = dataclasses.replace(bounds, high=min(bounds.high, 0.0))
+        if equation.primitive is p.reduce_sum_p and sums_softmax(equation, self._makers):
+            bounds = dataclasses.replace(bounds, low=max(bounds.low, 0.5))
         self._known.update(dict.fromkeys(equation.outputs, bounds))
 
     def _of_body(self, equation: Equation) -> list[Interval]:
         """The bounds of what a function with a custom derivative gives."""
         (body,) = subprograms(equation)
-        inner = Bounds()
-        inner._known.update(zip(body.inputs, map(self.of, equation.inputs), strict=True))
-        for part in body.equations:
-            inner.add(part)
+        inner = bounds_of(body, map(self.of, equation.inputs))
         return [inner.of(atom) for atom in body.outputs]
 
     def of(self, atom: int | Literal) -> Interval:
@@ -315,71 +316,9 @@ class Bounds:
         return ANY if value is None or math.isnan(value) else _spanning([value], False, value)
 
 
-def _is_sum_of_no_number(choice: Equation, makers: Mapping[int, Equation]) -> bool:
-    """Whether the second case of a choice is a + b, taken where a - b is no number, as `logaddexp` does it.
-
-    The sum is then infinite or no number either, and bounds are about finite numbers.
-    """
-    made_by = lambda atom, kind: _made_by(makers, atom, kind)
-    test, total = made_by(choice.inputs[0], p.ne_p), made_by(choice.inputs[-1], p.add_p)
-    if len(choice.inputs) != 3 or test is None or total is None or not _reads_one_twice(test):
-        return False
-    difference = made_by(test.inputs[0], p.sub_p)
-    return difference is not None and _same(difference.inputs, total.inputs)
-
-
-def _made_by(makers: Mapping[int, Equation], atom: int | Literal, primitive: Any) -> Equation | None:
-    """The equation that gave a value, if it is of this primitive."""
-    equation = None if isinstance(atom, Literal) else makers.get(atom)
-    return equation if equation is not None and equation.primitive is primitive else None
-
-
-def _same(atoms: Sequence[int | Literal], others: Sequence[int | Literal]) -> bool:
-    key = lambda atom: (True, literal_value(atom)) if isinstance(atom, Literal) else (False, atom)
-    return list(map(key, atoms)) == list(map(key, others))
-
-
-def _subtracts_largest(difference: Equation, makers: Mapping[int, Equation]) -> bool:
-    """Whether each element of the second operand is the largest of several, among them the first operand's
-    element in the same place. Softmax subtracts such a maximum.
-    """
-    value, largest = difference.inputs
-    ranks = [len(aval.shape) for aval in difference.in_avals]
-    origins = list(_origins(value, ranks[0], makers, (p.stop_gradient_p,)))
-    for atom, axes in _origins(largest, ranks[1], makers, (p.stop_gradient_p, p.max_p)):
-        equation = _made_by(makers, atom, p.reduce_max_p)
-        if equation is not None:
-            reduced = equation.params["axes"]
-            for source, own in origins:
-                if source == equation.inputs[0]:
-                    return axes == [axis for k, axis in enumerate(own) if k not in reduced]
-    return False
-
-
-def _origins(
-    atom: int | Literal, rank: int, makers: Mapping[int, Equation], through: Sequence[Any]
-) -> Iterator[tuple[int, list[int]]]:
-    """A value of this rank and those that it was spread or moved from, also `through` these primitives of one
-    value and constants. Each comes with the axes of the first value that its own axes became.
-    """
-    axes = list(range(rank))
-    while not isinstance(atom, Literal):
-        yield atom, axes
-        equation = makers.get(atom)
-        if equation is None or len(equation.reads) != 1:
-            return
-        if equation.primitive is p.broadcast_in_dim_p:
-            axes = [axes[k] for k in equation.params["broadcast_dimensions"]]
-        elif equation.primitive is p.transpose_p:
-            axes = [axes[equation.params["permutation"].index(k)] for k in range(len(axes))]
-        elif equation.primitive not in through:
-            return
-        (atom,) = equation.reads
-
-
-def bounds_of(program: Program) -> Bounds:
-    """The intervals of all values of a program."""
-    bounds = Bounds()
+def bounds_of(program: Program, inputs: Iterable[Interval] = ()) -> Bounds:
+    """The intervals of all values of a program, given those of its first inputs."""
+    bounds = Bounds(zip(program.inputs, inputs, strict=False))
     for equation in program.equations:
         bounds.add(equation)
     return bounds

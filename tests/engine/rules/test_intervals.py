@@ -17,6 +17,7 @@ from bwsk_jax.engine.program.types import is_real
 from bwsk_jax.engine.rules import intervals, registry
 from bwsk_jax.engine.rules.exactness import Grade
 from bwsk_jax.engine.rules.intervals import Interval
+from tests.support.parity import random
 
 BOUNDED = [
     lambda x: jnp.exp(x),
@@ -165,6 +166,41 @@ def test_what_is_no_larger_than_the_largest(function):
 def test_what_may_be_larger_than_some_other_value(function):
     with jax.numpy_rank_promotion("allow"):
         assert bounds_at_end(function, (SIZE, SIZE)).high > 0
+
+
+exponentials = lambda x, axis: jnp.exp(x - jnp.max(x, axis, keepdims=True))
+SUMS_OF_SOFTMAX = {
+    "rows": lambda x: jnp.sum(exponentials(x, -1), -1),
+    "columns": lambda x: jnp.sum(exponentials(x, 0), 0),
+    "all": lambda x: jnp.sum(exponentials(x, (0, 1))),
+    "of largest ones": lambda x: jnp.sum(exponentials(x, 0)),
+    "transposed": lambda x: jnp.sum(jnp.exp(x.T - jnp.max(x, 0)[:, None]), -1),
+    "no gradient": lambda x: jnp.sum(jnp.exp(x - lax.stop_gradient(jnp.max(x, 0))), 0),
+    "mapped": jax.vmap(lambda x: jnp.sum(exponentials(x, 0), 0), in_axes=1),
+    "narrow": lambda x: jnp.sum(exponentials(x.astype(jnp.bfloat16), 0), 0),
+    "no bound": lambda x: jnp.sum(jnp.exp(x - jnp.max(x, 0, initial=-jnp.inf)), 0),
+}
+OTHER_SUMS = {
+    "other axis": lambda x: jnp.sum(exponentials(x, 0), -1),
+    "one of all": lambda x: jnp.sum(exponentials(x, (0, 1)), -1),
+    "a bound below": lambda x: jnp.sum(jnp.exp(x - jnp.max(x, 0, initial=3.0)), 0),
+    "without some": lambda x: jnp.sum(exponentials(x, 0), 0, where=x < 1),
+    "of others": lambda x: jnp.sum(jnp.exp(x - jnp.max(x + 3, 0)), 0),
+    "twice": lambda x: jnp.sum(jnp.exp(2 * (x - jnp.max(x, 0))), 0),
+}
+
+
+@pytest.mark.parametrize("function", SUMS_OF_SOFTMAX.values(), ids=SUMS_OF_SOFTMAX)
+def test_the_sum_in_a_softmax_is_no_less_than_one(function):
+    with jax.numpy_rank_promotion("allow"):
+        assert bounds_at_end(function, (SIZE, SIZE)).low == 0.5
+        assert float(jnp.min(function(1e3 * random(0, SIZE, SIZE)))) >= 1
+
+
+@pytest.mark.parametrize("function", OTHER_SUMS.values(), ids=OTHER_SUMS)
+def test_other_sums_of_exponentials_may_be_tiny(function):
+    with jax.numpy_rank_promotion("allow"):
+        assert bounds_at_end(function, (SIZE, SIZE)).low == 0
 
 
 @pytest.mark.parametrize("call", [jax.nn.softmax, jax.vmap(jax.nn.softmax, in_axes=1)])
