@@ -27,6 +27,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from bwsk_jax.engine.execute.spoiling import spoiled_if
+from bwsk_jax.engine.program.platform import platform
 from bwsk_jax.engine.program.types import is_differentiable, varying_axes
 
 __all__ = ["DriftAlarm", "ReconstructionWarning", "Sketch", "spoiled", "warn_if_lost"]
@@ -111,41 +112,57 @@ one of 30 cases, more than four times in one of 2,800, and less than a tenth of 
 
 _AT_ONCE = 256
 """Elements that are projected together at least, so that the projections are few."""
+_AS_CONSTANTS = 2**16
+"""So many weights are constants of a program for a CPU. More, or those for other devices, are computed where
+they are used: there that takes less memory."""
 
 
 def _sketch(array: Any) -> Sketch:
     """The sketch of an array, which passes no gradients on.
 
-    One reduction gives all sums over the last axes, because XLA's CPU compiler stores what each of several
-    would read. What is left is little.
+    The weight of an element is the product of one for its place on the last axes and one for that on the
+    others. One reduction gives all sums over the last axes, because XLA's CPU compiler stores what each of
+    several would read. What is left is little.
     """
     array = lax.stop_gradient(array)
     rank = next((r for r in range(array.ndim, -1, -1) if math.prod(array.shape[r:]) >= _AT_ONCE), 0)
+    others, last = array.shape[:rank], array.shape[rank:]
     wide = array.astype(np.result_type(np.float32, array.dtype))  # JAX may be told not to promote
     finite = jnp.isfinite(wide)
     wide = jnp.where(finite, wide, 0)
-    terms = [wide * weights.astype(wide.real.dtype) for weights in _weights(array.shape)]
-    terms = (*terms, (~finite).astype(np.int32))
+    weighted = lambda a, w: a * w.astype(wide.real.dtype)
+    terms = *(weighted(wide, w) for w in _weights((1,) * rank + last, 1)), (~finite).astype(np.int32)
     add = lambda some, others: tuple(map(operator.add, some, others))
     zeros = tuple(jnp.zeros((), term.dtype) for term in terms)
-    sums = lax.reduce(terms, zeros, add, tuple(range(rank, array.ndim)))
-    *projections, not_finite = (jnp.atleast_1d(a.sum(tuple(range(1, rank)))) for a in sums)
+    *sums, not_finite = lax.reduce(terms, zeros, add, tuple(range(rank, array.ndim)))
+    sums = map(weighted, sums, _weights(others, 2**31))
+    *projections, not_finite = (jnp.atleast_1d(a.sum(tuple(range(1, rank)))) for a in (*sums, not_finite))
     return Sketch(jnp.stack(projections, -1), not_finite)
 
 
-def _weights(shape: tuple[int, ...]) -> list[Any]:
-    """Random vectors of such arrays, of which the places alone decide: uniform, of variance 1."""
-    number = jnp.zeros(shape, np.uint32)
-    for axis, length in enumerate(shape):
-        number = number * np.uint32(length) + lax.broadcasted_iota(np.uint32, shape, axis)
+def _weights(shape: tuple[int, ...], first: int) -> list[Any]:
+    """Random arrays, of which the places alone decide, numbered from `first`. The numbers are independent, of
+    either sign, and in their sizes from 0.5 to 1.5 but for a factor that makes their variance 1.
+    """
+    if platform() == "cpu" and math.prod(shape) <= _AS_CONSTANTS:
+        number = np.arange(math.prod(shape), dtype=np.uint32)
+    else:
+        number = jnp.zeros(shape, np.uint32)
+        for axis, length in enumerate(shape):
+            number = number * np.uint32(length) + lax.broadcasted_iota(np.uint32, shape, axis)
     # The finalizer of MurmurHash3 (A. Appleby): each bit depends on all others, but 0 stays 0.
-    number = number + np.uint32(1)
+    number = number + np.uint32(first)
     number = (number ^ (number >> 16)) * np.uint32(0x85EBCA6B)
     number = (number ^ (number >> 13)) * np.uint32(0xC2B2AE35)
-    number ^= number >> 16
+    number = number ^ (number >> 16)
     odd = np.random.default_rng(0).integers(2**31, size=_PROJECTIONS, dtype=np.uint32) * 2 + 1
-    scale = np.float32(3**0.5 / 2**31)
-    return [lax.bitcast_convert_type(number * m, np.int32).astype(np.float32) * scale for m in odd]
+    return [_signed_sizes(number * m).reshape(shape) for m in odd]
+
+
+def _signed_sizes(number: Any) -> Any:
+    size = np.float32(0.5) + (number % np.uint32(2**31)).astype(np.float32) * np.float32(2**-31)
+    sign = np.float32(1) - np.float32(2) * (number >> 31).astype(np.float32)
+    return sign * size * np.float32((12 / 13) ** 0.5)
 
 
 def _length(projections: Any) -> Any:
