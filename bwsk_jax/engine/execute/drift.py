@@ -129,7 +129,7 @@ def _sketch(array: Any) -> Sketch:
     others, last = array.shape[:rank], array.shape[rank:]
     wide = array.astype(np.result_type(np.float32, array.dtype))  # JAX may be told not to promote
     finite = jnp.isfinite(wide)
-    wide = jnp.where(finite, wide, 0)
+    wide = jnp.where(finite, wide, 0) * np.asarray(2**-24, wide.dtype)  # no sum of them may overflow
     weighted = lambda a, w: a * w.astype(wide.real.dtype)
     terms = *(weighted(wide, w) for w in _weights((1,) * rank + last, 1)), (~finite).astype(np.int32)
     add = lambda some, others: tuple(map(operator.add, some, others))
@@ -142,7 +142,7 @@ def _sketch(array: Any) -> Sketch:
 
 def _weights(shape: tuple[int, ...], first: int) -> list[Any]:
     """Random arrays, of which the places alone decide, numbered from `first`. The numbers are independent, of
-    either sign, and in their sizes from 0.5 to 1.5 but for a factor that makes their variance 1.
+    either sign, and in their sizes from 0.5 to 1.5.
     """
     if platform() == "cpu" and math.prod(shape) <= _AS_CONSTANTS:
         number = np.arange(math.prod(shape), dtype=np.uint32)
@@ -162,14 +162,14 @@ def _weights(shape: tuple[int, ...], first: int) -> list[Any]:
 def _signed_sizes(number: Any) -> Any:
     size = np.float32(0.5) + (number % np.uint32(2**31)).astype(np.float32) * np.float32(2**-31)
     sign = np.float32(1) - np.float32(2) * (number >> 31).astype(np.float32)
-    return sign * size * np.float32((12 / 13) ** 0.5)
+    return sign * size
 
 
 def _length(projections: Any) -> Any:
-    """The length of what has these projections, without squares that overflow or vanish."""
+    """How long, in a unit of its own, what has these projections is. No square overflows or vanishes."""
     size = jnp.max(jnp.abs(projections), initial=0)
     ratio = jnp.abs(projections) / jnp.where(size > 0, size, 1)
-    return size * jnp.sqrt(jnp.sum(ratio**2) / _PROJECTIONS)
+    return size * jnp.sqrt(jnp.sum(ratio**2))
 
 
 def spoiled(drift: Any, cotangents: Sequence[Any]) -> list[Any]:

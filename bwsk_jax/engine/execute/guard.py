@@ -147,7 +147,7 @@ class _ErrorAnalysis:
     def evidence(self, target: int) -> Evidence:
         error, value = map(at_least_float32, (self.error[target], jnp.abs(self.values[target])))
         error, value = (jnp.atleast_2d(x) for x in (error * self.epsilon[target] ** (1 / 3), value))
-        mean_root = _mean_of_positive(_finite(value, 0.0) ** 0.25, -1)
+        mean_root = _mean_of_positive(jnp.sqrt(jnp.sqrt(_finite(value, 0.0))), -1)
         is_small = error <= jnp.maximum(value, mean_root[..., None] ** 4)
         left = _finite(jnp.where(is_small, 0.0, error), float(jnp.finfo(error.dtype).max))
         rest = tuple(range(1, value.ndim))

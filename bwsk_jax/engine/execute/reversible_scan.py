@@ -245,7 +245,10 @@ class _ReversibleScan:
 
     @compiled_once
     def _run_back(self, kept, ct_last, ct_ys):
-        """The cotangents of the differentiable inputs, and how far the carry drifted."""
+        """The cotangents of the differentiable inputs, and how far the carry drifted.
+
+        For `jax.checkpoint` a cotangent that is not there is 0.
+        """
         avals, _ = split(self.scan.vjp.differentiable_outputs, self.scan.out_avals)
         if self._is_by_checkpoint:
             return list(kept(filled([*ct_last, *ct_ys], avals))), 0.0

@@ -113,6 +113,13 @@ def test_what_is_kept_of_a_start_tells_how_far_another_is_from_it(error, shape, 
         assert (float(measure(found)) > 0) == lost
 
 
+@pytest.mark.parametrize("value", [0.0, -float(jnp.finfo(jnp.float32).max)])
+@pytest.mark.parametrize("shape", [(), (3000, 2), (4, 5000)])
+def test_a_carry_of_the_largest_or_least_floats_that_came_back_is_not_lost(value, shape):
+    alarm, carry = DriftAlarm((0,), 0.0), [jnp.full(shape, value)]
+    assert alarm.measure(carry, alarm.start(carry), alarm.end(carry)) == 0
+
+
 def test_of_the_first_carry_nothing_is_kept_but_a_sketch():
     def kept(length):
         carry = jax.ShapeDtypeStruct((4, 512), jnp.float32)
