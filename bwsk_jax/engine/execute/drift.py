@@ -68,39 +68,41 @@ class DriftAlarm:
         """What `measure` has to know of the carry that should be recovered, given all its leaves."""
         return {k: _sketch(carry[k]) for k in self.leaves}
 
-    def end(self, carry: Sequence[Any]) -> dict[int, Sketch]:
-        """What it has to know of the carry that the reverse scan starts from, given all its leaves."""
+    def end(self, carry: Sequence[Any]) -> dict[int, Any]:
+        """What it has to know of the carry that the reverse scan starts from, given all its leaves: the size
+        of the largest element of each float, which is not finite if any is not.
+        """
         floats = (k for k, a in enumerate(carry) if self.leaves and is_differentiable(jax.typeof(a)))
-        return {k: _sketch(carry[k]) for k in floats}
+        return {k: jnp.max(jnp.abs(_wide(carry[k])), initial=0) for k in floats}
 
-    def measure(self, recovered: Sequence[Any], start: dict[int, Sketch], end: dict[int, Sketch]) -> Any:
+    def measure(self, recovered: Sequence[Any], start: dict[int, Sketch], end: dict[int, Any]) -> Any:
         """The largest relative distance of the recovered leaves, in units of what is tolerated.
 
         Half of the digits are tolerated, and so is one `rounding`: there the last digit of a wide start
         decides which way a narrow value is rounded. It is twice that, because lengths are estimates. A start
-        that is all 0, as a velocity's often is, is measured by the other starts, or by its end where those
-        are 0 as well.
+        that is all 0, as a velocity's often is, is measured by the other starts, or by the largest element of
+        its end where those are 0 as well.
 
         Elements that are not finite are the user's own, which plain autodiff has as well, if they are not in
         the true start either or the carry was not finite at its end. They are left out, and in the latter
         case so are the others at the same place on the first axis.
         """
         with jax.debug_nans(False), jax.debug_infs(False):  # it looks for them itself
-            return self._measure({k: (recovered[k].dtype, _sketch(recovered[k])) for k in start}, start, end)
+            return self._measure([recovered[k] for k in self.leaves], start, end)
 
     def _measure(self, recovered, start, end):
-        overflowed = functools.reduce(operator.or_, (jnp.any(s.not_finite > 0) for s in end.values()), False)
+        overflowed = functools.reduce(operator.or_, (~jnp.isfinite(a) for a in end.values()), False)
         lengths = {k: _length(s.projections) for k, s in start.items()}
         longest = functools.reduce(jnp.maximum, lengths.values(), 0.0)
         worst = jnp.zeros((), jnp.float32)
-        for k, (dtype, found) in recovered.items():
+        for (k, own), array in zip(lengths.items(), recovered, strict=True):
+            found = _sketch(array)
             differs = found.not_finite != start[k].not_finite
             apart = found.projections - start[k].projections
             apart = jnp.where((differs & overflowed)[:, None], 0, apart)
             apart = jnp.where((differs & ~overflowed).any(), jnp.inf, _length(apart))
-            own = lengths[k]
-            scale = jnp.where(own > 0, own, jnp.where(longest > 0, longest, _length(end[k].projections)))
-            tolerance = 2 * max(float(jnp.finfo(dtype).eps) ** 0.5, self.rounding)
+            scale = jnp.where(own > 0, own, jnp.where(longest > 0, longest, end[k] * array.size**0.5))
+            tolerance = 2 * max(float(jnp.finfo(array.dtype).eps) ** 0.5, self.rounding)
             lost = ~(apart <= tolerance * scale)  # also where it is not finite
             worst = jnp.maximum(worst, jnp.where(lost, jnp.nan_to_num(apart / scale) / tolerance + 1, 0))
         return worst
@@ -112,6 +114,10 @@ one of 30 cases, more than four times in one of 2,800, and less than a tenth of 
 
 _AT_ONCE = 256
 """Elements that are projected together at least, so that the projections are few."""
+_UNIT = 2**-24
+"""What a projection of 1 is kept as, so that no sum of floats overflows."""
+_VARIANCE = 13 / 12
+"""Of the weights on the last axes and of those on the others."""
 _AS_CONSTANTS = 2**16
 """So many weights are constants of a program for a CPU. More, or those for other devices, are computed where
 they are used: there that takes less memory."""
@@ -124,12 +130,11 @@ def _sketch(array: Any) -> Sketch:
     others. One reduction gives all sums over the last axes, because XLA's CPU compiler stores what each of
     several would read. What is left is little.
     """
-    array = lax.stop_gradient(array)
     rank = next((r for r in range(array.ndim, -1, -1) if math.prod(array.shape[r:]) >= _AT_ONCE), 0)
     others, last = array.shape[:rank], array.shape[rank:]
-    wide = array.astype(np.result_type(np.float32, array.dtype))  # JAX may be told not to promote
+    wide = _wide(array)
     finite = jnp.isfinite(wide)
-    wide = jnp.where(finite, wide, 0) * np.asarray(2**-24, wide.dtype)  # no sum of them may overflow
+    wide = jnp.where(finite, wide, 0) * np.asarray(_UNIT, wide.dtype)
     weighted = lambda a, w: a * w.astype(wide.real.dtype)
     terms = *(weighted(wide, w) for w in _weights((1,) * rank + last, 1)), (~finite).astype(np.int32)
     add = lambda some, others: tuple(map(operator.add, some, others))
@@ -138,6 +143,11 @@ def _sketch(array: Any) -> Sketch:
     sums = map(weighted, sums, _weights(others, 2**31))
     *projections, not_finite = (jnp.atleast_1d(a.sum(tuple(range(1, rank)))) for a in (*sums, not_finite))
     return Sketch(jnp.stack(projections, -1), not_finite)
+
+
+def _wide(array: Any) -> Any:
+    """In float32 at least, and without gradients. JAX may be told not to promote types by itself."""
+    return lax.stop_gradient(array.astype(np.result_type(np.float32, array.dtype)))
 
 
 def _weights(shape: tuple[int, ...], first: int) -> list[Any]:
@@ -166,10 +176,10 @@ def _signed_sizes(number: Any) -> Any:
 
 
 def _length(projections: Any) -> Any:
-    """How long, in a unit of its own, what has these projections is. No square overflows or vanishes."""
+    """The length of what has these projections, without squares that overflow or vanish."""
     size = jnp.max(jnp.abs(projections), initial=0)
     ratio = jnp.abs(projections) / jnp.where(size > 0, size, 1)
-    return size * jnp.sqrt(jnp.sum(ratio**2))
+    return size * (jnp.sqrt(jnp.mean(ratio**2) * ratio.shape[0]) / (_UNIT * _VARIANCE))
 
 
 def spoiled(drift: Any, cotangents: Sequence[Any]) -> list[Any]:
