@@ -3,9 +3,9 @@
 They are multiplied by NaN or by 1. XLA's compilers for CPUs and TPUs may write such a product beside what a
 scan has stacked, and so hold the gradients of all layers twice. There a loop takes its place, which writes
 NaN to one row after the other, or does nothing, because the body of a loop writes where it reads. (One that
-wrote all rows at once would be given fast memory for them on a TPU, and slow memory for a copy.) A loop whose
-length is not known has no derivative. So both are what a primitive is lowered to, and the derivatives of the
-primitive, which is linear, are itself.
+wrote all rows at once would be given fast memory for them on a TPU, and slow memory for a copy. On a mesh
+with explicit axes the product stays.) A loop whose length is not known has no derivative. So both are what a
+primitive is lowered to, and the derivatives of the primitive, which is linear, are itself.
 """
 
 from __future__ import annotations
@@ -34,13 +34,11 @@ def spoiled_if(lost: Any, array: Any) -> Any:
 
 
 def _loop(lost, array):
-    axes = [axis for axis, devices in enumerate(jax.typeof(array).sharding.spec) if devices is None]
-    if array.ndim < 2 or not array.size or not axes:
+    if array.ndim < 2 or not array.size or jax.typeof(array).sharding.mesh.explicit_axes:
         return _product(lost, array)
-
-    row = lax.full_like(lax.index_in_dim(array, 0, axes[0]), jnp.nan)
-    spoil = lambda k, array: lax.dynamic_update_index_in_dim(array, row, k, axes[0])
-    return lax.fori_loop(0, jnp.where(lost, array.shape[axes[0]], 0), spoil, array)
+    row = lax.full(array.shape[1:], jnp.nan, array.dtype)
+    spoil = lambda k, array: lax.dynamic_update_index_in_dim(array, row, k, 0)
+    return lax.fori_loop(0, jnp.where(lost, array.shape[0], 0), spoil, array)
 
 
 def _product(lost, array):

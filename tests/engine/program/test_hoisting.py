@@ -79,4 +79,4 @@ def test_constants_of_many_iterations_take_no_more_than_in_lax_scan():
         shape = jax.ShapeDtypeStruct((64, 64), jnp.float32)
         return jax.jit(jax.grad(loss)).lower(shape, shape).compile().memory_analysis().temp_size_in_bytes
 
-    assert temporaries(bwsk_jax.reversible_scan) <= 1.01 * temporaries(lax.scan)
+    assert temporaries(bwsk_jax.reversible_scan) <= 1.05 * temporaries(lax.scan)
