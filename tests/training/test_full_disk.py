@@ -67,6 +67,8 @@ def failing(function, folder, full, when=lambda *args: True):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")  # Orbax gave up writing
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <coroutine object async_serialize")
 def test_a_disk_that_fills_up_ends_in_a_line_and_the_run_goes_on_when_there_is_room(
     disk, tmp_path_factory, monkeypatch, capsys
 ):
