@@ -28,7 +28,7 @@ from jax.custom_batching import custom_vmap
 
 from bwsk_jax.engine.execute.spoiling import spoiled_if
 from bwsk_jax.engine.program.platform import platform
-from bwsk_jax.engine.program.types import is_differentiable, varying_axes
+from bwsk_jax.engine.program.types import at_least_float32, is_differentiable, varying_axes
 
 __all__ = ["DriftAlarm", "ReconstructionWarning", "Sketch", "spoiled", "warn_if_lost"]
 
@@ -73,7 +73,7 @@ class DriftAlarm:
         of the largest element of each float, which is not finite if any is not.
         """
         floats = (k for k, a in enumerate(carry) if self.leaves and is_differentiable(jax.typeof(a)))
-        return {k: jnp.max(jnp.abs(_wide(carry[k])), initial=0) for k in floats}
+        return {k: jnp.max(jnp.abs(lax.stop_gradient(at_least_float32(carry[k]))), initial=0) for k in floats}
 
     def measure(self, recovered: Sequence[Any], start: dict[int, Sketch], end: dict[int, Any]) -> Any:
         """The largest relative distance of the recovered leaves, in units of what is tolerated.
@@ -132,7 +132,7 @@ def _sketch(array: Any) -> Sketch:
     """
     rank = next((r for r in range(array.ndim, -1, -1) if math.prod(array.shape[r:]) >= _AT_ONCE), 0)
     others, last = array.shape[:rank], array.shape[rank:]
-    wide = _wide(array)
+    wide = lax.stop_gradient(at_least_float32(array))
     finite = jnp.isfinite(wide)
     wide = jnp.where(finite, wide, 0) * np.asarray(_UNIT, wide.dtype)
     weighted = lambda a, w: a * w.astype(wide.real.dtype)
@@ -143,11 +143,6 @@ def _sketch(array: Any) -> Sketch:
     sums = map(weighted, sums, _weights(others, 2**31))
     *projections, not_finite = (jnp.atleast_1d(a.sum(tuple(range(1, rank)))) for a in (*sums, not_finite))
     return Sketch(jnp.stack(projections, -1), not_finite)
-
-
-def _wide(array: Any) -> Any:
-    """In float32 at least, and without gradients. JAX may be told not to promote types by itself."""
-    return lax.stop_gradient(array.astype(np.result_type(np.float32, array.dtype)))
 
 
 def _weights(shape: tuple[int, ...], first: int) -> list[Any]:
@@ -179,7 +174,7 @@ def _length(projections: Any) -> Any:
     """The length of what has these projections, without squares that overflow or vanish."""
     size = jnp.max(jnp.abs(projections), initial=0)
     ratio = jnp.abs(projections) / jnp.where(size > 0, size, 1)
-    return size * (jnp.sqrt(jnp.mean(ratio**2) * ratio.shape[0]) / (_UNIT * _VARIANCE))
+    return size * (jnp.sqrt(jnp.sum(ratio**2) / _PROJECTIONS) / (_UNIT * _VARIANCE))
 
 
 def spoiled(drift: Any, cotangents: Sequence[Any]) -> list[Any]:

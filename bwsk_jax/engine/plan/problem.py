@@ -24,7 +24,7 @@ from bwsk_jax.engine.program.vjp import VjpTrace, split
 from bwsk_jax.engine.rules import costs, exactness
 from bwsk_jax.engine.rules.devices import Prices, prices_of
 from bwsk_jax.engine.rules.exactness import Grade, Taint
-from bwsk_jax.engine.rules.intervals import Bounds, IntervalOf, bounds_of
+from bwsk_jax.engine.rules.intervals import ANY, Bounds, IntervalOf, bounds_of
 from bwsk_jax.engine.rules.inverses import Inverse
 from bwsk_jax.engine.rules.registry import inverses_of
 
@@ -168,9 +168,7 @@ class Problem:
 
     def exact_reads(self, taint: Taint, step: Step) -> tuple[int, ...]:
         """The values that the step must not read with this kind of inexactness."""
-        if step.inverts:
-            return exactness.exact_reads_back(step.reads, step.writes, self.program.avals)
-        return exactness.exact_reads(taint, self.program.equations[step.equation], self.bounds.of)
+        return _exact_reads(taint, self.program, step, self.bounds.of)
 
     def carriers(self, taint: Taint, step: Step, result: int) -> list[int]:
         """The values that the step reads and from which inexactness of this kind would reach its `result`."""
@@ -295,7 +293,8 @@ def _forbidden(
     """The values that must not be inexact. Without inversions nothing is, and all may be."""
     if not inversions:
         return {taint: frozenset() for taint in Taint}
-    forbidden = {taint: exactness.exact_residuals(taint, trace, interval_of) for taint in Taint}
+    bounds = bounds_of(trace.traced_pullback, map(interval_of, trace.residuals))
+    forbidden = {taint: exactness.exact_residuals(taint, trace, bounds.of) for taint in Taint}
     narrow = (digits(trace.program.avals[s.reads[0]]) for s in inversions if s.grade is Grade.NARROWED)
     fewest = min(narrow, default=0)
     forbidden[Taint.LOW_PRECISION] |= {v for v, count in shown.items() if count > fewest}
@@ -365,7 +364,8 @@ def _loses_digits(program: Program, step: Step, shown: dict[int, int]) -> bool:
 def _free_steps(program: Program, steps: Sequence[Step], available: frozenset[int]) -> dict[int, Step]:
     """What exact steps of no cost give from the available values, which may be inexact."""
     found: dict[int, Step] = {}
-    free = [s for s in steps if s.cost == 0 and s.exact and not _reads_exactly(program, s)]
+    reads_exactly = lambda s: any(_exact_reads(taint, program, s, lambda _: ANY) for taint in Taint)
+    free = [s for s in steps if s.cost == 0 and s.exact and not reads_exactly(s)]
     while True:
         before = len(found)
         for step in free:
@@ -375,11 +375,10 @@ def _free_steps(program: Program, steps: Sequence[Step], available: frozenset[in
             return found
 
 
-def _reads_exactly(program: Program, step: Step) -> bool:
-    equation = program.equations[step.equation]
+def _exact_reads(taint: Taint, program: Program, step: Step, interval_of: IntervalOf) -> tuple[int, ...]:
     if step.inverts:
-        return bool(exactness.exact_reads_back(step.reads, step.writes, program.avals))
-    return any(exactness.exact_reads(taint, equation) for taint in Taint)
+        return exactness.exact_reads_back(step.reads, step.writes, program.avals)
+    return exactness.exact_reads(taint, program.equations[step.equation], interval_of)
 
 
 def _useful(steps: Sequence[Step], targets: Iterable[int], at_hand: frozenset[int]) -> list[Step]:

@@ -22,7 +22,6 @@ __all__ = [
     "merge",
     "split",
     "trace_vjp",
-    "with_zeros",
 ]
 
 
@@ -55,7 +54,7 @@ class VjpTrace:
     def pullback(self, residuals: Sequence[Any]) -> Callable:
         """The VJP function made whole again."""
         vjp = jax.tree.unflatten(self.vjp_tree, residuals)
-        missing = filled if self._has_scan else with_zeros
+        missing = filled if self._has_scan else _with_zeros
         return lambda cotangents: vjp(missing(cotangents, self._varied_outputs))
 
     @functools.cached_property
@@ -110,7 +109,7 @@ def trace_vjp(program: Program) -> VjpTrace:
     return VjpTrace(flatten(closed), len(program.outputs), vjp_tree, differentiable, out_differentiable)
 
 
-def with_zeros(cotangents: Sequence[Any], avals: Sequence[Any]) -> list[Any]:
+def _with_zeros(cotangents: Sequence[Any], avals: Sequence[Any]) -> list[Any]:
     """The cotangents of values of these types as `jax.vjp` takes them, None for one that is not there."""
     pairs = zip(cotangents, avals, strict=True)
     return [ad.Zero(aval.to_ct_aval()) if ct is None else ct for ct, aval in pairs]
@@ -118,7 +117,7 @@ def with_zeros(cotangents: Sequence[Any], avals: Sequence[Any]) -> list[Any]:
 
 def filled(cotangents: Sequence[Any], avals: Sequence[Any]) -> list[Any]:
     """The cotangents of values of these types, with arrays of zeros for those that are not there."""
-    return list(map(ad.instantiate_zeros, with_zeros(cotangents, avals)))
+    return list(map(ad.instantiate_zeros, _with_zeros(cotangents, avals)))
 
 
 def _holds_scan(program: Program) -> bool:

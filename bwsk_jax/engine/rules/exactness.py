@@ -286,12 +286,13 @@ def carriers(
 
 
 def exact_residuals(taint: Taint, trace: VjpTrace, interval_of: IntervalOf) -> frozenset[int]:
-    """The residuals that the backward pass must not read with this kind of inexactness."""
+    """The residuals that the backward pass, whose values have these bounds, must not read with this kind of
+    inexactness.
+    """
     pullback = trace.traced_pullback
-    bounds = bounds_of(pullback, map(interval_of, trace.residuals))
     exact: set[int] = set()
     for equation in reversed(pullback.equations):
-        exact.update(exact_reads(taint, equation, bounds.of))
+        exact.update(exact_reads(taint, equation, interval_of))
         for result in exact.intersection(equation.outputs):
             exact.update(carriers(taint, equation, equation.reads, result, pullback.avals, inverts=False))
     named = zip(trace.residuals, pullback.inputs, strict=False)

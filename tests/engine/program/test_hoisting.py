@@ -17,10 +17,7 @@ spread = lambda k: jnp.broadcast_to(k[:, :, None], (*k.shape, 9))
 BODIES = {
     "functions of constants": (lambda k, c: jnp.sin(c * jnp.exp(-k) + jnp.cos(k)), ["neg", "exp", "cos"]),
     "what is moved stays": (lambda k, c: c @ k.T.astype(jnp.bfloat16).astype(c.dtype) @ k, []),
-    "what grows stays": (
-        lambda k, c: c * jnp.exp(jnp.broadcast_to(k[:, :, None], (3, 4, 9))).sum(-1),
-        ["reduce_sum"],
-    ),
+    "what grows stays": (lambda k, c: c * jnp.exp(spread(k)).sum(-1), ["reduce_sum"]),
     "what was moved on the way": (lambda k, c: c @ jnp.exp(k.T) @ k, ["exp"]),
     "of nothing": (lambda k, c: jnp.where(jnp.arange(4) > 1, c, 0.0) * k, []),
     "keys": (lambda k, c: c * jax.random.normal(jax.random.fold_in(KEY, 1), k.shape), ["random_fold_in"]),
