@@ -62,8 +62,9 @@ def reversible(
     `@reversible(max_overhead=0.1)`.
 
     Args:
-      fun: a differentiable function of pytrees. What it closes over is differentiated too. Leaves that are
-        neither arrays nor numbers, such as functions in a module, are static.
+      fun: a function of pytrees, differentiable in what gradients are asked for. What it closes over is
+        differentiated too. Leaves that are neither arrays nor numbers, such as functions in a module, are
+        static.
       max_overhead, max_bytes, save_names, replay_names, invert: as for `plan`.
       plan: the plan to follow, in place of limits: what `plan` returned for this function, or
         `Plan.from_json` of such a plan that was stored. It is checked when the function is differentiated. Or
@@ -126,7 +127,7 @@ def _wrapped(fun: Callable, followed: Any, invert: bool, argnums: Any, argnames:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _ReversibleCall:
-    """A program with the rules of its derivative.
+    """A program with its derivatives.
 
     It holds no tracers: JAX keeps rules for longer than those live.
     """
@@ -134,21 +135,34 @@ class _ReversibleCall:
     program: Program
     wanted: Limit | PortablePlan
     invert: bool
+    derivatives: dict[Any, _Derivative] = dataclasses.field(default_factory=dict, repr=False)
 
-    @functools.cached_property
-    def vjp(self) -> VjpTrace:
-        return trace_vjp(self.program)
+    def differentiable(self) -> Callable[[Sequence[Any]], list[Any]]:
+        """The program as a function of all its inputs."""
+        return with_rules(self.primal, self.derivative)
+
+    def primal(self, inputs):
+        return self.program.evaluate(inputs, self.program.outputs)
+
+    def derivative(self, varied: tuple[bool, ...]) -> _Derivative:
+        """That with respect to these inputs. A plan that was given is for all of them."""
+        key = varied if isinstance(self.wanted, Limit) else None
+        if key not in self.derivatives:
+            self.derivatives[key] = _Derivative(trace_vjp(self.program, key), self.wanted, self.invert)
+        return self.derivatives[key]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Derivative:
+    """The rules of the derivative of a program with respect to some of its inputs."""
+
+    vjp: VjpTrace
+    wanted: Limit | PortablePlan
+    invert: bool
 
     @functools.cached_property
     def plan(self) -> Plan:
         return plan_for([call_problem(self.vjp, invert=self.invert)], self.wanted)
-
-    def differentiable(self) -> Callable[[Sequence[Any]], list[Any]]:
-        """The program as a function of all its inputs, with these rules."""
-        return with_rules(self.primal, self.forward, self.backward)
-
-    def primal(self, inputs):
-        return self.program.evaluate(inputs, self.program.outputs)
 
     def forward(self, inputs):
         values = self.vjp.program.evaluate(inputs, (*self.vjp.outputs, *reads_to_keep(self.plan)))
@@ -157,7 +171,7 @@ class _ReversibleCall:
         return results if is_traced(inputs) else without_floats(results)
 
     def backward(self, kept, cotangents):
-        varied, _ = split(self.vjp.differentiable_outputs, cotangents)
+        varied, _ = split(self.vjp.varied_outputs, cotangents)
         # Outside `jit` JAX runs one operation after the other, which rounds as plain autodiff does there. But
         # it would compile the conditional of a guard again in each call.
         pull = self._pull_back if self.plan.fallback is None else self._compiled_pull_back
@@ -188,7 +202,7 @@ def barrier(kept: Any) -> Any:
 def pull_back(
     vjp: VjpTrace, plan: Plan, known: Environment, is_trusted: Any, cotangents: Sequence[Any]
 ) -> tuple[list[Any], Environment]:
-    """Pull the cotangents of the differentiable outputs back, None where there is none; `is_trusted` as for
+    """Pull the cotangents of the outputs that vary back, None where there is none; `is_trusted` as for
     `recover`.
 
     Returns the cotangent of each input, None where it has none, and the environment with all that was
@@ -198,5 +212,5 @@ def pull_back(
     environment.update(recover(plan, known, is_trusted))
     residuals = [read(environment, v) for v in vjp.residuals]
     pulled = vjp.pullback(residuals)(cotangents)
-    missing = [None] * vjp.differentiable_inputs.count(False)
-    return merge(vjp.differentiable_inputs, pulled, missing), environment
+    missing = [None] * vjp.varied_inputs.count(False)
+    return merge(vjp.varied_inputs, pulled, missing), environment

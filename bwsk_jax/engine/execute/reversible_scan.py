@@ -127,7 +127,7 @@ def _scan_by_policy(policy, save_every, f, *args):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _ReversibleScan:
-    """A scan over flat lists with the rules of its derivative.
+    """A scan over flat lists with the rules of its derivative with respect to some of its inputs.
 
     It holds no tracers: JAX keeps rules for longer than those live.
     """
@@ -138,6 +138,7 @@ class _ReversibleScan:
     invert: bool
     reverse: bool
     unroll: int
+    others: dict[Any, _ReversibleScan] = dataclasses.field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, scan: ScanBody, *options: Any) -> _ReversibleScan:
@@ -167,8 +168,19 @@ class _ReversibleScan:
         return [leaves[k] for k in self._handed]
 
     def differentiable(self) -> Callable[[Sequence[Any], Sequence[Any], Sequence[Any]], Any]:
-        """The scan as a function of (constants, init, xs) with these rules."""
-        return with_rules(self.primal, self.forward, self.backward)
+        """The scan as a function of (constants, init, xs)."""
+        return with_rules(self.primal, self.derivative)
+
+    def derivative(self, varied: tuple[bool, ...]) -> _ReversibleScan:
+        """The rules with respect to these inputs. A plan that was given is for all of them."""
+        if not isinstance(self.wanted, Limit):
+            return self
+        if varied not in self.others:
+            scan = self.scan.differentiated(varied)
+            self.others[varied] = (
+                self if scan is self.scan else dataclasses.replace(self, scan=scan, others={})
+            )
+        return self.others[varied]
 
     @compiled_once
     def primal(self, consts, init, xs):
@@ -210,17 +222,17 @@ class _ReversibleScan:
     def _checkpointed(self, consts, init, xs):
         """What `jax.checkpoint` does in a scan, by itself: JAX and XLA know it better than a copy of it."""
         vjp = self.scan.vjp
-        varied, fixed = split(vjp.differentiable_inputs, (*consts, *init, *xs))
+        varied, fixed = split(vjp.varied_inputs, (*consts, *init, *xs))
 
         def run(*varied):
-            consts, init, xs = self.scan.split_inputs(merge(vjp.differentiable_inputs, varied, fixed))
+            consts, init, xs = self.scan.split_inputs(merge(vjp.varied_inputs, varied, fixed))
             step = self._step(self.scan.program, consts, self.scan.program.outputs)
             step = jax.checkpoint(step, prevent_cse=self._needs_barrier)
             carry, ys = self._scan(step, init, xs)
-            return split(vjp.differentiable_outputs, (*carry, *ys))
+            return split(vjp.varied_outputs, (*carry, *ys))
 
         outputs, pull, others = jax.vjp(run, *varied, has_aux=True)
-        return self.scan.split_outputs(merge(vjp.differentiable_outputs, outputs, others)), pull
+        return self.scan.split_outputs(merge(vjp.varied_outputs, outputs, others)), pull
 
     @property
     def _needs_barrier(self) -> bool:
@@ -233,15 +245,15 @@ class _ReversibleScan:
 
     def backward(self, kept, cotangents):
         vjp = self.scan.vjp
-        carry_mask, ys_mask = self.scan.split_outputs(vjp.differentiable_outputs)
+        carry_mask, ys_mask = self.scan.split_outputs(vjp.varied_outputs)
         ct_last, _ = split(carry_mask, cotangents[0])
         ct_ys, _ = split(ys_mask, cotangents[1])
         pulled, drift = self._run_back(kept, ct_last, ct_ys)
         if self._alarm.leaves:
             warn_if_lost(drift)
             pulled = spoiled(drift, pulled)
-        missing = [None] * vjp.differentiable_inputs.count(False)
-        return tuple(self.scan.split_inputs(merge(vjp.differentiable_inputs, pulled, missing)))
+        missing = [None] * vjp.varied_inputs.count(False)
+        return tuple(self.scan.split_inputs(merge(vjp.varied_inputs, pulled, missing)))
 
     @compiled_once
     def _run_back(self, kept, ct_last, ct_ys):
@@ -249,11 +261,11 @@ class _ReversibleScan:
 
         For `jax.checkpoint` a cotangent that is not there is 0.
         """
-        avals, _ = split(self.scan.vjp.differentiable_outputs, self.scan.out_avals)
+        avals, _ = split(self.scan.vjp.varied_outputs, self.scan.out_avals)
         if self._is_by_checkpoint:
             return list(kept(filled([*ct_last, *ct_ys], avals))), 0.0
         consts, xs, carries, saved, is_trusted = kept
-        consts_mask, _, _ = self.scan.split_inputs(self.scan.vjp.differentiable_inputs)
+        consts_mask, _, _ = self.scan.split_inputs(self.scan.vjp.varied_inputs)
         varied, _ = split(consts_mask, consts)
         fed = self.scan.fed([ct is not None for ct in ct_last], [ct is not None for ct in ct_ys])
         filled_last = filled(ct_last, avals[: len(ct_last)])
@@ -271,7 +283,7 @@ class _ReversibleScan:
         """
         scan, vjp, plan = self.scan, self.scan.vjp, self.plan
         consts_in, carry_in, x_in = scan.split_inputs(vjp.program.inputs)
-        consts_mask, carry_mask, x_mask = scan.split_inputs(vjp.differentiable_inputs)
+        consts_mask, carry_mask, x_mask = scan.split_inputs(vjp.varied_inputs)
 
         def step(state, slices):
             carry_out, (ct_carry_out, ct_consts) = state

@@ -45,6 +45,9 @@ def plan(
 ) -> Plan:
     """The plan that `reversible(fun)` follows for arguments of these shapes.
 
+    It is for the gradients of all floats, what `fun` closes over included. Where fewer are asked for,
+    `reversible` makes another one, which keeps nothing for the others. Given as `plan`, this one serves too.
+
     Args:
       fun: a differentiable function of pytrees of arrays.
       *args: pytrees of arrays or `jax.ShapeDtypeStruct`s. Leaves that are neither arrays nor numbers are
@@ -91,6 +94,8 @@ def plan_scan(
     invert: bool = True,
 ) -> Plan:
     """The plan that `reversible_scan` follows for each iteration, given the same arguments.
+
+    It is for the gradients of all floats, as for `plan`.
 
     Args:
       f, init, xs, length: as for `jax.lax.scan`, with `jax.ShapeDtypeStruct`s in place of arrays if you

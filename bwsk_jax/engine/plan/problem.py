@@ -182,7 +182,7 @@ class Problem:
 def call_problem(trace: VjpTrace, *, invert: bool = True) -> Problem:
     """The problem of a call: its arguments are available in the backward pass, its residuals are needed."""
     inputs = trace.program.inputs
-    _, parameters = split(trace.differentiable_inputs, inputs)
+    _, parameters = split(trace.varied_inputs, inputs)
     return _problem(trace, inputs, _Carry(None, (), ()), parameters, 1, invert)
 
 

@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 
 import jax
 from jax import lax
+from jax.extend.core import Literal
 
 from bwsk_jax.engine.program.eager import remembered, traced
 from bwsk_jax.engine.program.hoisting import hoisted
 from bwsk_jax.engine.program.jaxprs import Program, flatten
-from bwsk_jax.engine.program.types import on_mesh_of, slice_type, stacked_type, type_of
-from bwsk_jax.engine.program.vjp import VjpTrace, merge, split, trace_vjp
+from bwsk_jax.engine.program.types import is_differentiable, on_mesh_of, slice_type, stacked_type, type_of
+from bwsk_jax.engine.program.vjp import VjpTrace, merge, split, trace_vjp, varied_by
 
 __all__ = ["Item", "ScanBody", "trace_body", "trace_iteration"]
 
@@ -32,6 +33,7 @@ class ScanBody:
     Attributes:
       before: what is computed once for all iterations, of the values that the body closes over.
       program: the body.
+      varied: which of its inputs it is differentiated with respect to.
       out_tree: the structure of `(carry, y)`.
       out_avals: the types that `lax.scan` gives its results, those of the carry first.
       num_consts: how many of the program's inputs are constants; they come first.
@@ -42,6 +44,7 @@ class ScanBody:
 
     before: Program
     program: Program
+    varied: tuple[bool, ...]
     out_tree: Any
     out_avals: list[Any]
     num_consts: int
@@ -62,12 +65,11 @@ class ScanBody:
         """Which floats of the carry have a cotangent in some iteration, given which floats of the carry and
         of y that the scan returns have one.
         """
-        mask = self.vjp.differentiable_inputs
-        fixed = [False] * mask.count(False)
-        _, carry_mask, _ = self.split_inputs(mask)
+        fixed = [False] * self.varied.count(False)
+        _, carry_mask, _ = self.split_inputs(self.varied)
         carry, before = list(carry), None
         while carry != before and not all(carry):
-            _, reached, _ = self.split_inputs(merge(mask, self.vjp.reached([*carry, *ys]), fixed))
+            _, reached, _ = self.split_inputs(merge(self.varied, self.vjp.reached([*carry, *ys]), fixed))
             carry, before = list(map(operator.or_, carry, split(carry_mask, reached)[0])), carry
         return carry
 
@@ -78,7 +80,23 @@ class ScanBody:
     @functools.cached_property
     def vjp(self) -> VjpTrace:
         """One iteration and its derivative."""
-        return trace_vjp(self.program)
+        _, varied_carry, _ = self.split_inputs(self.varied)
+        _, ys = self.split_outputs(self.out_avals)
+        return trace_vjp(self.program, self.varied, (*varied_carry, *map(is_differentiable, ys)))
+
+    def differentiated(self, inputs: Sequence[bool]) -> ScanBody:
+        """The same body, but differentiated with respect to these inputs of the scan alone.
+
+        Of the carry that is also what depends on one of them after some iterations.
+        """
+        outputs, _ = self.split_outputs(self.program.outputs)
+        varied, before = tuple(inputs), None
+        while varied != before:
+            consts, carry, x = self.split_inputs(varied)
+            found = varied_by(self.program, split(varied, self.program.inputs)[0])
+            depends = (not isinstance(v, Literal) and v in found for v in outputs)
+            varied, before = (*consts, *map(operator.or_, carry, depends), *x), varied
+        return self if varied == self.varied else dataclasses.replace(self, varied=varied, rules={})
 
 
 def trace_body(
@@ -101,7 +119,9 @@ def trace_body(
     def scan_body():
         # Not merged, for the scan itself is to compile to what its author would get from `lax.scan`.
         before, program = hoisted(flatten(closed, hoist=True, merged=False), len(closed.consts))
-        return ScanBody(before, program, out_tree, out_avals, len(before.outputs), len(carry), iterations)
+        varied = tuple(is_differentiable(program.avals[v]) for v in program.inputs)
+        counts = len(before.outputs), len(carry), iterations
+        return ScanBody(before, program, varied, out_tree, out_avals, *counts)
 
     key = out_tree, tuple(out_avals), len(carry), iterations
     return remembered(closed, key, scan_body), list(closed.consts)

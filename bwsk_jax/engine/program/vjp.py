@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ __all__ = [
     "merge",
     "split",
     "trace_vjp",
+    "varied_by",
 ]
 
 
@@ -30,16 +31,19 @@ class VjpTrace:
     """A function and its VJP as one program, by JAX's own autodiff.
 
     `program.outputs` are the primal outputs followed by the residuals: the leaves of the function that
-    `jax.vjp` returns. `pullback(residuals)` is that function; it takes the cotangents of the
-    differentiable outputs, None for one that nothing has contributed to, and returns those of the
-    differentiable inputs.
+    `jax.vjp` returns. `pullback(residuals)` is that function; it takes the cotangents of the outputs that
+    vary, None for one that nothing has contributed to, and returns those of the inputs that vary.
+
+    Attributes:
+      varied_inputs: which of the inputs the function is differentiated with respect to.
+      varied_outputs: which of the primal outputs have a derivative.
     """
 
     program: Program
     num_outputs: int
     vjp_tree: Any
-    differentiable_inputs: tuple[bool, ...]
-    differentiable_outputs: tuple[bool, ...]
+    varied_inputs: tuple[bool, ...]
+    varied_outputs: tuple[bool, ...]
 
     @property
     def outputs(self) -> tuple[int | Literal, ...]:
@@ -55,7 +59,7 @@ class VjpTrace:
         """The VJP function made whole again."""
         vjp = jax.tree.unflatten(self.vjp_tree, residuals)
         missing = filled if self._has_scan else _with_zeros
-        return lambda cotangents: vjp(missing(cotangents, self._varied_outputs))
+        return lambda cotangents: vjp(missing(cotangents, self._varied_avals))
 
     @functools.cached_property
     def _has_scan(self) -> bool:
@@ -63,50 +67,62 @@ class VjpTrace:
         return _holds_scan(self.program)
 
     @functools.cached_property
-    def _varied_outputs(self) -> list[Any]:
-        """The types of the differentiable outputs."""
-        outputs, _ = split(self.differentiable_outputs, self.outputs)
+    def _varied_avals(self) -> list[Any]:
+        """The types of the outputs that vary."""
+        outputs, _ = split(self.varied_outputs, self.outputs)
         return [without_weak_type(aval_of(self.program, v)) for v in outputs]
 
     @functools.cached_property
     def traced_pullback(self) -> Program:
         """What the backward pass computes; its first inputs are the residuals."""
         residuals = [without_weak_type(aval_of(self.program, v)) for v in self.residuals]
-        cotangents = [aval.to_ct_aval() for aval in self._varied_outputs]
+        cotangents = [aval.to_ct_aval() for aval in self._varied_avals]
         return flatten(jax.make_jaxpr(lambda r, ct: self.pullback(r)(ct))(residuals, cotangents))
 
     def reached(self, given: Sequence[bool]) -> list[bool]:
-        """Of each differentiable input, whether cotangents of those outputs that are `given` reach it."""
+        """Of each input that varies, whether cotangents of those outputs that are `given` reach it."""
         pullback = self.traced_pullback
         cotangents = pullback.inputs[len(self.residuals) :]
-        found = {v for v, is_given in zip(cotangents, given, strict=True) if is_given}
-        for equation in pullback.equations:
-            if found.intersection(equation.reads):
-                found.update(equation.outputs)
+        found = varied_by(pullback, (v for v, is_given in zip(cotangents, given, strict=True) if is_given))
         return [not isinstance(v, Literal) and v in found for v in pullback.outputs]
 
 
-def trace_vjp(program: Program) -> VjpTrace:
-    """Differentiate a program with respect to all its differentiable inputs and trace the result."""
+def trace_vjp(
+    program: Program, inputs: Sequence[bool] | None = None, outputs: Sequence[bool] | None = None
+) -> VjpTrace:
+    """Differentiate these outputs of a program with respect to these of its inputs, and trace the result.
+
+    None stands for all that can be differentiated.
+    """
     avals = [program.avals[v] for v in program.inputs]
-    differentiable = tuple(map(is_differentiable, avals))
-    out_differentiable = tuple(is_differentiable(aval_of(program, v)) for v in program.outputs)
+    out_avals = [aval_of(program, v) for v in program.outputs]
+    varied_inputs = tuple(map(is_differentiable, avals) if inputs is None else inputs)
+    varied_outputs = tuple(map(is_differentiable, out_avals) if outputs is None else outputs)
     vjp_tree = None
 
     def forward(*args):
         nonlocal vjp_tree
 
         def fun(*varied):
-            outputs = program.evaluate(merge(differentiable, varied, fixed), program.outputs)
-            return split(out_differentiable, outputs)
+            outputs = program.evaluate(merge(varied_inputs, varied, fixed), program.outputs)
+            return split(varied_outputs, outputs)
 
-        varied, fixed = split(differentiable, args)
+        varied, fixed = split(varied_inputs, args)
         out, vjp, aux = jax.vjp(fun, *varied, has_aux=True)
         residuals, vjp_tree = jax.tree.flatten(vjp)
-        return merge(out_differentiable, out, aux), residuals
+        return merge(varied_outputs, out, aux), residuals
 
     closed = jax.make_jaxpr(forward)(*map(without_weak_type, avals))
-    return VjpTrace(flatten(closed), len(program.outputs), vjp_tree, differentiable, out_differentiable)
+    return VjpTrace(flatten(closed), len(program.outputs), vjp_tree, varied_inputs, varied_outputs)
+
+
+def varied_by(program: Program, values: Iterable[int]) -> set[int]:
+    """These values of a program and the floats that depend on them, as its derivative does at most."""
+    found = set(values)
+    for equation in program.equations:
+        if found.intersection(equation.reads):
+            found.update(v for v in equation.outputs if is_differentiable(program.avals[v]))
+    return found
 
 
 def _with_zeros(cotangents: Sequence[Any], avals: Sequence[Any]) -> list[Any]:

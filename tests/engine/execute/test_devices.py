@@ -115,12 +115,13 @@ def test_the_guard_does_not_communicate_in_the_loops():
         w, scale = x
         return jnp.tanh(c @ w) * scale[None], None
 
-    def of(hidden, xs):
-        scan = functools.partial(bwsk_jax.reversible_scan, max_bytes=HIDDEN[0].nbytes)
-        return jax.grad(lambda h: loss_of(scan(layer, h, xs)[0]))(hidden)
-
     plan = bwsk_jax.plan_scan(layer, HIDDEN[0], (WEIGHTS, scales), max_bytes=HIDDEN[0].nbytes)
     assert plan.fallback is not None
+
+    def of(hidden, xs):
+        scan = functools.partial(bwsk_jax.reversible_scan, plan=plan)
+        return jax.grad(lambda h: loss_of(scan(layer, h, xs)[0]))(hidden)
+
     sharded = NamedSharding(mesh_of(AxisType.Auto), PartitionSpec("data"))
     compiled = jax.jit(of, in_shardings=(sharded, None)).lower(HIDDEN[0], (WEIGHTS, scales)).compile()
     assert " all-reduce(" in compiled.as_text()  # of the verdicts, after the loop

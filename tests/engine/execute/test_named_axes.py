@@ -81,8 +81,8 @@ def test_what_crosses_devices_is_replayed_and_not_kept():
 
 def test_devices_that_talk_in_a_branch_take_the_same():
     scan = functools.partial(bwsk_jax.reversible_scan, layer, max_bytes=X.nbytes)
-    grad = jax.grad(lambda x: loss_of(on_devices(scan)(x, (W, SCALE))))
-    assert "pmax" in str(jax.make_jaxpr(grad)(X))
+    grad = jax.grad(lambda x, p: loss_of(on_devices(scan)(x, p)), (0, 1))
+    assert "pmax" in str(jax.make_jaxpr(grad)(X, (W, SCALE)))
 
 
 XS = jnp.stack([X, 2 * X, -X])

@@ -15,7 +15,7 @@ def test_the_pullback_of_the_residuals_is_the_vjp():
 
     x, n, key = jnp.linspace(0.0, 1.0, 12).reshape(3, 4), jnp.asarray(3), jax.random.key(1)
     vjp = trace_vjp(trace(f, x, n, key)[0])
-    assert vjp.differentiable_inputs == (True, False, False) and vjp.differentiable_outputs == (True, False)
+    assert vjp.varied_inputs == (True, False, False) and vjp.varied_outputs == (True, False)
     values = vjp.program.evaluate([x, n, key], vjp.program.outputs)
     (got,) = vjp.pullback(values[vjp.num_outputs :])([jnp.ones(4)])
     np.testing.assert_allclose(got, jax.grad(lambda x: f(x, n, key)[0].sum())(x), rtol=1e-6)
