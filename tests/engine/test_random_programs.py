@@ -27,6 +27,9 @@ from tests.support.parity import INF, warned
 from tests.support.random_programs import BINARY, CASTS, FRAMES, UNARY, N, lines, matrix, program_of
 
 LIMITS = st.sampled_from([0.0, 0.01, 0.05, 0.2, INF])
+BOTH = (0, 1)
+ASKED_FOR = st.sampled_from([BOTH, BOTH, (0,), (1,)])
+"""The arguments that a gradient is asked for."""
 X, Y, W = (matrix() for _ in range(3))
 ZEROS = np.where(np.abs(X) < 0.5, 0.0, X)  # in every row some, in none all
 COTANGENTS = np.sin(np.arange(N * N) * 7.0)
@@ -44,9 +47,14 @@ def share(divisor):
     return hypothesis.settings(max_examples=max(1, hypothesis.settings().max_examples // divisor))
 
 
-def gradient(run, args):
-    """The cotangents of the arguments, from fixed ones of the results."""
-    out, pull = jax.vjp(run, *args)
+def gradient(run, args, asked_for=BOTH):
+    """The cotangents of those arguments, from fixed ones of the results."""
+
+    def of(*chosen):
+        given = dict(zip(asked_for, chosen, strict=True))
+        return run(*(given.get(k, a) for k, a in enumerate(args)))
+
+    out, pull = jax.vjp(of, *(args[k] for k in asked_for))
     return pull(jax.tree.map(lambda a: jnp.asarray(np.resize(COTANGENTS, a.shape), a.dtype), out))
 
 
@@ -65,16 +73,16 @@ def nudged(a, precision):
     return a * jnp.asarray(1 + precision * np.resize(COTANGENTS, a.shape), a.dtype)
 
 
-def check(run, ours, args, precision, tolerance):
+def check(run, ours, args, precision, tolerance, asked_for=BOTH):
     """`ours` has the gradient of `run`, or says that it may not have, or the gradient hangs by a thread."""
-    plain = gradient(run, args)
+    plain = gradient(run, args, asked_for)
     hypothesis.assume(finite(plain))
     found = []
-    if warned(lambda: found.append(gradient(ours, args))):
+    if warned(lambda: found.append(gradient(ours, args, asked_for))):
         return
     off = largest_difference(found[0], plain)
     if not off < tolerance:
-        moved = gradient(run, jax.tree.map(lambda a: nudged(a, precision), args))
+        moved = gradient(run, jax.tree.map(lambda a: nudged(a, precision), args), asked_for)
         hypothesis.assume(finite(moved) and largest_difference(moved, plain) < tolerance / 2)
     assert off < tolerance
 
@@ -88,13 +96,13 @@ def precision_of(dtype):
 
 
 @pytest.mark.parametrize("kind", [pytest.param("float32", marks=pytest.mark.slow), "float64"])
-@hypothesis.given(lines(UNARY, BINARY), LIMITS, st.sampled_from([X, ZEROS]))
-def test_random_calls_have_the_plain_gradient(kind, lines, limit, x):
+@hypothesis.given(lines(UNARY, BINARY), LIMITS, st.sampled_from([X, ZEROS]), ASKED_FOR)
+def test_random_calls_have_the_plain_gradient(kind, lines, limit, x, asked_for):
     dtype, tolerance = TYPES[kind]
     fun = program_of(lines)
     ours = bwsk_jax.reversible(fun, max_overhead=limit)
     with jax.enable_x64(dtype is jnp.float64), jax.disable_jit():
-        check(fun, ours, in_type(dtype, (x, W)), precision_of(dtype), tolerance)
+        check(fun, ours, in_type(dtype, (x, W)), precision_of(dtype), tolerance, asked_for)
 
 
 def scans(body, limit, every, **options):
@@ -102,13 +110,13 @@ def scans(body, limit, every, **options):
     return (lambda init, xs: lax.scan(body, init, xs)), (lambda init, xs: ours(body, init, xs))
 
 
-def check_scan(kind, lines, frame, limit, every, x):
+def check_scan(kind, lines, frame, limit, every, x, asked_for):
     dtype, tolerance = TYPES[kind]
     carry = x if frame == "one after another" else (x, Y)
     xs = np.stack([W, W.T])
     with jax.enable_x64(dtype is jnp.float64), jax.disable_jit():
         run, ours = scans(FRAMES[frame](program_of(lines)), limit, every)
-        check(run, ours, in_type(dtype, (carry, xs)), precision_of(dtype), tolerance)
+        check(run, ours, in_type(dtype, (carry, xs)), precision_of(dtype), tolerance, asked_for)
 
 
 a_scan = hypothesis.given(
@@ -117,19 +125,20 @@ a_scan = hypothesis.given(
     LIMITS,
     st.sampled_from([None, None, 1]),
     st.sampled_from([X, ZEROS]),
+    ASKED_FOR,
 )
 
 
 @a_scan
-def test_random_scans_have_the_plain_gradient(lines, frame, limit, every, x):
-    check_scan("float32", lines, frame, limit, every, x)
+def test_random_scans_have_the_plain_gradient(lines, frame, limit, every, x, asked_for):
+    check_scan("float32", lines, frame, limit, every, x, asked_for)
 
 
 @pytest.mark.slow
 @share(2)
 @a_scan
-def test_random_scans_in_float64_have_the_plain_gradient(lines, frame, limit, every, x):
-    check_scan("float64", lines, frame, limit, every, x)
+def test_random_scans_in_float64_have_the_plain_gradient(lines, frame, limit, every, x, asked_for):
+    check_scan("float64", lines, frame, limit, every, x, asked_for)
 
 
 @hypothesis.given(lines(UNARY, CASTS, CASTS, CASTS, CASTS, BINARY), LIMITS)

@@ -23,7 +23,7 @@ from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero, custom_vjp_primal_tree_values
 
 from bwsk_jax.engine.program.jaxprs import named_axes, naming_axes
-from bwsk_jax.engine.program.types import is_differentiable
+from bwsk_jax.engine.program.types import again, is_differentiable
 
 __all__ = ["Rules", "with_rules"]
 
@@ -82,7 +82,7 @@ def _within_axes(fun: Callable, rules: Callable[[tuple[bool, ...]], Rules]) -> t
 
     @functools.wraps(fun)
     def backward_within(kept, cotangents):
-        varied, kept = kept
+        varied, kept = jax.tree.map(again, kept)
         cotangents = jax.tree.map(lambda ct: None if isinstance(ct, SymbolicZero) else ct, cotangents)
         lost = missing()
         with naming_axes(lost):

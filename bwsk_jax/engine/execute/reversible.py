@@ -24,7 +24,7 @@ from bwsk_jax.engine.program.eager import compiled_once, is_traced, remembered, 
 from bwsk_jax.engine.program.jaxprs import Program, flatten, read
 from bwsk_jax.engine.program.lifting import refuse_modules, state_explained
 from bwsk_jax.engine.program.platform import device
-from bwsk_jax.engine.program.types import varying_axes
+from bwsk_jax.engine.program.types import again, varying_axes
 from bwsk_jax.engine.program.vjp import VjpTrace, merge, split, trace_vjp
 from bwsk_jax.engine.rules.registry import registered_rules
 
@@ -195,7 +195,7 @@ def barrier(kept: Any) -> Any:
         groups.setdefault(varying_axes(leaf), []).append(k)
     for group in groups.values():
         for k, leaf in zip(group, lax.optimization_barrier([leaves[k] for k in group]), strict=True):
-            leaves[k] = leaf
+            leaves[k] = again(leaf)  # a barrier counts as a use
     return jax.tree.unflatten(tree, leaves)
 
 

@@ -11,6 +11,7 @@ from jax.extend import core
 from jax.extend.core import primitives as lax_p
 
 __all__ = [
+    "again",
     "at_least_float32",
     "cast_like",
     "digits",
@@ -62,6 +63,11 @@ def is_real(aval: Any) -> bool:
 def is_key(aval: Any) -> bool:
     """Whether a value of this type is a key for random numbers."""
     return hasattr(aval, "dtype") and jax.numpy.issubdtype(aval.dtype, jax.dtypes.prng_key)
+
+
+def again(x: Any) -> Any:
+    """An array for a second use, which of a key is no reuse: the same numbers are drawn from it."""
+    return jax.random.clone(x) if is_key(x) else x
 
 
 def at_least_float32(x: Any) -> Any:

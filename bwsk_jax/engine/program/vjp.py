@@ -11,6 +11,7 @@ import jax
 from jax.extend.core import Literal
 from jax.extend.core.primitives import scan_p
 from jax.interpreters import ad
+from jax.ref import AbstractRef
 
 from bwsk_jax.engine.program.jaxprs import Program, aval_of, flatten, subprograms
 from bwsk_jax.engine.program.types import is_differentiable, without_weak_type
@@ -93,7 +94,11 @@ def trace_vjp(
     """Differentiate these outputs of a program with respect to these of its inputs, and trace the result.
 
     None stands for all that can be differentiated.
+
+    Raises:
+      TypeError: a size is not a number, or the program takes a mutable array.
     """
+    _refuse_types(program)
     avals = [program.avals[v] for v in program.inputs]
     out_avals = [aval_of(program, v) for v in program.outputs]
     varied_inputs = tuple(map(is_differentiable, avals) if inputs is None else inputs)
@@ -114,6 +119,20 @@ def trace_vjp(
 
     closed = jax.make_jaxpr(forward)(*map(without_weak_type, avals))
     return VjpTrace(flatten(closed), len(program.outputs), vjp_tree, varied_inputs, varied_outputs)
+
+
+def _refuse_types(program: Program) -> None:
+    for aval in (program.avals[v] for v in program.inputs):
+        if isinstance(aval, AbstractRef):
+            raise TypeError(
+                "the backward pass runs parts of the function again, which would change a mutable array "
+                f"({aval}) twice: return its new value, or carry it through the scan"
+            )
+        if not all(isinstance(size, int) for size in getattr(aval, "shape", ())):
+            raise TypeError(
+                f"a plan weighs bytes, and {aval} has a size that is not a number: export the gradient for "
+                "given sizes"
+            )
 
 
 def varied_by(program: Program, values: Iterable[int]) -> set[int]:

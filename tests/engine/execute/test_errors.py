@@ -108,3 +108,28 @@ def test_a_narrow_copy_of_a_value_does_not_blur_its_wide_use(limit):
 def test_too_few_bytes_say_the_least():
     with pytest.raises(bwsk_jax.PlanError, match="32 bytes"):
         jax.grad(lambda x: bwsk_jax.reversible_scan(dense, x, W, max_bytes=31)[0].sum())(X)
+
+
+def test_sizes_that_are_no_numbers():
+    (b,) = jax.export.symbolic_shape("b")
+    x = jax.ShapeDtypeStruct((b, *X.shape[1:]), X.dtype)
+    for run in (bwsk_jax.reversible(jnp.sin), lambda x: LEAST(dense, x, W)[0]):
+        values = jax.export.export(jax.jit(run))(x).call(X)
+        assert_same(values, run(X), rtol=1e-6)
+        with pytest.raises(TypeError, match=r"float32\[b,4\] has a size that is not a number"):
+            jax.export.export(jax.jit(jax.grad(lambda x, run=run: run(x).sum())))(x)
+
+
+def test_a_mutable_array_that_is_closed_over():
+    def loss(x, scan):
+        count = jax.new_ref(0.0)
+
+        def counted(c, x):
+            count[...] += 1.0
+            return jnp.sin(c) + x, None
+
+        return scan(counted, x[0], x)[0].sum(), count[...]
+
+    assert loss(X, LEAST)[1] == len(X)
+    with pytest.raises(TypeError, match="would change a mutable array"):
+        jax.grad(loss, has_aux=True)(X, LEAST)

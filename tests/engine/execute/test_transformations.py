@@ -163,3 +163,37 @@ def test_what_the_function_prints_is_printed_once(capfd):
     jax.jit(jax.grad(bwsk_jax.reversible(fun, max_overhead=INF)))(X).block_until_ready()
     jax.effects_barrier()
     assert capfd.readouterr().out.count("seen") == 1
+
+
+def test_a_mutable_array_inside():
+    """JAX 0.10's own gradient of such a scan is wrong, so the truth is that of the same scan without it."""
+
+    def with_sum(c, x):
+        total = jax.new_ref(0.0)
+        total[...] += c.sum()
+        return jnp.sin(c) + x * total[...], None
+
+    pure = lambda c, x: (jnp.sin(c) + x * c.sum(), None)
+    grad = lambda scan, body: jax.grad(lambda xs: loss_of(scan(body, xs[0], xs)))(W)
+    assert_same(grad(LEAST, with_sum), grad(lax.scan, pure))
+
+
+KEYED = {
+    "call": lambda x, keys: bwsk_jax.reversible(dropout)(jnp.sin(x), keys[0]),
+    "least memory": lambda x, keys: LEAST(lambda c, key: (dropout(c, key), None), x, keys)[0],
+    "segments": lambda x, keys: bwsk_jax.reversible_scan(
+        lambda c, key: (dropout(c, key), None), x, keys, save_every=2, max_bytes=X.nbytes
+    )[0],
+}
+
+
+def dropout(x, key):
+    return jnp.sin(x) * jax.random.bernoulli(key, 0.5, x.shape)
+
+
+@pytest.mark.parametrize("name", KEYED)
+def test_to_draw_the_same_numbers_again_is_no_reuse_of_a_key(name):
+    loss = lambda x: loss_of(KEYED[name](x, jax.random.split(jax.random.key(0), L)))
+    grad = jax.jit(jax.grad(loss))
+    with jax.debug_key_reuse(True):
+        assert jnp.isfinite(grad(X)).all()
