@@ -3,8 +3,10 @@
 JAX lets a `jax.custom_vjp` function be differentiated forwards until something asks for the tangents: at once
 outside `jit`, when the program is lowered inside it, or when a function of `jax.linearize` is called. Its
 error names no function by then. So the inputs pass through an identity whose tangent is a linear equation:
-reverse mode transposes it away, and what evaluates or lowers it raises. (From 0.12 on JAX looks at a compiled
-program before it lowers it. There its own error comes first, and points to the line of the call.)
+reverse mode transposes it away, and what evaluates or lowers it raises. It is one identity for all of them,
+so that of a gradient with respect to some the derivative with respect to others may be taken forwards. (From
+0.12 on JAX looks at a compiled program before it lowers it. There its own error comes first, and points to
+the line of the call.)
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ import functools
 from typing import Any
 
 import jax
+from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from bwsk_jax.engine.program.types import is_differentiable
+from bwsk_jax.engine.program.vjp import merge, split
 
 __all__ = ["backwards_only"]
 
@@ -34,17 +38,23 @@ def backwards_only(name: str, tree: Any) -> Any:
     ...     print(str(error)[:30])
     square has no forward-mode der
     """
-    return jax.tree.map(lambda leaf: _identity(name, leaf) if is_differentiable(leaf) else leaf, tree)
+    leaves, structure = jax.tree.flatten(tree)
+    mask = [is_differentiable(leaf) for leaf in leaves]
+    varied, others = split(mask, leaves)
+    return structure.unflatten(merge(mask, _identity(name, varied), others))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _identity(name, x):
-    return x
+def _identity(name, arrays):
+    return arrays
 
 
-@_identity.defjvp
 def _identity_jvp(name, primals, tangents):
-    return primals[0], _tangent_p.bind(tangents[0], name=name)
+    mark = lambda t: t if isinstance(t, SymbolicZero) else _tangent_p.bind(t, name=name)
+    return primals[0], list(map(mark, tangents[0]))
+
+
+_identity.defjvp(_identity_jvp, symbolic_zeros=True)
 
 
 def _refuse(*_: Any, name: str) -> Any:

@@ -175,7 +175,10 @@ class _Derivative:
         # Outside `jit` JAX runs one operation after the other, which rounds as plain autodiff does there. But
         # it would compile the conditional of a guard again in each call.
         pull = self._pull_back if self.plan.fallback is None else self._compiled_pull_back
-        return (pull(kept, varied),)
+        reached = self.vjp.reached([ct is not None for ct in varied])
+        reached = merge(self.vjp.varied_inputs, reached, [False] * self.vjp.varied_inputs.count(False))
+        pulled = zip(pull(kept, varied), reached, strict=True)
+        return ([ct if is_reached else None for ct, is_reached in pulled],)
 
     @compiled_once
     def _compiled_pull_back(self, kept, cotangents):

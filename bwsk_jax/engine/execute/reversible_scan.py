@@ -252,6 +252,8 @@ class _ReversibleScan:
         if self._alarm.leaves:
             warn_if_lost(drift)
             pulled = spoiled(drift, pulled)
+        reached = self.scan.reached([ct is not None for ct in ct_last], [ct is not None for ct in ct_ys])
+        pulled = [ct if is_reached else None for ct, is_reached in zip(pulled, reached, strict=True)]
         missing = [None] * vjp.varied_inputs.count(False)
         return tuple(self.scan.split_inputs(merge(vjp.varied_inputs, pulled, missing)))
 

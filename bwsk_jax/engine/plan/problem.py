@@ -321,7 +321,8 @@ def _inversions(
     program: Program, bounds: Bounds, parameter_only: frozenset[int], length: int, prices: Prices
 ) -> Iterator[Step]:
     for number, equation in enumerate(program.equations):
-        for inverse in inverses_of(equation, bounds.of):
+        inverses = () if exactness.stops_derivatives(equation) else inverses_of(equation, bounds.of)
+        for inverse in inverses:
             target = equation.inputs[inverse.operand]
             assert not isinstance(target, Literal), "no literal has an inverse"
             if target in parameter_only or _amplifies(program, target, inverse, length):

@@ -13,8 +13,8 @@ from jax import lax
 from jax.extend.core import Literal
 from jax.extend.core import primitives as p
 
-from bwsk_jax.engine.program.jaxprs import Program, present
-from bwsk_jax.engine.program.types import nbytes
+from bwsk_jax.engine.program.jaxprs import Program, has_derivative_of_its_own, present
+from bwsk_jax.engine.program.types import digits, nbytes
 
 __all__ = ["MOVES", "Hoisted", "hoisted"]
 
@@ -44,22 +44,28 @@ def hoisted(program: Program, num_consts: int) -> Hoisted:
     """Split a body whose first inputs are constants.
 
     Values that only move data stay, because a compiler reads the data where it is. So do those that take more
-    bytes than the constants that they are made of, and what has effects or communicates.
+    bytes than the constants that they are made of, and what has effects or communicates. What has fewer
+    digits than one of its sources stays too, or the cotangents of all iterations would be added in these, and
+    so does what has a derivative of its own, which is to be that of each iteration.
     """
     consts, others = program.inputs[:num_consts], program.inputs[num_consts:]
     made_of = {v: frozenset({v}) for v in (*consts, *program.constants)}
     constant, moved = [], set()
     bytes_of = lambda values: sum(nbytes(program.avals[v]) for v in values)
     for equation in program.equations:
-        if not made_of.keys() >= set(equation.reads) or equation.effects or equation.axes:
+        stays = equation.effects or equation.axes or has_derivative_of_its_own(equation)
+        if stays or not made_of.keys() >= set(equation.reads):
             continue
         sources = frozenset[int]().union(*(made_of[v] for v in equation.reads))
         constant.append(equation)
         made_of.update(dict.fromkeys(equation.outputs, sources))
-        if equation.primitive not in MOVES and bytes_of(equation.outputs) <= bytes_of(sources):
+        finest = max((digits(program.avals[v]) for v in sources), default=0)
+        is_narrow = any(0 < digits(program.avals[v]) < finest for v in equation.outputs)
+        is_small = bytes_of(equation.outputs) <= bytes_of(sources)
+        if equation.primitive not in MOVES and is_small and not is_narrow:
             moved.add(equation)
-    stays = tuple(e for e in program.equations if e not in moved)
-    rest = dataclasses.replace(program, equations=stays).needed(program.outputs)
+    others_stay = tuple(e for e in program.equations if e not in moved)
+    rest = dataclasses.replace(program, equations=others_stay).needed(program.outputs)
     read = {v for e in rest for v in e.reads}.union(v for v in program.outputs if not isinstance(v, Literal))
     given = (*consts, *(v for equation in program.equations if equation in moved for v in equation.outputs))
     inputs = tuple(v for v in given if v in read)

@@ -25,6 +25,8 @@ from jax.extend import source_info_util
 from jax.extend.core import Literal
 from jax.extend.core import primitives as lax_p
 
+from bwsk_jax.engine.program.types import digits
+
 __all__ = [
     "Equation",
     "Program",
@@ -50,11 +52,8 @@ CUSTOM_DERIVATIVES = frozenset({lax_p.custom_jvp_call_p, lax_p.custom_vjp_call_p
 def present(*names: str) -> tuple[Any, ...]:
     """The primitives of these names that the installed JAX has, exported or not."""
     homes = (lax_p, core, parallel, lax_internal)
-    return tuple(
-        next(getattr(h, n) for h in homes if hasattr(h, n))
-        for n in names
-        if any(hasattr(h, n) for h in homes)
-    )
+    found = (next((getattr(h, n) for h in homes if hasattr(h, n)), None) for n in names)
+    return tuple(primitive for primitive in found if primitive is not None)
 
 
 _SILENT = frozenset(present("ppermute_p", "pbroadcast_p"))
@@ -308,7 +307,8 @@ class _Builder:
         return [look(v) for v in jaxpr.outvars]
 
     def add(self, eqn, inputs, source, calls):
-        key = _equation_key(eqn, inputs) if self.merged and not _effects(eqn) else None
+        merges = self.merged and not _effects(eqn) and not has_derivative_of_its_own(eqn)
+        key = _equation_key(eqn, inputs) if merges and not _narrows(eqn) else None
         if key is not None and key in self.seen:
             return self.seen[key]
         outputs = tuple(self.new(v.aval) for v in eqn.outvars)
@@ -330,6 +330,20 @@ class _Builder:
         if key is not None:
             self.seen[key] = outputs
         return outputs
+
+
+def has_derivative_of_its_own(eqn: Any) -> bool:
+    """Whether a rule of a `jax.custom_vjp` is in it, which need not be linear: then it makes a difference how
+    often it runs.
+    """
+    inner = (e for jaxpr in core.jaxprs_in_params(eqn.params) for e in jaxpr.eqns)
+    return eqn.primitive is lax_p.custom_vjp_call_p or any(map(has_derivative_of_its_own, inner))
+
+
+def _narrows(eqn) -> bool:
+    """Whether it casts to fewer digits, in which the cotangents of all uses of the result would be added."""
+    casts = eqn.primitive is lax_p.convert_element_type_p
+    return casts and 0 < digits(eqn.outvars[0].aval) < digits(eqn.invars[0].aval)
 
 
 def _effects(eqn) -> frozenset:

@@ -73,6 +73,15 @@ class ScanBody:
             carry, before = list(map(operator.or_, carry, split(carry_mask, reached)[0])), carry
         return carry
 
+    def reached(self, carry: Sequence[bool], ys: Sequence[bool]) -> list[bool]:
+        """Of each input that varies, whether cotangents reach it in some iteration, given the same."""
+        carry = self.fed(carry, ys)
+        inputs = self.vjp.reached([*carry, *ys]) if self.length else [False] * self.varied.count(True)
+        consts, varied_carry, _ = self.split_inputs(self.varied)
+        first = consts.count(True)
+        inputs[first : first + varied_carry.count(True)] = carry
+        return inputs
+
     def constants(self, closed_over: Sequence[Any]) -> list[Any]:
         """The constants, of the values that the body closes over."""
         return self.before.evaluate(closed_over, self.before.outputs)

@@ -13,7 +13,7 @@ from jax.extend.core.primitives import scan_p
 from jax.interpreters import ad
 from jax.ref import AbstractRef
 
-from bwsk_jax.engine.program.jaxprs import Program, aval_of, flatten, subprograms
+from bwsk_jax.engine.program.jaxprs import Equation, Program, aval_of, flatten, subprograms
 from bwsk_jax.engine.program.types import is_differentiable, without_weak_type
 
 __all__ = [
@@ -59,13 +59,25 @@ class VjpTrace:
     def pullback(self, residuals: Sequence[Any]) -> Callable:
         """The VJP function made whole again."""
         vjp = jax.tree.unflatten(self.vjp_tree, residuals)
-        missing = filled if self._has_scan else _with_zeros
-        return lambda cotangents: vjp(missing(cotangents, self._varied_avals))
+
+        def pull(cotangents):
+            zeros = _with_zeros(cotangents, self._varied_avals)
+            pairs = zip(zeros, self._made_by_scans, strict=True)
+            return vjp([ad.instantiate_zeros(ct) if is_made else ct for ct, is_made in pairs])
+
+        return pull
 
     @functools.cached_property
-    def _has_scan(self) -> bool:
-        """Whether a scan is inside, to whose stacked results JAX 0.10 cannot pass a symbolic 0 back."""
-        return _holds_scan(self.program)
+    def _made_by_scans(self) -> list[bool]:
+        """Which of the outputs that vary are made of the results of a scan inside, to which JAX 0.10 cannot
+        pass a symbolic 0 back.
+        """
+        found: set[int] = set()
+        for equation in self.program.equations:
+            if found.intersection(equation.reads) or _holds_scan(equation):
+                found.update(equation.outputs)
+        outputs, _ = split(self.varied_outputs, self.outputs)
+        return [not isinstance(v, Literal) and v in found for v in outputs]
 
     @functools.cached_property
     def _varied_avals(self) -> list[Any]:
@@ -84,7 +96,10 @@ class VjpTrace:
         """Of each input that varies, whether cotangents of those outputs that are `given` reach it."""
         pullback = self.traced_pullback
         cotangents = pullback.inputs[len(self.residuals) :]
-        found = varied_by(pullback, (v for v, is_given in zip(cotangents, given, strict=True) if is_given))
+        found = {v for v, is_given in zip(cotangents, given, strict=True) if is_given}
+        for equation in pullback.equations:  # also through integers, to which a rule may round a cotangent
+            if found.intersection(equation.reads):
+                found.update(equation.outputs)
         return [not isinstance(v, Literal) and v in found for v in pullback.outputs]
 
 
@@ -155,9 +170,9 @@ def filled(cotangents: Sequence[Any], avals: Sequence[Any]) -> list[Any]:
     return list(map(ad.instantiate_zeros, _with_zeros(cotangents, avals)))
 
 
-def _holds_scan(program: Program) -> bool:
-    inner = (body for equation in program.equations for body in subprograms(equation))
-    return any(e.primitive is scan_p for e in program.equations) or any(map(_holds_scan, inner))
+def _holds_scan(equation: Equation) -> bool:
+    inner = (e for body in subprograms(equation) for e in body.equations)
+    return equation.primitive is scan_p or any(map(_holds_scan, inner))
 
 
 def kept_by_autodiff(program: Program, like: Program) -> frozenset[int] | None:

@@ -38,6 +38,7 @@ __all__ = [
     "exact_residuals",
     "is_narrow",
     "shown_digits",
+    "stops_derivatives",
 ]
 
 
@@ -323,3 +324,14 @@ def shown_digits(trace: VjpTrace, carry_in: Iterable[int]) -> dict[int, int]:
         for v in equation.reads:
             shown[v] = max(shown[v], min(most, digits(program.avals[v])))
     return shown
+
+
+def stops_derivatives(equation: Equation) -> bool:
+    """Whether a float goes in, and what comes out has no derivative with respect to it.
+
+    What an inverse makes of that has none either, which a second derivative would miss.
+    """
+    floats = any(map(is_differentiable, equation.in_avals))
+    return equation.primitive is p.stop_gradient_p or (
+        floats and not any(map(is_differentiable, equation.out_avals))
+    )

@@ -119,3 +119,16 @@ def test_nothing_is_kept_for_weights_that_are_frozen():
     product = 2 * 64 * 32 * 32
     enough = functools.partial(bwsk_jax.reversible_scan, max_bytes=x.nbytes)
     assert flops(enough) < flops(lax.scan) + product
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_cotangents_of_a_cast_are_added_in_the_type_before_it(dtype):
+    body = lambda w: lambda c, x: (c + jnp.tanh(w.astype(dtype)).astype(jnp.float32) * x, None)
+    many = jnp.full((1000, 1), 1.1)
+    scanned = lambda scan: jax.grad(lambda w: scan(body(w), jnp.zeros(2), many)[0].sum())(jnp.full(2, 0.5))
+    np.testing.assert_allclose(scanned(bwsk_jax.reversible_scan), scanned(lax.scan), rtol=1e-3)
+
+    def called(w):
+        return sum((w.astype(dtype) * 1).astype(jnp.float32) for _ in range(400)).sum()
+
+    np.testing.assert_array_equal(jax.grad(bwsk_jax.reversible(called))(jnp.ones(2)), jnp.full(2, 400.0))

@@ -197,3 +197,30 @@ def test_to_draw_the_same_numbers_again_is_no_reuse_of_a_key(name):
     grad = jax.jit(jax.grad(loss))
     with jax.debug_key_reuse(True):
         assert jnp.isfinite(grad(X)).all()
+
+
+def test_a_second_derivative_through_what_stops_the_first():
+    """A value that is recovered from what has no derivative would have none either."""
+    body = lambda c, w: ((2 * lax.stop_gradient(c[1]), c[0] + jnp.sin(c[1] * w)), None)
+    with jax.enable_x64():
+        w = jnp.linspace(0.5, 1.5, L)
+        loss = lambda scan: lambda w: sum(a**2 for a in scan(body, (w[0], w[1]), w)[0])
+        hessian = lambda scan: jax.jacrev(jax.grad(loss(scan)))(w)
+        assert_same(hessian(LEAST), hessian(lax.scan), rtol=1e-10)
+
+
+MIXED = {
+    "forwards over another argument": lambda f: jax.jacfwd(lambda w: jax.grad(f, 1)(w, X))(W),
+    "compiled": lambda f: jax.jit(jax.jacfwd(lambda w: jax.grad(f, 1)(w, X)))(W),
+    "forwards over both": lambda f: jax.jvp(jax.grad(f, 1), (W, X), (W, X)),
+    "backwards over another argument": lambda f: jax.jacrev(lambda w: jax.grad(f, 1)(w, X))(W),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_a_derivative_of_a_gradient_with_respect_to_something_else(name):
+    scanned = lambda scan: lambda w, x: loss_of(scan(dense, x, w))
+    assert_same(MIXED[name](scanned(LEAST)), MIXED[name](scanned(lax.scan)))
+    block_of = lambda w, x: jnp.sin(x @ w[0]) @ w[1]
+    called = lambda f: lambda w, x: loss_of(f(w, x))
+    assert_same(MIXED[name](called(bwsk_jax.reversible(block_of))), MIXED[name](called(block_of)))

@@ -66,6 +66,29 @@ def test_of_a_scan(what, way, how):
     np.testing.assert_array_equal(HOW[how](grad(SCANS[way]))(ZEROS), expected)
 
 
+METRICS = {
+    "an output": lambda w, scan: scan(
+        lambda c, x: (jnp.sin(c) + x, jnp.linalg.norm(w)), jnp.ones(4), jnp.ones((3, 4))
+    )[0],
+    "a carry": lambda w, scan: scan(
+        lambda c, x: ((jnp.sin(c[0]) + x, c[1] + jnp.linalg.norm(w)), None), (w, 0.0), jnp.ones((3, 4))
+    )[0][0],
+    "no iterations": lambda w, scan: scan(lambda c, x: (c * jnp.sqrt(w), None), w, jnp.ones((0, 4)))[0],
+}
+
+
+@pytest.mark.parametrize("way", SCANS)
+@pytest.mark.parametrize("what", METRICS)
+def test_of_what_is_computed_of_constants(what, way):
+    grad = lambda scan: jax.grad(lambda w: METRICS[what](w, scan).sum() + w.sum())(jnp.zeros(4))
+    np.testing.assert_allclose(grad(SCANS[way]), grad(lax.scan), rtol=1e-6)
+
+
+def test_of_an_argument_of_a_call():
+    fun = bwsk_jax.reversible(lambda x, y: (jnp.sin(x), jnp.cos(y)))
+    assert jax.grad(lambda x: fun(x, jnp.sqrt(x))[0])(0.0) == 1
+
+
 def test_a_second_derivative_of_what_is_used():
     loss = lambda f: lambda x: f(x)[0]
     hessian = lambda f: jax.jacrev(jax.grad(loss(f)))(ZEROS[0] + 2.0)

@@ -1,0 +1,58 @@
+"""A `jax.custom_vjp` need not be linear: how often its rule runs, and on what, is as without us."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import bwsk_jax
+from tests.support.parity import random
+
+LIMITS = [{}, {"max_overhead": 0.2}, {"max_overhead": bwsk_jax.LEAST_MEMORY}]
+X, W = random(0, 3), random(1, 4, 3)
+
+
+def with_rule(backward):
+    """The identity, with this derivative."""
+    fun = jax.custom_vjp(lambda x: x)
+    fun.defvjp(lambda x: (x, x), lambda x, g: (backward(x, g),))
+    return fun
+
+
+RULES = {
+    "clips": with_rule(lambda x, g: jnp.clip(g, -1, 1)),
+    "adds a penalty": with_rule(lambda x, g: g + 0.1 * x),
+    "rounds to integers": with_rule(lambda x, g: jnp.round(g * 100).astype(jnp.int8).astype(g.dtype) / 100),
+    "compares": with_rule(lambda x, g: jnp.where(g > 0, 1.0, -1.0)),
+}
+BODIES = {
+    "of a constant": lambda rule, w: lambda c, x: ((c[0] + rule(w) * x, jnp.sin(c[1])), None),
+    "of a constant in a branch": lambda rule, w: (
+        lambda c, x: ((c[0] + lax.cond(x[0] > 0, rule, jnp.sin, w) * x, c[1] * x), None)
+    ),
+    "of a carry": lambda rule, w: lambda c, x: ((rule(jnp.tanh(c[1] + w)), c[0] + jnp.sin(x)), c[0]),
+    "of what is scanned": lambda rule, w: lambda c, x: ((c[0] * rule(x), c[1] + w), None),
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS, ids=str)
+@pytest.mark.parametrize("name", BODIES)
+@pytest.mark.parametrize("rule", RULES)
+def test_of_a_scan(rule, name, limit):
+    def grad(scan):
+        loss = lambda w, x, xs: scan(BODIES[name](RULES[rule], w), (x, x), xs)[0][0].sum()
+        return jax.grad(loss, (0, 1, 2))(3 * X, X + 1, W)
+
+    ours = grad(functools.partial(bwsk_jax.reversible_scan, **limit))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), ours, grad(lax.scan))
+
+
+@pytest.mark.parametrize("limit", LIMITS, ids=str)
+@pytest.mark.parametrize("rule", RULES)
+def test_of_a_call(rule, limit):
+    twice = lambda x: 3 * jax.jit(RULES[rule])(x) + 2 * jax.jit(RULES[rule])(x)
+    grad = lambda f: jax.grad(lambda x: f(x).sum())(X)
+    np.testing.assert_allclose(grad(bwsk_jax.reversible(twice, **limit)), grad(twice), rtol=1e-5)
