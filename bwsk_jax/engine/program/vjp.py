@@ -9,11 +9,10 @@ from typing import Any
 
 import jax
 from jax.extend.core import Literal
-from jax.extend.core.primitives import scan_p
 from jax.interpreters import ad
 from jax.ref import AbstractRef
 
-from bwsk_jax.engine.program.jaxprs import Equation, Program, aval_of, flatten, subprograms
+from bwsk_jax.engine.program.jaxprs import Program, aval_of, flatten
 from bwsk_jax.engine.program.types import is_differentiable, without_weak_type
 
 __all__ = [
@@ -59,25 +58,27 @@ class VjpTrace:
     def pullback(self, residuals: Sequence[Any]) -> Callable:
         """The VJP function made whole again."""
         vjp = jax.tree.unflatten(self.vjp_tree, residuals)
+        return lambda cts: self._pulled(residuals, cts) if any(ct is None for ct in cts) else vjp(cts)
 
-        def pull(cotangents):
-            zeros = _with_zeros(cotangents, self._varied_avals)
-            pairs = zip(zeros, self._made_by_scans, strict=True)
-            return vjp([ad.instantiate_zeros(ct) if is_made else ct for ct, is_made in pairs])
+    def _pulled(self, residuals: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
+        """What the VJP function gives where some cotangents are not there.
 
-        return pull
-
-    @functools.cached_property
-    def _made_by_scans(self) -> list[bool]:
-        """Which of the outputs that vary are made of the results of a scan inside, to which JAX 0.10 cannot
-        pass a symbolic 0 back.
+        Only what the others reach is computed. `jax.vjp` would take zeros for them, which a scan stacks, and
+        which users' rules see.
         """
-        found: set[int] = set()
-        for equation in self.program.equations:
-            if found.intersection(equation.reads) or _holds_scan(equation):
-                found.update(equation.outputs)
-        outputs, _ = split(self.varied_outputs, self.outputs)
-        return [not isinstance(v, Literal) and v in found for v in outputs]
+        program = self.traced_pullback
+        given = [ct is not None for ct in cotangents]
+        missing = self._reached_values([True] * len(given)) - self._reached_values(given)
+        kept = tuple(e for e in program.equations if not e.outputs or not missing.issuperset(e.outputs))
+        places, _ = split(given, program.inputs[len(residuals) :])
+        present, _ = split(given, cotangents)
+        read = {v for e in kept for v in e.reads}
+        read.update(v for v in program.outputs if not isinstance(v, Literal))
+        zero = sorted(missing & read)  # beside what is there, as in a sum
+        zeros = [ad.instantiate_zeros(ad.Zero(program.avals[v])) for v in zero]
+        inputs = *program.inputs[: len(residuals)], *places, *zero
+        reduced = dataclasses.replace(program, inputs=inputs, equations=kept)
+        return reduced.evaluate([*residuals, *present, *zeros], program.outputs)
 
     @functools.cached_property
     def _varied_avals(self) -> list[Any]:
@@ -90,17 +91,25 @@ class VjpTrace:
         """What the backward pass computes; its first inputs are the residuals."""
         residuals = [without_weak_type(aval_of(self.program, v)) for v in self.residuals]
         cotangents = [aval.to_ct_aval() for aval in self._varied_avals]
-        return flatten(jax.make_jaxpr(lambda r, ct: self.pullback(r)(ct))(residuals, cotangents))
+        return flatten(
+            jax.make_jaxpr(lambda r, ct: jax.tree.unflatten(self.vjp_tree, r)(ct))(residuals, cotangents)
+        )
 
     def reached(self, given: Sequence[bool]) -> list[bool]:
         """Of each input that varies, whether cotangents of those outputs that are `given` reach it."""
-        pullback = self.traced_pullback
-        cotangents = pullback.inputs[len(self.residuals) :]
-        found = {v for v, is_given in zip(cotangents, given, strict=True) if is_given}
-        for equation in pullback.equations:  # also through integers, to which a rule may round a cotangent
+        found = self._reached_values(given)
+        return [not isinstance(v, Literal) and v in found for v in self.traced_pullback.outputs]
+
+    def _reached_values(self, given: Sequence[bool]) -> set[int]:
+        """The values of `traced_pullback` that depend on these of its cotangents.
+
+        Integers too: a rule may round a cotangent to one.
+        """
+        found = set(split(given, self.traced_pullback.inputs[len(self.residuals) :])[0])
+        for equation in self.traced_pullback.equations:
             if found.intersection(equation.reads):
                 found.update(equation.outputs)
-        return [not isinstance(v, Literal) and v in found for v in pullback.outputs]
+        return found
 
 
 def trace_vjp(
@@ -159,20 +168,10 @@ def varied_by(program: Program, values: Iterable[int]) -> set[int]:
     return found
 
 
-def _with_zeros(cotangents: Sequence[Any], avals: Sequence[Any]) -> list[Any]:
-    """The cotangents of values of these types as `jax.vjp` takes them, None for one that is not there."""
-    pairs = zip(cotangents, avals, strict=True)
-    return [ad.Zero(aval.to_ct_aval()) if ct is None else ct for ct, aval in pairs]
-
-
 def filled(cotangents: Sequence[Any], avals: Sequence[Any]) -> list[Any]:
     """The cotangents of values of these types, with arrays of zeros for those that are not there."""
-    return list(map(ad.instantiate_zeros, _with_zeros(cotangents, avals)))
-
-
-def _holds_scan(equation: Equation) -> bool:
-    inner = (e for body in subprograms(equation) for e in body.equations)
-    return equation.primitive is scan_p or any(map(_holds_scan, inner))
+    zeros = lambda aval: ad.instantiate_zeros(ad.Zero(aval.to_ct_aval()))
+    return [zeros(aval) if ct is None else ct for ct, aval in zip(cotangents, avals, strict=True)]
 
 
 def kept_by_autodiff(program: Program, like: Program) -> frozenset[int] | None:

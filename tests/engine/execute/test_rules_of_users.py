@@ -34,6 +34,9 @@ BODIES = {
         lambda c, x: ((c[0] + lax.cond(x[0] > 0, rule, jnp.sin, w) * x, c[1] * x), None)
     ),
     "of a carry": lambda rule, w: lambda c, x: ((rule(jnp.tanh(c[1] + w)), c[0] + jnp.sin(x)), c[0]),
+    "of what nothing reads": lambda rule, w: (
+        lambda c, x: ((c[1], c[0] + jnp.tanh(c[1] * x) * w), rule(x).sum())
+    ),
     "of what is scanned": lambda rule, w: lambda c, x: ((c[0] * rule(x), c[1] + w), None),
 }
 

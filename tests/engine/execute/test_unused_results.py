@@ -109,3 +109,13 @@ def test_of_a_scan_inside(used):
 
     grad = lambda f: jax.grad(lambda x: f(x)[used])(ZEROS[0] + 1)
     np.testing.assert_allclose(grad(bwsk_jax.reversible(fun)), grad(fun), rtol=1e-6)
+
+
+def test_beside_a_scan_inside():
+    def fun(x):
+        return lax.scan(lambda c, x: (c + jnp.sin(x), None), 0.0, x)[0], jnp.linalg.norm(x)
+
+    grad = lambda f: jax.grad(lambda x: f(x)[0])(ZEROS[0])
+    np.testing.assert_allclose(grad(bwsk_jax.reversible(fun)), grad(fun))
+    grad = lambda scan: jax.grad(lambda x: scan(lambda c, x: (c + fun(x)[0], fun(x)[1]), 0.0, x)[0])(ZEROS)
+    np.testing.assert_allclose(grad(bwsk_jax.reversible_scan), grad(lax.scan))
