@@ -1,8 +1,8 @@
 """Custom derivatives: what is not differentiated, and `jax.vmap` of an axis with a name.
 
-What does not vary is not differentiated: what reads it may have no derivative, or one that is not
-finite. Where nothing differentiates an output, its cotangent is None. To take it for an array of zeros would
-multiply these with derivatives that may be infinite.
+What does not vary is not differentiated: what reads it may have no derivative, or one that is not finite.
+Where nothing differentiates an output, its cotangent is None. To take it for an array of zeros would multiply
+these with derivatives that may be infinite.
 
 `vmap` runs the rules of a `jax.custom_vjp` function where the axis has no name, so that collectives do not
 find it; and a result that all elements share has one cotangent, which each would take for its own.

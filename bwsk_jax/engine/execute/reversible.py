@@ -25,7 +25,7 @@ from bwsk_jax.engine.program.jaxprs import Program, flatten, read
 from bwsk_jax.engine.program.lifting import refuse_modules, state_explained
 from bwsk_jax.engine.program.platform import device
 from bwsk_jax.engine.program.types import again, varying_axes
-from bwsk_jax.engine.program.vjp import VjpTrace, merge, split, trace_vjp
+from bwsk_jax.engine.program.vjp import VjpTrace, split, trace_vjp, with_fill
 from bwsk_jax.engine.rules.registry import registered_rules
 
 __all__ = ["barrier", "pull_back", "reversible"]
@@ -176,7 +176,7 @@ class _Derivative:
         # it would compile the conditional of a guard again in each call.
         pull = self._pull_back if self.plan.fallback is None else self._compiled_pull_back
         reached = self.vjp.reached([ct is not None for ct in varied])
-        reached = merge(self.vjp.varied_inputs, reached, [False] * self.vjp.varied_inputs.count(False))
+        reached = with_fill(self.vjp.varied_inputs, reached, False)
         pulled = zip(pull(kept, varied), reached, strict=True)
         return ([ct if is_reached else None for ct, is_reached in pulled],)
 
@@ -215,5 +215,4 @@ def pull_back(
     environment.update(recover(plan, known, is_trusted))
     residuals = [read(environment, v) for v in vjp.residuals]
     pulled = vjp.pullback(residuals)(cotangents)
-    missing = [None] * vjp.varied_inputs.count(False)
-    return merge(vjp.varied_inputs, pulled, missing), environment
+    return with_fill(vjp.varied_inputs, pulled, None), environment

@@ -34,7 +34,7 @@ from bwsk_jax.engine.program.narrow import is_widened
 from bwsk_jax.engine.program.platform import device, platform
 from bwsk_jax.engine.program.scan_body import Item, ScanBody, trace_body
 from bwsk_jax.engine.program.types import cast_like, is_differentiable, without_weak_type
-from bwsk_jax.engine.program.vjp import filled, merge, split
+from bwsk_jax.engine.program.vjp import filled, merge, split, with_fill
 from bwsk_jax.engine.rules.registry import registered_rules
 
 __all__ = ["reversible_scan"]
@@ -138,7 +138,7 @@ class _ReversibleScan:
     invert: bool
     reverse: bool
     unroll: int
-    others: dict[Any, _ReversibleScan] = dataclasses.field(default_factory=dict, repr=False)
+    derivatives: dict[tuple[bool, ...], _ReversibleScan] = dataclasses.field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, scan: ScanBody, *options: Any) -> _ReversibleScan:
@@ -175,12 +175,11 @@ class _ReversibleScan:
         """The rules with respect to these inputs. A plan that was given is for all of them."""
         if not isinstance(self.wanted, Limit):
             return self
-        if varied not in self.others:
+        if varied not in self.derivatives:
             scan = self.scan.differentiated(varied)
-            self.others[varied] = (
-                self if scan is self.scan else dataclasses.replace(self, scan=scan, others={})
-            )
-        return self.others[varied]
+            same = scan is self.scan
+            self.derivatives[varied] = self if same else dataclasses.replace(self, scan=scan, derivatives={})
+        return self.derivatives[varied]
 
     @compiled_once
     def primal(self, consts, init, xs):
@@ -254,8 +253,7 @@ class _ReversibleScan:
             pulled = spoiled(drift, pulled)
         reached = self.scan.reached([ct is not None for ct in ct_last], [ct is not None for ct in ct_ys])
         pulled = [ct if is_reached else None for ct, is_reached in zip(pulled, reached, strict=True)]
-        missing = [None] * vjp.varied_inputs.count(False)
-        return tuple(self.scan.split_inputs(merge(vjp.varied_inputs, pulled, missing)))
+        return tuple(self.scan.split_inputs(with_fill(vjp.varied_inputs, pulled, None)))
 
     @compiled_once
     def _run_back(self, kept, ct_last, ct_ys):

@@ -64,8 +64,8 @@ def hoisted(program: Program, num_consts: int) -> Hoisted:
         is_small = bytes_of(equation.outputs) <= bytes_of(sources)
         if equation.primitive not in MOVES and is_small and not is_narrow:
             moved.add(equation)
-    others_stay = tuple(e for e in program.equations if e not in moved)
-    rest = dataclasses.replace(program, equations=others_stay).needed(program.outputs)
+    staying = tuple(e for e in program.equations if e not in moved)
+    rest = dataclasses.replace(program, equations=staying).needed(program.outputs)
     read = {v for e in rest for v in e.reads}.union(v for v in program.outputs if not isinstance(v, Literal))
     given = (*consts, *(v for equation in program.equations if equation in moved for v in equation.outputs))
     inputs = tuple(v for v in given if v in read)

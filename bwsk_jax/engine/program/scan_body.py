@@ -16,7 +16,7 @@ from bwsk_jax.engine.program.eager import remembered, traced
 from bwsk_jax.engine.program.hoisting import hoisted
 from bwsk_jax.engine.program.jaxprs import Program, flatten
 from bwsk_jax.engine.program.types import is_differentiable, on_mesh_of, slice_type, stacked_type, type_of
-from bwsk_jax.engine.program.vjp import VjpTrace, merge, split, trace_vjp, varied_by
+from bwsk_jax.engine.program.vjp import VjpTrace, depending, split, trace_vjp, with_fill
 
 __all__ = ["Item", "ScanBody", "trace_body", "trace_iteration"]
 
@@ -65,11 +65,11 @@ class ScanBody:
         """Which floats of the carry have a cotangent in some iteration, given which floats of the carry and
         of y that the scan returns have one.
         """
-        fixed = [False] * self.varied.count(False)
         _, carry_mask, _ = self.split_inputs(self.varied)
         carry, before = list(carry), None
         while carry != before and not all(carry):
-            _, reached, _ = self.split_inputs(merge(self.varied, self.vjp.reached([*carry, *ys]), fixed))
+            reached = with_fill(self.varied, self.vjp.reached([*carry, *ys]), False)
+            _, reached, _ = self.split_inputs(reached)
             carry, before = list(map(operator.or_, carry, split(carry_mask, reached)[0])), carry
         return carry
 
@@ -102,7 +102,7 @@ class ScanBody:
         varied, before = tuple(inputs), None
         while varied != before:
             consts, carry, x = self.split_inputs(varied)
-            found = varied_by(self.program, split(varied, self.program.inputs)[0])
+            found = depending(self.program, split(varied, self.program.inputs)[0], is_differentiable)
             depends = (not isinstance(v, Literal) and v in found for v in outputs)
             varied, before = (*consts, *map(operator.or_, carry, depends), *x), varied
         return self if varied == self.varied else dataclasses.replace(self, varied=varied, rules={})

@@ -17,12 +17,13 @@ from bwsk_jax.engine.program.types import is_differentiable, without_weak_type
 
 __all__ = [
     "VjpTrace",
+    "depending",
     "filled",
     "kept_by_autodiff",
     "merge",
     "split",
     "trace_vjp",
-    "varied_by",
+    "with_fill",
 ]
 
 
@@ -44,6 +45,7 @@ class VjpTrace:
     vjp_tree: Any
     varied_inputs: tuple[bool, ...]
     varied_outputs: tuple[bool, ...]
+    _reached: dict[tuple[bool, ...], set[int]] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def outputs(self) -> tuple[int | Literal, ...]:
@@ -67,8 +69,8 @@ class VjpTrace:
         which users' rules see.
         """
         program = self.traced_pullback
-        given = [ct is not None for ct in cotangents]
-        missing = self._reached_values([True] * len(given)) - self._reached_values(given)
+        given = tuple(ct is not None for ct in cotangents)
+        missing = self._reached_values((True,) * len(given)) - self._reached_values(given)
         kept = tuple(e for e in program.equations if not e.outputs or not missing.issuperset(e.outputs))
         places, _ = split(given, program.inputs[len(residuals) :])
         present, _ = split(given, cotangents)
@@ -91,25 +93,22 @@ class VjpTrace:
         """What the backward pass computes; its first inputs are the residuals."""
         residuals = [without_weak_type(aval_of(self.program, v)) for v in self.residuals]
         cotangents = [aval.to_ct_aval() for aval in self._varied_avals]
-        return flatten(
-            jax.make_jaxpr(lambda r, ct: jax.tree.unflatten(self.vjp_tree, r)(ct))(residuals, cotangents)
-        )
+        return flatten(jax.make_jaxpr(lambda r, ct: self.pullback(r)(ct))(residuals, cotangents))
 
     def reached(self, given: Sequence[bool]) -> list[bool]:
         """Of each input that varies, whether cotangents of those outputs that are `given` reach it."""
-        found = self._reached_values(given)
+        found = self._reached_values(tuple(given))
         return [not isinstance(v, Literal) and v in found for v in self.traced_pullback.outputs]
 
-    def _reached_values(self, given: Sequence[bool]) -> set[int]:
+    def _reached_values(self, given: tuple[bool, ...]) -> set[int]:
         """The values of `traced_pullback` that depend on these of its cotangents.
 
         Integers too: a rule may round a cotangent to one.
         """
-        found = set(split(given, self.traced_pullback.inputs[len(self.residuals) :])[0])
-        for equation in self.traced_pullback.equations:
-            if found.intersection(equation.reads):
-                found.update(equation.outputs)
-        return found
+        if given not in self._reached:
+            cotangents = self.traced_pullback.inputs[len(self.residuals) :]
+            self._reached[given] = depending(self.traced_pullback, split(given, cotangents)[0])
+        return self._reached[given]
 
 
 def trace_vjp(
@@ -159,12 +158,14 @@ def _refuse_types(program: Program) -> None:
             )
 
 
-def varied_by(program: Program, values: Iterable[int]) -> set[int]:
-    """These values of a program and the floats that depend on them, as its derivative does at most."""
+def depending(
+    program: Program, values: Iterable[int], through: Callable[[Any], bool] = lambda aval: True
+) -> set[int]:
+    """These values of a program and all that depend on them through values of such types."""
     found = set(values)
     for equation in program.equations:
         if found.intersection(equation.reads):
-            found.update(v for v in equation.outputs if is_differentiable(program.avals[v]))
+            found.update(v for v in equation.outputs if through(program.avals[v]))
     return found
 
 
@@ -216,3 +217,8 @@ def merge(mask: Sequence[bool], chosen: Sequence[Any], others: Sequence[Any]) ->
     """Undo `split`."""
     fill, rest = iter(chosen), iter(others)
     return [next(fill) if m else next(rest) for m in mask]
+
+
+def with_fill(mask: Sequence[bool], chosen: Sequence[Any], fill: Any) -> list[Any]:
+    """The chosen items where the mask holds, and `fill` elsewhere."""
+    return merge(mask, chosen, [fill] * mask.count(False))
