@@ -230,8 +230,15 @@ class _ReversibleScan:
             carry, ys = self._scan(step, init, xs)
             return split(vjp.varied_outputs, (*carry, *ys))
 
-        outputs, pull, others = jax.vjp(run, *varied, has_aux=True)
-        return self.scan.split_outputs(merge(vjp.varied_outputs, outputs, others)), pull
+        outputs, linear, others = jax.linearize(run, *varied, has_aux=True)
+        return self.scan.split_outputs(merge(vjp.varied_outputs, outputs, others)), (varied, linear)
+
+    def _checkpointed_back(self, kept, cotangents):
+        """The cotangents of the inputs that vary. What only results without a cotangent read is not run."""
+        varied, linear = kept
+        given = [ct is not None for ct in cotangents]
+        transposed = jax.linear_transpose(lambda *inputs: split(given, linear(*inputs))[0], *varied)
+        return list(transposed([ct for ct in cotangents if ct is not None]))
 
     @property
     def _needs_barrier(self) -> bool:
@@ -257,13 +264,10 @@ class _ReversibleScan:
 
     @compiled_once
     def _run_back(self, kept, ct_last, ct_ys):
-        """The cotangents of the differentiable inputs, and how far the carry drifted.
-
-        For `jax.checkpoint` a cotangent that is not there is 0.
-        """
+        """The cotangents of the differentiable inputs, and how far the carry drifted."""
         avals, _ = split(self.scan.vjp.varied_outputs, self.scan.out_avals)
         if self._is_by_checkpoint:
-            return list(kept(filled([*ct_last, *ct_ys], avals))), 0.0
+            return self._checkpointed_back(kept, [*ct_last, *ct_ys]), 0.0
         consts, xs, carries, saved, is_trusted = kept
         consts_mask, _, _ = self.scan.split_inputs(self.scan.vjp.varied_inputs)
         varied, _ = split(consts_mask, consts)

@@ -46,7 +46,8 @@ def hoisted(program: Program, num_consts: int) -> Hoisted:
     Values that only move data stay, because a compiler reads the data where it is. So do those that take more
     bytes than the constants that they are made of, and what has effects or communicates. What has fewer
     digits than one of its sources stays too, or the cotangents of all iterations would be added in these, and
-    so does what has a derivative of its own, which is to be that of each iteration.
+    so does what has a derivative of its own, which is to be that of each iteration, and a `while_loop`: JAX
+    refuses to pull back even a cotangent of it that nothing has contributed to.
     """
     consts, others = program.inputs[:num_consts], program.inputs[num_consts:]
     made_of = {v: frozenset({v}) for v in (*consts, *program.constants)}
@@ -54,7 +55,7 @@ def hoisted(program: Program, num_consts: int) -> Hoisted:
     bytes_of = lambda values: sum(nbytes(program.avals[v]) for v in values)
     for equation in program.equations:
         stays = equation.effects or equation.axes or has_derivative_of_its_own(equation)
-        if stays or not made_of.keys() >= set(equation.reads):
+        if stays or equation.primitive is p.while_p or not made_of.keys() >= set(equation.reads):
             continue
         sources = frozenset[int]().union(*(made_of[v] for v in equation.reads))
         constant.append(equation)

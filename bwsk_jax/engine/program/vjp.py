@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -36,16 +37,25 @@ class VjpTrace:
     vary, None for one that nothing has contributed to, and returns those of the inputs that vary.
 
     Attributes:
-      varied_inputs: which of the inputs the function is differentiated with respect to.
+      function: what was differentiated.
+      varied_inputs: which of its inputs it is differentiated with respect to.
       varied_outputs: which of the primal outputs have a derivative.
+      pulled_outputs: those of them whose cotangents JAX can pull back. Through a `while_loop` it cannot: then
+        a gradient that asks for it raises what JAX raises, and others are as if the output was not there.
     """
 
+    function: Program
     program: Program
-    num_outputs: int
     vjp_tree: Any
     varied_inputs: tuple[bool, ...]
     varied_outputs: tuple[bool, ...]
+    pulled_outputs: tuple[bool, ...]
     _reached: dict[tuple[bool, ...], set[int]] = dataclasses.field(default_factory=dict, repr=False)
+
+    @property
+    def num_outputs(self) -> int:
+        """How many primal outputs there are."""
+        return len(self.function.outputs)
 
     @property
     def outputs(self) -> tuple[int | Literal, ...]:
@@ -59,8 +69,31 @@ class VjpTrace:
 
     def pullback(self, residuals: Sequence[Any]) -> Callable:
         """The VJP function made whole again."""
+        vjp = self._vjp(residuals)
+
+        def pull(cotangents):
+            given = [ct is not None for ct in cotangents]
+            self._raise_if_refused(given)
+            return vjp(cotangents) if all(given) else self._pulled(residuals, cotangents)
+
+        return pull
+
+    def _vjp(self, residuals: Sequence[Any]) -> Callable:
+        """The same for cotangents that are all there, and of which those that are refused are not read."""
         vjp = jax.tree.unflatten(self.vjp_tree, residuals)
-        return lambda cts: self._pulled(residuals, cts) if any(ct is None for ct in cts) else vjp(cts)
+        return lambda cotangents: vjp(split(self._are_pulled, cotangents)[0])
+
+    @property
+    def _are_pulled(self) -> list[bool]:
+        """Of the outputs that vary, which are pulled back."""
+        return split(self.varied_outputs, self.pulled_outputs)[0]
+
+    def _raise_if_refused(self, given: Sequence[bool]) -> None:
+        """Raise what JAX raises if one of these cotangents cannot be pulled back."""
+        asked = with_fill(self.varied_outputs, given, False)
+        refused = tuple(map(operator.gt, asked, self.pulled_outputs))
+        if any(refused):
+            _ = _traced(self.function, self.varied_inputs, refused, refused).traced_pullback
 
     def _pulled(self, residuals: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
         """What the VJP function gives where some cotangents are not there.
@@ -93,7 +126,16 @@ class VjpTrace:
         """What the backward pass computes; its first inputs are the residuals."""
         residuals = [without_weak_type(aval_of(self.program, v)) for v in self.residuals]
         cotangents = [aval.to_ct_aval() for aval in self._varied_avals]
-        return flatten(jax.make_jaxpr(lambda r, ct: self.pullback(r)(ct))(residuals, cotangents))
+        return flatten(jax.make_jaxpr(lambda r, ct: self._vjp(r)(ct))(residuals, cotangents))
+
+    @property
+    def can_be_pulled_back(self) -> bool:
+        """Whether JAX can pull back the cotangents of `pulled_outputs`."""
+        try:
+            _ = self.traced_pullback
+        except Exception:  # a rule is missing, or a user's own rule fails in its own way
+            return False
+        return True
 
     def reached(self, given: Sequence[bool]) -> list[bool]:
         """Of each input that varies, whether cotangents of those outputs that are `given` reach it."""
@@ -116,7 +158,8 @@ def trace_vjp(
 ) -> VjpTrace:
     """Differentiate these outputs of a program with respect to these of its inputs, and trace the result.
 
-    None stands for all that can be differentiated.
+    None stands for all that can be differentiated. Where JAX can pull back no cotangent at all, so does the
+    result: its `traced_pullback` raises.
 
     Raises:
       TypeError: a size is not a number, or the program takes a mutable array.
@@ -126,6 +169,24 @@ def trace_vjp(
     out_avals = [aval_of(program, v) for v in program.outputs]
     varied_inputs = tuple(map(is_differentiable, avals) if inputs is None else inputs)
     varied_outputs = tuple(map(is_differentiable, out_avals) if outputs is None else outputs)
+    trace = functools.partial(_traced, program, varied_inputs, varied_outputs)
+    found = trace(varied_outputs)
+    if found.can_be_pulled_back:
+        return found
+    alone = [
+        tuple(varies and j == k for j, varies in enumerate(varied_outputs)) for k in range(len(out_avals))
+    ]
+    pulled = tuple(any(one) and trace(one).can_be_pulled_back for one in alone)
+    return trace(pulled) if any(pulled) else found
+
+
+def _traced(
+    program: Program,
+    varied_inputs: tuple[bool, ...],
+    varied_outputs: tuple[bool, ...],
+    pulled_outputs: tuple[bool, ...],
+) -> VjpTrace:
+    avals = [program.avals[v] for v in program.inputs]
     vjp_tree = None
 
     def forward(*args):
@@ -133,15 +194,15 @@ def trace_vjp(
 
         def fun(*varied):
             outputs = program.evaluate(merge(varied_inputs, varied, fixed), program.outputs)
-            return split(varied_outputs, outputs)
+            return split(pulled_outputs, outputs)
 
         varied, fixed = split(varied_inputs, args)
         out, vjp, aux = jax.vjp(fun, *varied, has_aux=True)
         residuals, vjp_tree = jax.tree.flatten(vjp)
-        return merge(varied_outputs, out, aux), residuals
+        return merge(pulled_outputs, out, aux), residuals
 
     closed = jax.make_jaxpr(forward)(*map(without_weak_type, avals))
-    return VjpTrace(flatten(closed), len(program.outputs), vjp_tree, varied_inputs, varied_outputs)
+    return VjpTrace(program, flatten(closed), vjp_tree, varied_inputs, varied_outputs, pulled_outputs)
 
 
 def _refuse_types(program: Program) -> None:

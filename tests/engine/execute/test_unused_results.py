@@ -20,6 +20,10 @@ CALLS = {
 SCANS = {
     "default": bwsk_jax.reversible_scan,
     "half of the values": functools.partial(bwsk_jax.reversible_scan, max_bytes=24),
+    "least memory": functools.partial(bwsk_jax.reversible_scan, max_overhead=bwsk_jax.LEAST_MEMORY),
+    "least memory without inverses": functools.partial(
+        bwsk_jax.reversible_scan, max_overhead=bwsk_jax.LEAST_MEMORY, invert=False
+    ),
     "segments": functools.partial(bwsk_jax.reversible_scan, save_every=2),
     "a policy": functools.partial(bwsk_jax.reversible_scan, plan=jax.checkpoint_policies.dots_saveable),
 }
@@ -50,6 +54,7 @@ BODIES = {
         (0.0, 0.0, 0.0),
         lambda out: out[0][0],
     ),
+    "an output of the carry": (lambda c, x: (c * 0.5 + x, jnp.sqrt(c * 0)), 0.0, lambda out: out[0]),
     "all carries": (lambda c, x: (c + jnp.sqrt(x), x**2 + x), 0.0, lambda out: out[1].sum(0)),
 }
 
@@ -64,6 +69,39 @@ def test_of_a_scan(what, way, how):
     expected = grad(lax.scan)(ZEROS)
     assert jnp.isfinite(expected).all()
     np.testing.assert_array_equal(HOW[how](grad(SCANS[way]))(ZEROS), expected)
+
+
+def settled(x):
+    """Through a `while_loop` JAX cannot pull a cotangent back."""
+    return lax.while_loop(lambda s: jnp.sum(jnp.abs(s)) > 1, lambda s: s / 2, x)
+
+
+LOOPS = {
+    "an output": lambda w, scan: scan(lambda c, x: (jnp.sin(c) + w * x, settled(c)), w, ZEROS + 1),
+    "an output, of constants": lambda w, scan: scan(
+        lambda c, x: (jnp.sin(c) + w * x, settled(w)), w, ZEROS + 1
+    ),
+    "a carry": lambda w, scan: scan(
+        lambda c, x: ((jnp.sin(c[0]) + w * x, c[1] + settled(c[0])), None), (w, 0 * w), ZEROS + 1
+    )[0],
+}
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("way", {**SCANS, "call": None})
+@pytest.mark.parametrize("what", LOOPS)
+def test_of_what_cannot_be_pulled_back(what, way, how):
+    if way == "call":
+        ours = lambda w: bwsk_jax.reversible(lambda w: LOOPS[what](w, lax.scan))(w)
+    else:
+        ours = lambda w: LOOPS[what](w, SCANS[way])
+    grad = lambda f, k: jax.grad(lambda w: f(w)[k].sum())
+    w = jnp.linspace(0.5, 1.0, 4)
+    np.testing.assert_allclose(
+        HOW[how](grad(ours, 0))(w), grad(lambda w: LOOPS[what](w, lax.scan), 0)(w), 1e-6
+    )
+    with pytest.raises(ValueError, match="Reverse-mode differentiation does not work"):
+        HOW[how](grad(ours, 1))(w)
 
 
 METRICS = {
