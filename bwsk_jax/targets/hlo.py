@@ -43,7 +43,7 @@ def collectives(text: str) -> tuple[Collective, ...]:
             kind=kind,
             times=run.times,
             bytes=sum(parts := _parts(run.line)),
-            operation=_first(r'op_name="([^"]*)"', run.line) or "",
+            operation=_operation(run.line, text),
             parts=parts,
             instruction=run.line.strip(),
         )
@@ -148,6 +148,19 @@ def _trips(line: str, condition: list[str]) -> int:
     constants = {_first(r"%?([\w.\-]+) =", line): _first(r" constant\((\d+)\)", line) for line in condition}
     known = [int(value) for name in operands if (value := constants.get(name))]
     return known[0] if known else 1
+
+
+def _operation(line: str, text: str) -> str:
+    """What an instruction belongs to, or where that is an argument, which has no path, what reads it."""
+    name = _first(r'op_name="([^"]*)"', line) or ""
+    if not name or "/" in name:
+        return name
+    result = re.escape(_first(r"(%?[\w.\-]+) =", line) or "")
+    _, _, after = text.partition(line)
+    reader = re.search(rf"[( ]{result}[,)].*", after)
+    return (
+        _operation(after[after.rfind("\n", 0, reader.start()) + 1 : reader.end()], after) if reader else name
+    )
 
 
 # --- one instruction ---------------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ from experiments import fits
 
 
 def test_half_of_the_memory_is_kept_to_and_no_policy_is_faster():
-    x = jax.ShapeDtypeStruct((64, 32), jnp.float32)
+    x = jax.ShapeDtypeStruct((256, 32), jnp.float32)
     call = lambda layer, x: jnp.tanh(jax.vmap(layer)(jnp.sin(x)))
-    model = fits.stack_of(lambda key: eqx.nn.Linear(32, 32, key=key), call, x, 6)
+    model = fits.stack_of(lambda key: eqx.nn.Linear(32, 32, key=key), call, x, 12)
     found = fits.fitted(model, None)
     assert fits.is_as_claimed(found)
     assert {way["way"] for way in found["tried"]} > set(fits.STOCK)

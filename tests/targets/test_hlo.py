@@ -71,6 +71,20 @@ def test_collectives_are_found_with_what_they_move():
     )
 
 
+def test_what_gathers_an_argument_belongs_to_its_reader():
+    line = lambda name, called, of: f'  %{name} = f32[8] {called}, metadata={{op_name="{of}"}}\n'
+    start, end = line("a.1", "all-gather-start(%x)", "x"), line("b.1", "all-gather-done(%a.1)", "x")
+    other, reader = (
+        line("c.1", "add(%b.10, %b.1.2)", "jit(f)/add"),
+        line("d.1", "sort(%c.1, %b.1)", "jit(f)/sort"),
+    )
+    of = lambda *lines: (
+        collectives("ENTRY %main (x: f32[8]) -> f32[8] {\n" + "".join(lines) + "}")[0].operation
+    )
+    assert of(start, end, other, reader) == "jit(f)/sort"
+    assert of(start, end, other) == "x"
+
+
 @pytest.mark.parametrize("length", [1, 7])
 def test_the_loops_of_a_program_of_this_machine_are_counted(length):
     mesh = jax.make_mesh((4,), ("rows",), axis_types=(AxisType.Auto,))
