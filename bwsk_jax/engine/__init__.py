@@ -23,9 +23,9 @@ users call.
 
 `execute`: running a plan. `steps` runs steps, `guard` decides whether the data allow the inverses that depend
 on them, and `recover` runs a whole plan. `drift` notices a carry that was lost, and `spoiling` makes
-gradients NaN then. `reversible` and `reversible_scan` (in `segments`, where carries are kept) tie all of this
-to `jax.custom_vjp`; `named_axes` keeps collectives working under `jax.vmap`, and `forward_mode` refuses
-forward-mode derivatives.
+gradients NaN then. `reversible` and `reversible_scan` (in `segments`, where carries are kept) have all of
+this run by JAX's autodiff through `own_derivative`, which also keeps collectives working under `jax.vmap` and
+refuses forward-mode derivatives.
 
 So five things are handed on: Program -> VjpTrace -> Problem -> Plan -> recovered values. Here is the way by
 hand that `bwsk_jax.reversible` takes, for a function whose residuals are the cosine of `exp(x)` and `exp(x)`:

@@ -10,10 +10,9 @@ from typing import Any
 import jax
 from jax import lax
 
-from bwsk_jax.engine.execute.forward_mode import backwards_only
 from bwsk_jax.engine.execute.guard import trusted
 from bwsk_jax.engine.execute.keeping import keep, kept_values, reads_to_keep, without_floats
-from bwsk_jax.engine.execute.named_axes import with_rules
+from bwsk_jax.engine.execute.own_derivative import with_rules
 from bwsk_jax.engine.execute.recover import recover
 from bwsk_jax.engine.execute.steps import Environment
 from bwsk_jax.engine.plan.api import Policy, plan_for, wanted
@@ -119,7 +118,7 @@ def _wrapped(fun: Callable, followed: Any, invert: bool, argnums: Any, argnames:
             return _ReversibleCall(flatten(closed, hoist=True), followed, invert)
 
         rules = remembered(closed, (followed, invert, registered_rules(), device()), made)
-        outputs = rules.differentiable()(backwards_only("bwsk_jax.reversible", [*closed.consts, *leaves]))
+        outputs = rules.differentiable()([*closed.consts, *leaves])
         return jax.tree.unflatten(out_tree, outputs)
 
     return wrapped
@@ -139,7 +138,7 @@ class _ReversibleCall:
 
     def differentiable(self) -> Callable[[Sequence[Any]], list[Any]]:
         """The program as a function of all its inputs."""
-        return with_rules(self.primal, self.derivative)
+        return with_rules("bwsk_jax.reversible", self.primal, self.derivative)
 
     def primal(self, inputs):
         return self.program.evaluate(inputs, self.program.outputs)

@@ -1,7 +1,7 @@
 """`reversible_scan`: sibling of `jax.lax.scan` whose backward pass inverts.
 
-The scan itself is the unit: one `jax.custom_vjp` around the forward scan, and a reverse scan that carries the
-recovered activation beside its cotangent. (A `custom_vjp` per layer inside an ordinary scan would still stack
+The scan itself is the unit: one derivative of its own for the forward scan, and a reverse scan that carries
+the recovered activation beside its cotangent. (One for each layer inside an ordinary scan would still stack
 every layer's output.)
 """
 
@@ -18,10 +18,9 @@ from jax import lax
 from jax.extend.core import Literal
 
 from bwsk_jax.engine.execute.drift import DriftAlarm, spoiled, warn_if_lost
-from bwsk_jax.engine.execute.forward_mode import backwards_only
 from bwsk_jax.engine.execute.guard import trusted
 from bwsk_jax.engine.execute.keeping import keep, kept_values, reads_to_keep, without_floats
-from bwsk_jax.engine.execute.named_axes import with_rules
+from bwsk_jax.engine.execute.own_derivative import with_rules
 from bwsk_jax.engine.execute.reversible import barrier, pull_back
 from bwsk_jax.engine.execute.segments import KeptCarries, Segments
 from bwsk_jax.engine.plan.api import Policy, check_save_every, longest_stretch, plan_for, wanted
@@ -104,7 +103,7 @@ def _scan_by_plan(followed, save_every, invert, f, init, xs, length, reverse, un
         scan, closed_over = trace_body(f, init, xs, length, reverse=reverse, unroll=unroll)
         rules = _ReversibleScan.of(scan, save_every, followed, invert, reverse, _at_once(unroll, scan.length))
         inputs = (scan.constants(closed_over), _cast_to_carry(scan, init), jax.tree.leaves(xs))
-        carry, ys = rules.differentiable()(*backwards_only("bwsk_jax.reversible_scan", inputs))
+        carry, ys = rules.differentiable()(*inputs)
     return jax.tree.unflatten(scan.out_tree, map(cast_like, (*carry, *ys), scan.out_avals))
 
 
@@ -169,7 +168,7 @@ class _ReversibleScan:
 
     def differentiable(self) -> Callable[[Sequence[Any], Sequence[Any], Sequence[Any]], Any]:
         """The scan as a function of (constants, init, xs)."""
-        return with_rules(self.primal, self.derivative)
+        return with_rules("bwsk_jax.reversible_scan", self.primal, self.derivative)
 
     def derivative(self, varied: tuple[bool, ...]) -> _ReversibleScan:
         """The rules with respect to these inputs. A plan that was given is for all of them."""

@@ -18,6 +18,7 @@ from jax.core import Tracer
 from jax.extend.core import jaxprs_in_params
 
 from bwsk_jax.engine.program.jaxprs import INLINED
+from bwsk_jax.engine.program.mutable import without_mutable_arrays
 
 __all__ = ["compiled_once", "is_traced", "remembered", "traced"]
 
@@ -37,6 +38,7 @@ def traced(fun: Callable, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
     except TypeError:  # JAX looks a function up by its hash
         fun = functools.partial(fun)
     closed, out_shape = jax.make_jaxpr(fun, return_shape=True)(*args, **kwargs)
+    closed = without_mutable_arrays(closed)
     remembered(closed, _refuse_policies, functools.partial(_refuse_policies, closed))
     return closed, jax.tree.structure(out_shape)
 

@@ -107,6 +107,45 @@ def test_of_a_call_with_respect_to_some_inputs(asked_for):
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), ours, grad(fun)(xs, w))
 
 
+BLOCKS = {
+    "a call": bwsk_jax.reversible,
+    "a scan": lambda f: (
+        lambda p, q, c: bwsk_jax.reversible_scan(lambda c, _: (f(p, q, c), None), c, length=1)[0]
+    ),
+}
+LOOPS = {
+    "a scan": lambda f, p, q, c: lax.scan(lambda c, pq: (f(*pq, c), None), c, (p, q))[0],
+    "a scan of ours": lambda f, p, q, c: bwsk_jax.reversible_scan(lambda c, pq: (f(*pq, c), None), c, (p, q))[
+        0
+    ],
+    "jit": lambda f, p, q, c: jax.jit(f)(p[0], q[0], c),
+    "jax.checkpoint": lambda f, p, q, c: jax.checkpoint(f)(p[0], q[0], c),
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("block", BLOCKS)
+def test_of_one_body_with_respect_to_one_thing_and_another(block, loop):
+    """JAX traces a body once for all of its uses."""
+    block = BLOCKS[block](plain := lambda p, q, c: jnp.sin(c * p) + jnp.tanh(c * q))
+    p, q = random(10, 2, 8), random(11, 2, 8)
+
+    def alternating(f):
+        def loss(p, q):
+            frozen_p, frozen_q = lax.stop_gradient((p, q))
+            c = LOOPS[loop](f, p, frozen_q, jnp.ones(8))
+            c = LOOPS[loop](f, frozen_p, q, c)
+            return LOOPS[loop](f, p, frozen_q, c).sum()
+
+        return jax.grad(loss, (0, 1))
+
+    same = functools.partial(np.testing.assert_allclose, rtol=1e-5)
+    jax.tree.map(same, alternating(block)(p, q), alternating(plain)(p, q))
+    for which in (0, 1, 0, (0, 1), 1):
+        grad = lambda f, which=which: jax.grad(lambda p, q: LOOPS[loop](f, p, q, p[0]).sum(), which)(p, q)
+        jax.tree.map(same, grad(block), grad(plain))
+
+
 def test_nothing_is_kept_for_weights_that_are_frozen():
     """The derivative of a block reads its first product, and that with respect to weights also the rest."""
     block = lambda x, w: (x + jnp.sin(x @ w[0]) @ w[1], None)

@@ -90,7 +90,7 @@ def test_outside_jit_nothing_is_kept_twice():
     assert set(stacked) == {jnp.dtype(jnp.uint8)}
     block = bwsk_jax.reversible(lambda c: jnp.sin(jnp.tanh(c)), max_overhead=0.0)
     _, pull = jax.vjp(block, c)
-    assert [a.dtype for a in jax.tree.leaves(pull)].count(c.dtype) <= 1  # the argument
+    assert [a.dtype for a in jax.tree.leaves(pull) if a.size].count(c.dtype) <= 1  # the argument
 
 
 def test_floats_are_dropped_wherever_they_are():

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 import bwsk_jax
 from tests.support.parity import INF, INIT, W, X, assert_same, both, gradients, loss_of
-from tests.support.scan_bodies import coupling
+from tests.support.scan_bodies import coupling, dense
 
 SCALE = jnp.ones((len(W), X.shape[-1])).at[:, 1].set(0.0)
 
@@ -58,6 +58,11 @@ def test_a_call_on_devices(fun, check_vma):
     block = lambda x, p: fun(x, jax.tree.map(lambda a: a[0], p))
     ours = bwsk_jax.reversible(block, max_overhead=INF)
     assert_same(*(compiled_gradients(on_devices(f, check_vma)) for f in (ours, block)))
+
+
+def test_devices_outside_jit():
+    loss = lambda scan: lambda w: loss_of(on_devices(lambda x, w: scan(dense, x, w))(X, w))
+    assert_same(*both(lambda scan: jax.grad(loss(scan))(W)))
 
 
 def test_arrays_of_explicit_sharding():
