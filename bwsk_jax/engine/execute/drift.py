@@ -104,7 +104,8 @@ class DriftAlarm:
             scale = jnp.where(own > 0, own, jnp.where(longest > 0, longest, end[k] * array.size**0.5))
             tolerance = 2 * max(float(jnp.finfo(array.dtype).eps) ** 0.5, self.rounding)
             lost = ~(apart <= tolerance * scale)  # also where it is not finite
-            worst = jnp.maximum(worst, jnp.where(lost, jnp.nan_to_num(apart / scale) / tolerance + 1, 0))
+            excess = jnp.where(lost, jnp.nan_to_num(apart / scale) / tolerance + 1, 0)
+            worst = jnp.maximum(worst, excess.astype(worst.dtype))
         return worst
 
 

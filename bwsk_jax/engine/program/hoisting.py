@@ -13,7 +13,7 @@ from jax import lax
 from jax.extend.core import Literal
 from jax.extend.core import primitives as p
 
-from bwsk_jax.engine.program.jaxprs import Program, has_derivative_of_its_own, present
+from bwsk_jax.engine.program.jaxprs import Equation, Program, has_derivative_of_its_own, present, subprograms
 from bwsk_jax.engine.program.types import digits, nbytes
 
 __all__ = ["MOVES", "Hoisted", "hoisted"]
@@ -55,7 +55,7 @@ def hoisted(program: Program, num_consts: int) -> Hoisted:
     bytes_of = lambda values: sum(nbytes(program.avals[v]) for v in values)
     for equation in program.equations:
         stays = equation.effects or equation.axes or has_derivative_of_its_own(equation)
-        if stays or equation.primitive is p.while_p or not made_of.keys() >= set(equation.reads):
+        if stays or _has_while_loop(equation) or not made_of.keys() >= set(equation.reads):
             continue
         sources = frozenset[int]().union(*(made_of[v] for v in equation.reads))
         constant.append(equation)
@@ -74,3 +74,8 @@ def hoisted(program: Program, num_consts: int) -> Hoisted:
         dataclasses.replace(program, inputs=consts, outputs=inputs, equations=tuple(constant)),
         dataclasses.replace(program, inputs=(*inputs, *others), equations=tuple(rest)),
     )
+
+
+def _has_while_loop(equation: Equation) -> bool:
+    inner = (e for body in subprograms(equation) for e in body.equations)
+    return equation.primitive is p.while_p or any(map(_has_while_loop, inner))

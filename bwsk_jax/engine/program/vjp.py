@@ -10,10 +10,12 @@ from typing import Any
 
 import jax
 from jax.extend.core import Literal
+from jax.extend.core import primitives as p
 from jax.interpreters import ad
 from jax.ref import AbstractRef
 
 from bwsk_jax.engine.program.jaxprs import Program, aval_of, flatten
+from bwsk_jax.engine.program.linearity import is_linear
 from bwsk_jax.engine.program.types import is_differentiable, without_weak_type
 
 __all__ = [
@@ -98,21 +100,28 @@ class VjpTrace:
     def _pulled(self, residuals: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
         """What the VJP function gives where some cotangents are not there.
 
-        Only what the others reach is computed. `jax.vjp` would take zeros for them, which a scan stacks, and
-        which users' rules see.
+        Only what the others reach is computed, and what that reads. There zeros take the place of what is
+        linear in those that are missing; a user's rule for several results need not be. `jax.vjp` would
+        compute all of zeros, which a scan stacks, and of which infinite derivatives make NaN.
         """
         program = self.traced_pullback
         given = tuple(ct is not None for ct in cotangents)
         missing = self._reached_values((True,) * len(given)) - self._reached_values(given)
-        kept = tuple(e for e in program.equations if not e.outputs or not missing.issuperset(e.outputs))
+        kept, read = [], set[int]()
+        for e in reversed(program.equations):
+            reached = not e.outputs or not missing.issuperset(e.outputs)
+            if reached or (not read.isdisjoint(e.outputs) and not is_linear(e, missing)):
+                kept.append(e)
+                if e.primitive is not p.add_jaxvals_p:  # the sum over all uses of a value
+                    read.update(e.reads)
         places, _ = split(given, program.inputs[len(residuals) :])
         present, _ = split(given, cotangents)
-        read = {v for e in kept for v in e.reads}
+        read.update(v for e in kept for v in e.reads)
         read.update(v for v in program.outputs if not isinstance(v, Literal))
-        zero = sorted(missing & read)  # beside what is there, as in a sum
+        zero = sorted((missing & read).difference(*(e.outputs for e in kept)))
         zeros = [ad.instantiate_zeros(ad.Zero(program.avals[v])) for v in zero]
         inputs = *program.inputs[: len(residuals)], *places, *zero
-        reduced = dataclasses.replace(program, inputs=inputs, equations=kept)
+        reduced = dataclasses.replace(program, inputs=inputs, equations=tuple(reversed(kept)))
         return reduced.evaluate([*residuals, *present, *zeros], program.outputs)
 
     @functools.cached_property

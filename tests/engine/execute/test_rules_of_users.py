@@ -53,6 +53,34 @@ def test_of_a_scan(rule, name, limit):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), ours, grad(lax.scan))
 
 
+TWO_RESULTS = {
+    "looks at both": lambda x, a, b: jnp.where(
+        jnp.isfinite(a).all() & jnp.isfinite(b).all(), a * jnp.cos(x) - b * jnp.sin(x), 0.0
+    ),
+    "divides by both": lambda x, a, b: (a * jnp.cos(x) - b * jnp.sin(x)) / (1 + jnp.abs(b)),
+    "weighs by one": lambda x, a, b: a * jnp.cos(x) * jnp.exp(-b * b),
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS, ids=str)
+@pytest.mark.parametrize("rule", TWO_RESULTS)
+def test_of_a_result_beside_one_that_nothing_reads(rule, limit):
+    both = jax.custom_vjp(lambda x: (jnp.sin(x), jnp.cos(x)))
+    both.defvjp(lambda x: (both(x), x), lambda x, ct: (TWO_RESULTS[rule](x, *ct),))
+    grad = lambda f: jax.grad(lambda x: f(lambda x: both(x * x))(x)[0].sum())(X)
+    np.testing.assert_allclose(
+        grad(functools.partial(bwsk_jax.reversible, **limit)), grad(lambda f: f), rtol=1e-5
+    )
+    coupling = lambda c, x: ((c[1], c[0] + both(c[1] * x)[0]), both(c[0])[1].sum())
+    metric = lambda c, x: both(c * x)
+    ours = functools.partial(bwsk_jax.reversible_scan, **limit)
+    for body, init in (coupling, (X, X + 1)), (metric, X):
+        scanned = lambda scan, body=body, init=init: jax.grad(
+            lambda x: sum(a.sum() for a in jax.tree.leaves(scan(body, init, x)[0]))
+        )(W)
+        np.testing.assert_allclose(scanned(ours), scanned(lax.scan), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("limit", LIMITS, ids=str)
 @pytest.mark.parametrize("rule", RULES)
 def test_of_a_call(rule, limit):

@@ -209,6 +209,19 @@ def test_a_second_derivative_through_what_stops_the_first():
         assert_same(hessian(LEAST), hessian(lax.scan), rtol=1e-10)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.complex128])
+def test_carries_of_double_precision_may_be_kept(dtype):
+    body = lambda c, w: ((c[1], c[0] + jnp.sin(c[1] * w)), None)
+    with jax.enable_x64():
+        w = jnp.linspace(0.5, 1.5, L)
+        init = jnp.ones((2, 1), dtype)
+        loss = lambda scan: (
+            lambda w: sum(abs(a).sum() for a in scan(body, (init[0], init[1]), w.astype(dtype))[0])
+        )
+        kept = functools.partial(LEAST, save_every=2)
+        assert_same(jax.grad(loss(kept))(w), jax.grad(loss(lax.scan))(w), rtol=1e-10)
+
+
 MIXED = {
     "forwards over another argument": lambda f: jax.jacfwd(lambda w: jax.grad(f, 1)(w, X))(W),
     "compiled": lambda f: jax.jit(jax.jacfwd(lambda w: jax.grad(f, 1)(w, X)))(W),

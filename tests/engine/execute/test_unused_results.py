@@ -81,6 +81,9 @@ LOOPS = {
     "an output, of constants": lambda w, scan: scan(
         lambda c, x: (jnp.sin(c) + w * x, settled(w)), w, ZEROS + 1
     ),
+    "a loop in a loop": lambda w, scan: scan(
+        lambda c, x: (jnp.sin(c) + w * x, lax.map(settled, w[None])), w, ZEROS + 1
+    ),
     "a carry": lambda w, scan: scan(
         lambda c, x: ((jnp.sin(c[0]) + w * x, c[1] + settled(c[0])), None), (w, 0 * w), ZEROS + 1
     )[0],

@@ -42,6 +42,26 @@ def compare(body, carry, params, limit):
     return max(distance(ours[0], plain), *map(distance, ours[0][1], plain[1]))
 
 
+NORMALISED = {
+    "by the length": lambda x: (
+        x / jnp.maximum(jnp.linalg.norm(lax.stop_gradient(x), axis=-1, keepdims=True), 1e-12)
+    ),
+    "by the largest": lambda x: x / jnp.maximum(jnp.abs(x).max(-1, keepdims=True), 1e-12),
+    "by the mean": lambda x: x / (jnp.abs(x).mean(-1, keepdims=True) + 1e-8),
+    "to a sign": lambda x: jnp.clip(x / 1e-8, -1, 1),
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("how", NORMALISED)
+def test_rows_of_zeros_that_are_normalised(how, limit):
+    normalised = NORMALISED[how]
+    body = lambda c, w: ((c[1], c[0] + jnp.tanh(normalised(c[1]) @ w[0])), None)
+    x = random(40, 8, 16)
+    for half in (x.at[:2].set(0.0), 0 * x):
+        assert compare(body, (x, half), (0.5 * random(41, 6, 16, 16),), LIMITS[limit]) < 1e-4
+
+
 def convolution(x, kernel, bias):
     return (
         lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")) + bias
