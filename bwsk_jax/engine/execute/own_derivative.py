@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -76,13 +77,13 @@ def with_rules(name: str, fun: Callable, rules: Callable[[tuple[bool, ...]], Rul
     def rule(primals, tangents):
         inputs, tangents = jax.tree.leaves(primals), jax.tree.leaves(tangents)
         moves = (not isinstance(t, SymbolicZero) for t in tangents)
-        varied = tuple(m and is_differentiable(x) for m, x in zip(moves, inputs, strict=True))
+        varied = tuple(map(operator.and_, moves, map(_is_float, inputs)))
         found = rules(varied)
         with named():
             result, kept = found.forward(*primals)
         results, tree = jax.tree.flatten(result)
         kept, kept_tree = jax.tree.flatten(kept)
-        floats = list(map(is_differentiable, results))
+        floats = list(map(_is_float, results))
 
         def pull(kept, cotangents):
             kept = jax.tree.unflatten(kept_tree, map(again, kept))
@@ -98,6 +99,11 @@ def with_rules(name: str, fun: Callable, rules: Callable[[tuple[bool, ...]], Rul
     call = jax.custom_jvp(fun)
     call.defjvp(rule, symbolic_zeros=True)
     return call
+
+
+def _is_float(x: Any) -> bool:
+    """Whether it has a derivative; a Python number has no type of its own."""
+    return is_differentiable(jax.typeof(x))
 
 
 # --- the linear equation -----------------------------------------------------------------------------------
