@@ -158,9 +158,10 @@ def _operation(line: str, text: str) -> str:
     result = re.escape(_first(r"(%?[\w.\-]+) =", line) or "")
     _, _, after = text.partition(line)
     reader = re.search(rf"[( ]{result}[,)].*", after)
-    return (
-        _operation(after[after.rfind("\n", 0, reader.start()) + 1 : reader.end()], after) if reader else name
-    )
+    if reader is None:
+        return name
+    start = after.rfind("\n", 0, reader.start()) + 1
+    return _operation(after[start : reader.end()], after)
 
 
 # --- one instruction ---------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ inputs, from another loop over that body, would be taken for it.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -177,12 +176,11 @@ def _batched(axis: Any, operands: Sequence[Any], dims: Sequence[Any], *, linear:
             reached[:] = [ct is not None for ct in pulled]
             return [ct for ct in pulled if ct is not None]
 
-        map_it = functools.partial(jax.vmap, axis_size=axis.size, axis_name=axis.name)
-        map_it = functools.partial(map_it, spmd_axis_name=axis.spmd_name, in_axes=(list(kept_dims), 0))
-        pulled = with_fill(reached, map_it(of_one)(list(kept), present), None)
-        return [
-            ct if ct is None else _unmapped(ct, dim) for ct, dim in zip(pulled, tangent_dims, strict=True)
-        ]
+        axis_of = {"axis_size": axis.size, "axis_name": axis.name, "spmd_axis_name": axis.spmd_name}
+        of_all = jax.vmap(of_one, in_axes=(list(kept_dims), 0), **axis_of)
+        pulled = with_fill(reached, of_all(list(kept), present), None)
+        pairs = zip(pulled, tangent_dims, strict=True)
+        return [ct if ct is None else _unmapped(ct, dim) for ct, dim in pairs]
 
     mapped = zip(linear.avals, out_dims, strict=True)
     avals = tuple(aval if dim is None else unmapped_aval(axis.size, dim, aval) for aval, dim in mapped)

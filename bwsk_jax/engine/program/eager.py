@@ -18,7 +18,7 @@ from jax.core import Tracer
 from jax.extend.core import jaxprs_in_params
 
 from bwsk_jax.engine.program.jaxprs import INLINED
-from bwsk_jax.engine.program.mutable import without_mutable_arrays
+from bwsk_jax.engine.program.mutable import makes_mutable_arrays, without_mutable_arrays
 
 __all__ = ["compiled_once", "is_traced", "remembered", "traced"]
 
@@ -38,7 +38,8 @@ def traced(fun: Callable, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
     except TypeError:  # JAX looks a function up by its hash
         fun = functools.partial(fun)
     closed, out_shape = jax.make_jaxpr(fun, return_shape=True)(*args, **kwargs)
-    closed = without_mutable_arrays(closed)
+    if remembered(closed, makes_mutable_arrays, functools.partial(makes_mutable_arrays, closed.jaxpr)):
+        closed = without_mutable_arrays(closed)
     remembered(closed, _refuse_policies, functools.partial(_refuse_policies, closed))
     return closed, jax.tree.structure(out_shape)
 

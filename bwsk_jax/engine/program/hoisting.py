@@ -13,7 +13,7 @@ from jax import lax
 from jax.extend.core import Literal
 from jax.extend.core import primitives as p
 
-from bwsk_jax.engine.program.jaxprs import Equation, Program, has_derivative_of_its_own, present, subprograms
+from bwsk_jax.engine.program.jaxprs import Program, contains, present
 from bwsk_jax.engine.program.types import digits, nbytes
 
 __all__ = ["MOVES", "Hoisted", "hoisted"]
@@ -26,6 +26,10 @@ MOVES = {
     *present("pvary_p"),
 }
 """Primitives that only move data or change its type."""
+
+_STAYING = {p.custom_vjp_call_p, p.while_p}
+"""What stays in the body. A user's rule need not be linear, and is to be that of each iteration. Through a
+`while_loop` JAX refuses to pull back even a cotangent that nothing has contributed to."""
 
 
 class Hoisted(NamedTuple):
@@ -45,17 +49,15 @@ def hoisted(program: Program, num_consts: int) -> Hoisted:
 
     Values that only move data stay, because a compiler reads the data where it is. So do those that take more
     bytes than the constants that they are made of, and what has effects or communicates. What has fewer
-    digits than one of its sources stays too, or the cotangents of all iterations would be added in these, and
-    so does what has a derivative of its own, which is to be that of each iteration, and a `while_loop`: JAX
-    refuses to pull back even a cotangent of it that nothing has contributed to.
+    digits than one of its sources stays too, or the cotangents of all iterations would be added in these.
     """
     consts, others = program.inputs[:num_consts], program.inputs[num_consts:]
     made_of = {v: frozenset({v}) for v in (*consts, *program.constants)}
     constant, moved = [], set()
     bytes_of = lambda values: sum(nbytes(program.avals[v]) for v in values)
     for equation in program.equations:
-        stays = equation.effects or equation.axes or has_derivative_of_its_own(equation)
-        if stays or _has_while_loop(equation) or not made_of.keys() >= set(equation.reads):
+        stays = equation.effects or equation.axes or contains(equation, _STAYING)
+        if stays or not made_of.keys() >= set(equation.reads):
             continue
         sources = frozenset[int]().union(*(made_of[v] for v in equation.reads))
         constant.append(equation)
@@ -74,8 +76,3 @@ def hoisted(program: Program, num_consts: int) -> Hoisted:
         dataclasses.replace(program, inputs=consts, outputs=inputs, equations=tuple(constant)),
         dataclasses.replace(program, inputs=(*inputs, *others), equations=tuple(rest)),
     )
-
-
-def _has_while_loop(equation: Equation) -> bool:
-    inner = (e for body in subprograms(equation) for e in body.equations)
-    return equation.primitive is p.while_p or any(map(_has_while_loop, inner))

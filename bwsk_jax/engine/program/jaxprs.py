@@ -13,7 +13,7 @@ import functools
 import hashlib
 import inspect
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -31,6 +31,7 @@ __all__ = [
     "Equation",
     "Program",
     "aval_of",
+    "contains",
     "flatten",
     "literal_value",
     "named_axes",
@@ -307,8 +308,9 @@ class _Builder:
         return [look(v) for v in jaxpr.outvars]
 
     def add(self, eqn, inputs, source, calls):
-        merges = self.merged and not _effects(eqn) and not has_derivative_of_its_own(eqn)
-        key = _equation_key(eqn, inputs) if merges and not _narrows(eqn) else None
+        rule = contains(eqn, {lax_p.custom_vjp_call_p})  # need not be linear: how often it runs matters
+        merges = self.merged and not (_effects(eqn) or rule or _narrows(eqn))
+        key = _equation_key(eqn, inputs) if merges else None
         if key is not None and key in self.seen:
             return self.seen[key]
         outputs = tuple(self.new(v.aval) for v in eqn.outvars)
@@ -332,12 +334,10 @@ class _Builder:
         return outputs
 
 
-def has_derivative_of_its_own(eqn: Any) -> bool:
-    """Whether a rule of a `jax.custom_vjp` is in it, which need not be linear: then it makes a difference how
-    often it runs.
-    """
+def contains(eqn: Any, primitives: Collection[Any]) -> bool:
+    """Whether an equation, or one in its bodies, is of one of these primitives."""
     inner = (e for jaxpr in core.jaxprs_in_params(eqn.params) for e in jaxpr.eqns)
-    return eqn.primitive is lax_p.custom_vjp_call_p or any(map(has_derivative_of_its_own, inner))
+    return eqn.primitive in primitives or any(contains(e, primitives) for e in inner)
 
 
 def _narrows(eqn) -> bool:

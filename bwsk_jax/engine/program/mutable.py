@@ -12,15 +12,16 @@ from jax._src.state.discharge import discharge_state
 from jax.extend.core import jaxprs_in_params
 from jax.ref import AbstractRef
 
-__all__ = ["without_mutable_arrays"]
+__all__ = ["makes_mutable_arrays", "without_mutable_arrays"]
 
 
 def without_mutable_arrays(closed: Any) -> Any:
     """The closed jaxpr, with new values in place of changes of the mutable arrays that it makes."""
-    return discharge_state(closed, should_discharge=False) if _makes_some(closed.jaxpr) else closed
+    return discharge_state(closed, should_discharge=False)
 
 
-def _makes_some(jaxpr: Any) -> bool:
+def makes_mutable_arrays(jaxpr: Any) -> bool:
+    """Whether some are made in a jaxpr, or in the bodies of its equations."""
     made = (isinstance(v.aval, AbstractRef) for eqn in jaxpr.eqns for v in eqn.outvars)
     inner = (body for eqn in jaxpr.eqns for body in jaxprs_in_params(eqn.params))
-    return any(made) or any(map(_makes_some, inner))
+    return any(made) or any(map(makes_mutable_arrays, inner))

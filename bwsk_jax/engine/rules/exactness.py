@@ -210,19 +210,14 @@ def exact_reads(taint: Taint, equation: Equation, interval_of: IntervalOf = lamb
     if _is_harmless(taint, equation, interval_of):
         return ()
     inputs = equation.inputs
-    if equation.primitive is p.div_p and not _is_guarded(interval_of(inputs[1])):
-        inputs = inputs[1:]
+    if equation.primitive is p.div_p and not interval_of(inputs[1]).divides:
+        inputs = inputs[1:]  # but what is kept from 0, as `max(norm, 1e-12)` is, has numerators of 0
     avals = equation.in_avals[-len(inputs) :]
     return tuple(
         v
         for v, aval in zip(inputs, avals, strict=True)
         if not isinstance(v, Literal) and is_differentiable(aval)
     )
-
-
-def _is_guarded(denominator: Interval) -> bool:
-    """Whether a denominator is kept from 0, as by `max(norm, 1e-12)`: then numerators of 0 are expected."""
-    return denominator.low > 0 or denominator.high < 0
 
 
 def exact_reads_back(reads: Iterable[int], writes: Iterable[int], avals: Sequence[Any]) -> tuple[int, ...]:

@@ -113,11 +113,10 @@ BLOCKS = {
         lambda p, q, c: bwsk_jax.reversible_scan(lambda c, _: (f(p, q, c), None), c, length=1)[0]
     ),
 }
+OVER = lambda scan: lambda f, p, q, c: scan(lambda c, pq: (f(*pq, c), None), c, (p, q))[0]
 LOOPS = {
-    "a scan": lambda f, p, q, c: lax.scan(lambda c, pq: (f(*pq, c), None), c, (p, q))[0],
-    "a scan of ours": lambda f, p, q, c: bwsk_jax.reversible_scan(lambda c, pq: (f(*pq, c), None), c, (p, q))[
-        0
-    ],
+    "a scan": OVER(lax.scan),
+    "a scan of ours": OVER(bwsk_jax.reversible_scan),
     "jit": lambda f, p, q, c: jax.jit(f)(p[0], q[0], c),
     "jax.checkpoint": lambda f, p, q, c: jax.checkpoint(f)(p[0], q[0], c),
 }
